@@ -1,0 +1,97 @@
+"""What the scheduler asks of an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from slice_ros.goal import FinishReason, GoalRequest
+from slice_ros.mask import Column
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """Facts that do not change while the engine lives.
+
+    Args:
+        model: file name or a short description.
+        device: what computes, or whose speed is imitated.
+        context_tokens: KV cells shared by all sequences (``n_ctx``).
+        max_sequences: sequences that can hold KV at once (``n_seq_max``).
+        max_step_tokens: prompt tokens and decodes together that one step can take (``n_batch``).
+    """
+
+    model: str
+    device: str
+    context_tokens: int
+    max_sequences: int
+    max_step_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class KvUse:
+    """KV cells in use and in all, in tokens."""
+
+    used: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one goal got from one step: exactly one token.
+
+    Args:
+        text: the piece of text that became certain; empty while a character or a possible stop string is incomplete.
+        finish: set with the goal's last token.
+    """
+
+    goal_id: str
+    text: str
+    finish: FinishReason | None = None
+
+
+class Engine(Protocol):
+    """Computes steps for many goals. All methods but ``prepare`` belong to the scheduler's thread."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    @property
+    def kv(self) -> KvUse: ...
+
+    def prepare(self, request: GoalRequest) -> int:
+        """Tokenise the prompt, build the sampler, remember both; thread-safe.
+
+        Returns:
+            The number of prompt tokens.
+
+        Raises:
+            GoalError: the goal cannot be served (CONTEXT_EXCEEDED, INVALID_GRAMMAR, INVALID_GOAL, ...); nothing is remembered then.
+        """
+
+    def open(self, goal_id: str) -> int:
+        """Give a prepared goal a sequence.
+
+        Returns:
+            How many tokens at the start of its prompt need no computing.
+        """
+
+    def step(self, column: Column) -> list[Output]:
+        """Compute one step: for each cell its prompt tokens, or one decode. Every goal in it is open.
+
+        Returns:
+            One output for each goal that decoded or whose prompt became complete in this step.
+        """
+
+    def evict(self, goal_id: str) -> int:
+        """Take an open goal's sequence away; it keeps its text and may be opened again.
+
+        Returns:
+            How many tokens (prompt and output so far) must be computed after it is opened again.
+        """
+
+    def close(self, goal_id: str) -> None:
+        """Forget a goal, in whatever state it is; an unknown one is no error."""
+
+    def shutdown(self) -> None:
+        """Free everything; no other call follows."""

@@ -1,0 +1,131 @@
+"""A goal as it crosses from the node to the engine process: plain data, checked at construction."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+
+from slice_ros.slo import Slo
+
+
+class ErrorCode(IntEnum):
+    """Why a goal ended without success; numbered as in ``action/Generate.action``."""
+
+    NONE = 0
+    INVALID_GOAL = 1
+    INVALID_SLO = 2
+    INVALID_GRAMMAR = 3
+    CONTEXT_EXCEEDED = 4
+    INFEASIBLE = 5
+    SLO_MISSED = 6
+    OVERLOADED = 7
+    UNKNOWN_GOAL = 8
+    PREDECESSOR_FAILED = 9
+    CANCELED = 10
+    ENGINE_DIED = 11
+    SHUTTING_DOWN = 12
+    INTERNAL = 99
+
+
+class FinishReason(Enum):
+    """Why generation ended with success."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class GoalError(Exception):
+    """A goal cannot be served; carries the error code and a sentence for its sender."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(code, message)  # both in args, so that the error survives pickling
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How output tokens are drawn; the defaults are greedy. Meanings and zero values as in ``msg/Sampling.msg``."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 0.0
+    min_p: float = 0.0
+    repeat_penalty: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(math.isfinite(self.temperature) and self.temperature >= 0.0, f"sampling.temperature is {self.temperature}; it must be 0 (greedy) or more")
+        _require(self.top_k >= 0, f"sampling.top_k is {self.top_k}; it must be 0 (all) or more")
+        _require(0.0 <= self.top_p <= 1.0, f"sampling.top_p is {self.top_p}; it must be in 0..1")
+        _require(0.0 <= self.min_p <= 1.0, f"sampling.min_p is {self.min_p}; it must be in 0..1")
+        _require(
+            math.isfinite(self.repeat_penalty) and self.repeat_penalty >= 0.0,
+            f"sampling.repeat_penalty is {self.repeat_penalty}; it must be 0 (off) or more",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GoalRequest:
+    """One goal.
+
+    Args:
+        goal_id: unique; the action's UUID in hex.
+        slo: what the answer must meet.
+        max_tokens: output tokens at most, above 0.
+        prompt: text to complete as it stands; or
+        messages: a conversation, rendered with the model's chat template.
+        submitted_s: ``time.monotonic()`` when the node received it (one clock for all processes of a machine).
+        label: kind of goal, for statistics and learnt lengths; empty takes the service class.
+        after: goal ids that must succeed first.
+        chain_deadline_s: submission of this goal to the end of the last goal that depends on it; ``None`` is no bound.
+
+    Raises:
+        GoalError: INVALID_GOAL with the field, its value and what would be right.
+    """
+
+    goal_id: str
+    slo: Slo
+    max_tokens: int
+    prompt: str = ""
+    messages: tuple[ChatMessage, ...] = ()
+    submitted_s: float = 0.0
+    label: str = ""
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    grammar: str = ""
+    json_schema: str = ""
+    session_id: str = ""
+    after: tuple[str, ...] = ()
+    chain_deadline_s: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(bool(self.prompt) or bool(self.messages), "prompt and messages are both empty; give one of them")
+        _require(not (self.prompt and self.messages), "prompt and messages are both given; give one of them")
+        _require(self.max_tokens > 0, f"max_tokens is {self.max_tokens}; it must be above 0")
+        _require(all(self.stop), "stop holds an empty string; leave it out")
+        _require(not (self.grammar and self.json_schema), "grammar and json_schema are both given; give one of them")
+        _require(
+            self.chain_deadline_s is None or (math.isfinite(self.chain_deadline_s) and self.chain_deadline_s > 0.0),
+            f"chain_deadline is {self.chain_deadline_s} s; it must be above 0, or absent for no bound",
+        )
+
+    @property
+    def kind(self) -> str:
+        """The label, or the service class's name where none was given."""
+        return self.label or self.slo.service_class.name.lower()
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise GoalError(ErrorCode.INVALID_GOAL, sentence)

@@ -1,0 +1,55 @@
+"""The decode-mask matrix: which goals take part in which of the coming steps, and with how many prompt tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+DECODE = -1
+"""Matrix value of a cell that decodes one token; 0 leaves the row out, n > 0 computes n prompt tokens."""
+
+
+class Cell(NamedTuple):
+    """One goal's part in one step: ``prompt_tokens`` of its prompt, or one decode where that is 0."""
+
+    goal_id: str
+    prompt_tokens: int = 0
+
+
+Column = tuple[Cell, ...]
+"""One step: one ``llama_decode`` call."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskMatrix:
+    """Columns in the order of their steps (SLICE paper, decode-mask matrix; here with prompt chunks in it).
+
+    A policy that decides one step at a time answers with one column. A row without a cell is a goal the policy left out.
+    """
+
+    columns: tuple[Column, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def __iter__(self) -> Iterator[Column]:
+        return iter(self.columns)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Goal ids, in the order in which they first appear."""
+        return tuple(dict.fromkeys(cell.goal_id for column in self.columns for cell in column))
+
+    def to_array(self, rows: Iterable[str] | None = None) -> npt.NDArray[np.int32]:
+        """The matrix as numbers, shape (rows, columns): 0 = left out, -1 = decodes, n > 0 = n prompt tokens."""
+        index = {goal_id: i for i, goal_id in enumerate(self.rows if rows is None else rows)}
+        cells = np.zeros((len(index), len(self.columns)), dtype=np.int32)
+        for j, column in enumerate(self.columns):
+            for cell in column:
+                if cell.goal_id in index:
+                    cells[index[cell.goal_id], j] = cell.prompt_tokens or DECODE
+        return cells
