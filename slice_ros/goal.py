@@ -65,7 +65,10 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(math.isfinite(self.temperature) and self.temperature >= 0.0, f"sampling.temperature is {self.temperature}; it must be 0 (greedy) or more")
+        _require(
+            math.isfinite(self.temperature) and self.temperature >= 0.0,
+            f"sampling.temperature is {self.temperature}; it must be 0 (greedy) or more",
+        )
         _require(self.top_k >= 0, f"sampling.top_k is {self.top_k}; it must be 0 (all) or more")
         _require(0.0 <= self.top_p <= 1.0, f"sampling.top_p is {self.top_p}; it must be in 0..1")
         _require(0.0 <= self.min_p <= 1.0, f"sampling.min_p is {self.min_p}; it must be in 0..1")

@@ -64,7 +64,9 @@ class Slo:
         if self.is_real_time and not self.has_bound:
             raise SloError("a real-time SLO has no bound; give ttft, tpot or deadline, or make it best-effort")
         if self.ttft_s is not None and self.deadline_s is not None and self.ttft_s > self.deadline_s:
-            raise SloError(f"ttft is {self.ttft_s} s, which is after the deadline of {self.deadline_s} s; the first token cannot be due after the last")
+            raise SloError(
+                f"ttft is {self.ttft_s} s, which is after the deadline of {self.deadline_s} s; the first token cannot be due after the last"
+            )
 
     @property
     def is_real_time(self) -> bool:

@@ -1,0 +1,1 @@
+"""Traffic, sweeps over it, and what they show."""

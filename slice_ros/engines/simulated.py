@@ -1,0 +1,115 @@
+"""An engine without a model: steps take the time the latency model says, on a virtual clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from slice_ros.clock import VirtualClock
+from slice_ros.engines.base import EngineInfo, KvUse, Output
+from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest
+from slice_ros.latency import LatencyModel
+from slice_ros.mask import Column
+
+CHARACTERS_PER_TOKEN = 4
+"""What a prompt is taken to cost when its length in tokens is not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """How long a goal's prompt and answer are, in tokens; only the engine knows."""
+
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(slots=True)
+class _Sequence:
+    lengths: Lengths
+    max_tokens: int
+    prompt_left: int
+    tokens: int = 0
+    is_open: bool = False
+
+    @property
+    def kv_tokens(self) -> int:
+        return self.lengths.prompt_tokens + self.tokens - self.prompt_left if self.is_open else 0
+
+
+class SimulatedEngine:
+    """Args:
+    latency: how long steps take.
+    clock: moved forward by each step.
+    lengths: prompt and answer length by goal id; where absent, a prompt token is four characters and an answer ``max_tokens``.
+    """
+
+    def __init__(
+        self,
+        latency: LatencyModel,
+        clock: VirtualClock,
+        lengths: Mapping[str, Lengths] | None = None,
+        *,
+        context_tokens: int = 32768,
+        max_sequences: int = 256,
+        max_step_tokens: int = 2048,
+    ) -> None:
+        self._latency = latency
+        self._clock = clock
+        self._lengths = lengths or {}
+        self._info = EngineInfo("simulated", latency.device, context_tokens, max_sequences, max_step_tokens)
+        self._sequences: dict[str, _Sequence] = {}
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    @property
+    def kv(self) -> KvUse:
+        return KvUse(sum(sequence.kv_tokens for sequence in self._sequences.values()), self._info.context_tokens)
+
+    def prepare(self, request: GoalRequest) -> int:
+        text = request.prompt or "".join(message.content for message in request.messages)
+        lengths = self._lengths.get(request.goal_id) or Lengths(max(1, len(text) // CHARACTERS_PER_TOKEN), request.max_tokens)
+        if lengths.prompt_tokens + request.max_tokens > self._info.context_tokens:
+            raise GoalError(
+                ErrorCode.CONTEXT_EXCEEDED,
+                f"the prompt's {lengths.prompt_tokens} tokens and max_tokens {request.max_tokens} exceed the context of "
+                f"{self._info.context_tokens} tokens; shorten the prompt or lower max_tokens",
+            )
+        self._sequences[request.goal_id] = _Sequence(lengths, request.max_tokens, lengths.prompt_tokens)
+        return lengths.prompt_tokens
+
+    def open(self, goal_id: str) -> int:
+        self._sequences[goal_id].is_open = True
+        return 0
+
+    def step(self, column: Column) -> list[Output]:
+        kv_tokens = sum(self._sequences[cell.goal_id].kv_tokens for cell in column) if self._latency.kv_token_s else 0
+        self._clock.advance(self._latency.column_s(column, kv_tokens))
+        outputs = []
+        for goal_id, prompt_tokens in column:
+            sequence = self._sequences[goal_id]
+            if prompt_tokens:
+                sequence.prompt_left -= prompt_tokens
+            if sequence.prompt_left > 0:
+                continue
+            sequence.tokens += 1
+            finish = None
+            if sequence.tokens >= sequence.lengths.output_tokens:
+                finish = FinishReason.STOP
+            elif sequence.tokens >= sequence.max_tokens:
+                finish = FinishReason.LENGTH
+            outputs.append(Output(goal_id, "x", finish))
+        return outputs
+
+    def evict(self, goal_id: str) -> int:
+        sequence = self._sequences[goal_id]
+        sequence.is_open = False
+        sequence.prompt_left = sequence.lengths.prompt_tokens + sequence.tokens
+        return sequence.prompt_left
+
+    def close(self, goal_id: str) -> None:
+        self._sequences.pop(goal_id, None)
+
+    def shutdown(self) -> None:
+        self._sequences.clear()

@@ -1,0 +1,62 @@
+"""What the scheduler tells the world, in the order in which it happens: plain data that crosses from the engine process to the node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from slice_ros.goal import ErrorCode, FinishReason
+from slice_ros.task import SloReport
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A goal got a token."""
+
+    goal_id: str
+    text: str
+    report: SloReport
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A goal's one and only end: with a finish reason, or with an error code and a sentence."""
+
+    goal_id: str
+    reason: FinishReason | None
+    error_code: ErrorCode
+    error_msg: str
+    report: SloReport
+
+
+@dataclass(frozen=True, slots=True)
+class MaskSnapshot:
+    """The matrix in force. Rows of all four sequences and of ``cells`` (int32, rows x columns, see ``mask.py``) correspond."""
+
+    goal_ids: tuple[str, ...]
+    kinds: tuple[str, ...]
+    real_time: tuple[bool, ...]
+    slack_s: tuple[float, ...]
+    cells: npt.NDArray[np.int32]
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The scheduler's state; means are over the time since the snapshot before."""
+
+    policy: str
+    queued: int
+    running: int
+    steps: int
+    step_s: float
+    step_predicted_s: float
+    tokens_per_s: float
+    kv_used: int
+    kv_total: int
+    mask: MaskSnapshot
+
+
+Event = Progress | Finished | Snapshot

@@ -1,0 +1,121 @@
+"""Predicts how long a step takes; every plan and every promise rests on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slice_ros.mask import Column
+from slice_ros.paths import share_dir
+
+
+class LatencyError(ValueError):
+    """A device profile is missing or has impossible numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyModel:
+    """A step's time: ``l(rows) + chunk_s * prompt cells + prompt_token_s * prompt tokens + kv_token_s * KV tokens``.
+
+    ``rows`` counts every cell of the step, decoding or not. All times are in seconds.
+
+    Args:
+        device: whose times these are.
+        decode_s: l(1), l(2), ...: a step with that many rows; extended flat beyond its end. It need not grow:
+            on real kernels a step with four rows can be shorter than one with three.
+        chunk_s: fixed cost of each prompt chunk in the step.
+        prompt_token_s: cost of each prompt token in the step.
+        kv_token_s: cost of each token already in the KV cache of a row in the step.
+
+    Raises:
+        LatencyError: the table is empty or a time is negative or not finite.
+    """
+
+    device: str
+    decode_s: tuple[float, ...]
+    chunk_s: float = 0.0
+    prompt_token_s: float = 0.0
+    kv_token_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.decode_s:
+            raise LatencyError(f"latency model {self.device!r} has an empty table; give l(1), l(2), ... in ascending order of rows")
+        for name, value in (*((f"l({b})", s) for b, s in enumerate(self.decode_s, 1)), ("chunk", self.chunk_s),
+                            ("prompt token", self.prompt_token_s), ("KV token", self.kv_token_s)):  # fmt: skip
+            if not (math.isfinite(value) and value >= 0.0):
+                raise LatencyError(f"latency model {self.device!r}: {name} is {value} s; it must be 0 or more")
+
+    def step_s(self, rows: int, prompt_tokens: int = 0, chunks: int = 0, kv_tokens: int = 0) -> float:
+        """Predicted seconds of one step with ``rows`` cells, ``chunks`` of which carry ``prompt_tokens`` in all."""
+        if rows <= 0:
+            return 0.0
+        table = self.decode_s
+        base = table[rows - 1] if rows <= len(table) else table[-1]
+        return base + self.chunk_s * chunks + self.prompt_token_s * prompt_tokens + self.kv_token_s * kv_tokens
+
+    def column_s(self, column: Column, kv_tokens: int = 0) -> float:
+        """Predicted seconds of one column of a mask matrix."""
+        prompts = [cell.prompt_tokens for cell in column if cell.prompt_tokens]
+        return self.step_s(len(column), sum(prompts), len(prompts), kv_tokens)
+
+    def prompt_s(self, tokens: int) -> float:
+        """Predicted extra seconds of a whole prompt beyond its row in the step."""
+        return self.chunk_s + self.prompt_token_s * tokens
+
+    @classmethod
+    def profile(cls, name: str) -> LatencyModel:
+        """Load a device profile: a name in ``config/devices``, or the path of a YAML file.
+
+        Raises:
+            LatencyError: no such profile, or what it holds is not one.
+        """
+        path = Path(name) if name.endswith((".yaml", ".yml")) else devices_dir() / f"{name}.yaml"
+        try:
+            content = yaml.safe_load(path.read_text())
+        except FileNotFoundError:
+            raise LatencyError(
+                f"there is no device profile {name!r}; there are: {', '.join(profile_names())}, or give a .yaml file"
+            ) from None
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise LatencyError(f"device profile {path} cannot be read: {error}") from error
+        return cls.from_dict(path.stem, content)
+
+    @classmethod
+    def from_dict(cls, device: str, content: Any) -> LatencyModel:
+        """Make a model of what a profile file holds: times in milliseconds (see ``config/devices``).
+
+        Raises:
+            LatencyError: a key is missing, unknown or of the wrong type.
+        """
+        keys = {"decode_ms", "chunk_ms", "prompt_token_ms", "kv_token_ms", "description"}
+        if not isinstance(content, dict) or "decode_ms" not in content:
+            raise LatencyError(f"device profile {device!r} has no decode_ms; it must list l(1), l(2), ... in milliseconds")
+        if unknown := set(content) - keys:
+            raise LatencyError(f"device profile {device!r} has unknown keys {sorted(unknown)}; known are {sorted(keys)}")
+        table = content["decode_ms"]
+        if not isinstance(table, Sequence) or isinstance(table, str) or not all(_is_number(ms) for ms in table):
+            raise LatencyError(f"device profile {device!r}: decode_ms is {table!r}; it must be a list of numbers")
+        costs = {key: content.get(key, 0.0) for key in ("chunk_ms", "prompt_token_ms", "kv_token_ms")}
+        for key, ms in costs.items():
+            if not _is_number(ms):
+                raise LatencyError(f"device profile {device!r}: {key} is {ms!r}; it must be a number")
+        return cls(device, tuple(ms / 1e3 for ms in table), *(ms / 1e3 for ms in costs.values()))
+
+
+def devices_dir() -> Path:
+    """Where the device profiles lie."""
+    return share_dir() / "config" / "devices"
+
+
+def profile_names() -> list[str]:
+    """Names of the device profiles that come with the package."""
+    return sorted(path.stem for path in devices_dir().glob("*.yaml"))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

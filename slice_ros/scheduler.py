@@ -1,0 +1,343 @@
+"""The loop that turns goals into steps: it takes arrivals and cancels in, asks the policy for a mask matrix, and scans its columns."""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from slice_ros.clock import Clock, MonotonicClock
+from slice_ros.engines.base import Engine
+from slice_ros.events import Event, Finished, MaskSnapshot, Progress, Snapshot
+from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest
+from slice_ros.latency import LatencyModel
+from slice_ros.mask import Cell, Column, MaskMatrix
+from slice_ros.policies.base import Limits, Policy, next_cell
+from slice_ros.task import SloReport, Task
+
+logger = logging.getLogger(__name__)
+
+SNAPSHOT_PERIOD_S = 0.25
+DRIFT_SHARE = 0.25
+"""A plan is thrown away when its steps took this share longer or shorter than it assumed, ..."""
+DRIFT_S = 0.010
+"""... and by at least this much."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Submit:
+    request: GoalRequest
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    goal_id: str
+    code: ErrorCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class _SetPolicy:
+    policy: Policy
+
+
+class _Wake:
+    """Makes a waiting scheduler look again."""
+
+
+_Command = _Submit | _Cancel | _SetPolicy | _Wake
+
+
+class Scheduler:
+    """One thread calls :meth:`run` (or :meth:`turn`); any thread may submit and cancel.
+
+    Args:
+        engine: computes the steps.
+        policy: decides who takes part in them.
+        latency: predicts them.
+        emit: receives the events of one turn, in order; called on the scheduler's thread, must not block.
+        clock: tells the time.
+        max_batch: goals in one step at most.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        policy: Policy,
+        latency: LatencyModel,
+        emit: Callable[[list[Event]], None],
+        *,
+        clock: Clock | None = None,
+        max_batch: int = 16,
+    ) -> None:
+        self._engine = engine
+        self._policy = policy
+        self._latency = latency
+        self._emit = emit
+        self._clock = clock or MonotonicClock()
+        info = engine.info
+        self._limits = Limits(min(max_batch, info.max_sequences), info.max_step_tokens)
+        self._inbox: queue.SimpleQueue[_Command] = queue.SimpleQueue()
+        self._stopped = False
+        self._tasks: dict[str, Task] = {}
+        self._arrivals = 0
+        self._matrix = MaskMatrix()
+        self._cursor = 0
+        self._planned_s = 0.0
+        self._taken_s = 0.0
+        self._events: list[Event] = []
+        self._meter = _Meter(self._clock.now())
+
+    # ---- any thread
+
+    def submit(self, request: GoalRequest) -> None:
+        """Queue a goal.
+
+        Raises:
+            GoalError: it cannot be served; no event follows.
+        """
+        self._inbox.put(_Submit(request, self._engine.prepare(request)))
+
+    def cancel(self, goal_id: str, code: ErrorCode = ErrorCode.CANCELED, message: str = "the goal was canceled") -> None:
+        """End a goal with that error; one that has ended or is unknown is left as it is."""
+        self._inbox.put(_Cancel(goal_id, code, message))
+
+    def set_policy(self, policy: Policy) -> None:
+        """Plan with another policy from the next step on; goals go on as they are."""
+        self._inbox.put(_SetPolicy(policy))
+
+    def stop(self) -> None:
+        """Make :meth:`run` end every goal with SHUTTING_DOWN and return."""
+        self._stopped = True
+        self._inbox.put(_Wake())
+
+    # ---- the scheduler's thread
+
+    def run(self) -> None:
+        """Serve until :meth:`stop`."""
+        while not self._stopped:
+            if not self.turn():
+                try:
+                    command = self._inbox.get(timeout=SNAPSHOT_PERIOD_S)
+                except queue.Empty:
+                    continue
+                self._handle(command)
+        self._take_inbox()
+        for task in list(self._tasks.values()):
+            self._end(task, error=GoalError(ErrorCode.SHUTTING_DOWN, "the server is shutting down; send the goal again when it is back"))
+        self._flush()
+
+    def turn(self) -> bool:
+        """Take in what has arrived and compute one step; false when there is nothing to do."""
+        self._take_inbox()
+        self._end_lost()
+        worked = bool(self._tasks)
+        if worked:
+            self._step(self._next_column())
+        now = self._clock.now()
+        if now >= self._meter.due_s:
+            self._events.append(self._snapshot(now))
+        self._flush()
+        return worked
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """The goals in hand, in order of arrival."""
+        return tuple(self._tasks.values())
+
+    @property
+    def matrix(self) -> MaskMatrix:
+        """The matrix in force."""
+        return self._matrix
+
+    def _flush(self) -> None:
+        if self._events:
+            self._emit(self._events)
+            self._events = []
+
+    def _take_inbox(self) -> None:
+        while not self._inbox.empty():
+            self._handle(self._inbox.get())
+
+    def _handle(self, command: _Command) -> None:
+        if isinstance(command, _Submit):
+            self._arrivals += 1
+            task = Task.of(command.request, command.prompt_tokens, self._arrivals)
+            self._tasks[task.goal_id] = task
+            self._replan()
+        elif isinstance(command, _Cancel):
+            if task_ := self._tasks.get(command.goal_id):
+                self._end(task_, error=GoalError(command.code, command.message))
+        elif isinstance(command, _SetPolicy):
+            self._policy = command.policy
+            self._replan()
+
+    def _end_lost(self) -> None:
+        now = self._clock.now()
+        for task in [t for t in self._tasks.values() if t.slo.on_miss and t.is_lost(now)]:
+            self._end(
+                task,
+                error=GoalError(ErrorCode.SLO_MISSED, f"the SLO was missed after {now - task.arrival_s:.3f} s and {task.tokens} tokens"),
+            )
+
+    def _end(self, task: Task, *, reason: FinishReason | None = None, error: GoalError | None = None) -> None:
+        del self._tasks[task.goal_id]
+        self._engine.close(task.goal_id)
+        self._policy.ended(task, completed=error is None)
+        self._replan()
+        code, message = (ErrorCode.NONE, "") if error is None else (error.code, error.message)
+        self._events.append(Finished(task.goal_id, reason, code, message, task.report(completed=error is None)))
+
+    # ---- planning
+
+    def _replan(self) -> None:
+        self._matrix = MaskMatrix()
+
+    def _next_column(self) -> Column:
+        drift_s = abs(self._taken_s - self._planned_s)
+        if self._cursor >= len(self._matrix) or drift_s > max(DRIFT_S, DRIFT_SHARE * self._planned_s):
+            self._replan()
+        if not self._matrix.columns:
+            self._plan()
+        column = self._resolve(self._matrix.columns[self._cursor])
+        self._cursor += 1
+        if column:
+            return column
+        self._replan()  # nobody in it is left to serve, or there is no room: the oldest goal moves on all the same
+        return self._resolve((next_cell(next(iter(self._tasks.values()))),), must=True)
+
+    def _plan(self) -> None:
+        tasks = list(self._tasks.values())
+        matrix = self._policy.plan(tasks, self._clock.now(), self._latency, self._limits)
+        self._matrix = matrix if matrix.columns else MaskMatrix(((next_cell(tasks[0]),),))
+        self._cursor = 0
+        self._planned_s = self._taken_s = 0.0
+
+    def _resolve(self, planned: Column, *, must: bool = False) -> Column:
+        """What the column comes to: goals that have ended left out, prompts cut to what is left and what fits, KV room made."""
+        budget = self._limits.max_step_tokens
+        members = {cell.goal_id for cell in planned}
+        column: list[Cell] = []
+        for goal_id, prompt_tokens in planned:
+            task = self._tasks.get(goal_id)
+            if task is None or budget <= 0 or not (task.is_open or self._open(task, members, must=must)):
+                continue
+            chunk = min(prompt_tokens or task.prompt_left, task.prompt_left, budget)
+            column.append(Cell(goal_id, chunk))
+            budget -= max(1, chunk)
+        return tuple(column)
+
+    def _open(self, task: Task, members: set[str], *, must: bool) -> bool:
+        """Give a task its place in the KV cache, if need be at the cost of tasks that take no part in this step."""
+        info = self._engine.info
+        need = task.prompt_tokens + task.max_tokens
+        holders = [other for other in self._tasks.values() if other.is_open]
+        free = info.context_tokens - sum(other.prompt_tokens + other.max_tokens for other in holders)
+        places = info.max_sequences - len(holders)
+        # Best-effort tasks give way first, the youngest before the oldest; real-time ones only where nothing else could move.
+        victims = sorted((other for other in holders if other.goal_id not in members), key=lambda other: (other.is_real_time, -other.order))
+        while (free < need or places < 1) and victims:
+            victim = victims.pop(0)
+            if victim.is_real_time and not (task.is_real_time or must):
+                break
+            victim.prompt_left = self._engine.evict(victim.goal_id)
+            victim.is_open = False
+            free += victim.prompt_tokens + victim.max_tokens
+            places += 1
+        if free < need or places < 1:
+            return False
+        task.is_open = True
+        reused = self._engine.open(task.goal_id)
+        task.cached_tokens = max(task.cached_tokens, reused)
+        task.prompt_left -= reused
+        return True
+
+    # ---- stepping
+
+    def _step(self, column: Column) -> None:
+        began = self._clock.now()
+        kv_tokens = sum(self._tasks[cell.goal_id].kv_tokens for cell in column) if self._latency.kv_token_s else 0
+        predicted_s = self._latency.column_s(column, kv_tokens)
+        for goal_id, prompt_tokens in column:
+            task = self._tasks[goal_id]
+            task.prompt_left -= prompt_tokens
+            if task.started_s is None:
+                task.started_s = began
+        outputs = self._engine.step(column)
+        now = self._clock.now()
+        self._planned_s += predicted_s
+        self._taken_s += now - began
+        self._meter.add(now - began, predicted_s, len(outputs))
+        for output in outputs:
+            task = self._tasks[output.goal_id]
+            task.token_times_s.append(now)
+            self._events.append(Progress(task.goal_id, output.text, task.report(completed=output.finish is not None)))
+            if output.finish is not None:
+                self._end(task, reason=output.finish)
+
+    def _snapshot(self, now: float) -> Snapshot:
+        meter, kv = self._meter, self._engine.kv
+        self._meter = _Meter(now, meter.steps)
+        rows = [self._tasks[goal_id] for goal_id in self._matrix.rows if goal_id in self._tasks]
+        ids = tuple(task.goal_id for task in rows)
+        mask = MaskSnapshot(
+            ids,
+            tuple(task.kind for task in rows),
+            tuple(task.is_real_time for task in rows),
+            tuple(next_due_s(task) - now for task in rows),
+            self._matrix.to_array(ids) if rows else np.zeros((0, 0), dtype=np.int32),
+            self._cursor,
+        )
+        running = sum(task.started_s is not None for task in self._tasks.values())
+        elapsed_s = max(now - meter.since_s, 1e-9)
+        steps = meter.steps - meter.steps_before
+        return Snapshot(
+            self._policy.name,
+            len(self._tasks) - running,
+            running,
+            meter.steps,
+            meter.taken_s / steps if steps else math.nan,
+            meter.predicted_s / steps if steps else math.nan,
+            meter.tokens / elapsed_s,
+            kv.used,
+            kv.total,
+            mask,
+        )
+
+
+class _Meter:
+    """Counts steps from one snapshot to the next."""
+
+    def __init__(self, since_s: float, steps: int = 0) -> None:
+        self.since_s = since_s
+        self.due_s = since_s + SNAPSHOT_PERIOD_S
+        self.steps_before = steps
+        self.steps = steps
+        self.taken_s = 0.0
+        self.predicted_s = 0.0
+        self.tokens = 0
+
+    def add(self, taken_s: float, predicted_s: float, tokens: int) -> None:
+        self.steps += 1
+        self.taken_s += taken_s
+        self.predicted_s += predicted_s
+        self.tokens += tokens
+
+
+def next_due_s(task: Task) -> float:
+    """When a task's next token is due under its SLO; infinite without a bound that says so."""
+    slo = task.slo
+    due_s = task.due_end_s
+    if not task.token_times_s:
+        return min(due_s, math.inf if slo.ttft_s is None else task.arrival_s + slo.ttft_s)
+    return min(due_s, math.inf if slo.tpot_s is None else task.token_times_s[0] + slo.tpot_s * task.tokens)
+
+
+def failed(request: GoalRequest, error: GoalError) -> Finished:
+    """The end of a goal that never became a task."""
+    return Finished(request.goal_id, None, error.code, error.message, SloReport())

@@ -1,0 +1,128 @@
+"""One goal's life in the scheduler: how far it is, when its tokens came, and the verdict on its SLO."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from slice_ros.goal import GoalRequest
+from slice_ros.slo import Slo
+
+
+@dataclass(frozen=True, slots=True)
+class SloReport:
+    """What a goal experienced; times in seconds since submission, NaN where not (yet) known. Fields as in ``msg/SloReport.msg``."""
+
+    attained: bool = False
+    ttft_met: bool = False
+    tpot_met: bool = False
+    deadline_met: bool = False
+    ttft_s: float = math.nan
+    tpot_s: float = math.nan
+    e2e_s: float = math.nan
+    queue_s: float = math.nan
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    predicted_ttft_s: float = math.nan
+    predicted_tpot_s: float = math.nan
+    predicted_e2e_s: float = math.nan
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """A goal that the scheduler holds. Times are readings of the scheduler's clock, in seconds.
+
+    Args:
+        goal_id: the goal's id.
+        slo: its bounds.
+        kind: label or class name; tasks of one kind share what is learnt of output lengths.
+        max_tokens: output tokens at most; how many it will really be, nobody knows.
+        prompt_tokens: length of its prompt.
+        arrival_s: when the goal was submitted.
+        order: position in the order of arrival.
+        prompt_left: prompt tokens still to compute before it can decode (after an eviction: its output so far, too).
+        token_times_s: when each output token was produced.
+        started_s: when its first step began.
+    """
+
+    goal_id: str
+    slo: Slo
+    kind: str
+    max_tokens: int
+    prompt_tokens: int
+    arrival_s: float
+    order: int = 0
+    prompt_left: int = field(init=False)
+    cached_tokens: int = 0
+    token_times_s: list[float] = field(default_factory=list)
+    started_s: float | None = None
+    is_open: bool = False
+
+    def __post_init__(self) -> None:
+        self.prompt_left = self.prompt_tokens
+
+    @classmethod
+    def of(cls, request: GoalRequest, prompt_tokens: int, order: int) -> Task:
+        return cls(request.goal_id, request.slo, request.kind, request.max_tokens, prompt_tokens, request.submitted_s, order)
+
+    @property
+    def is_real_time(self) -> bool:
+        return self.slo.is_real_time
+
+    @property
+    def tokens(self) -> int:
+        """Output tokens so far."""
+        return len(self.token_times_s)
+
+    @property
+    def kv_tokens(self) -> int:
+        """KV cells it holds while open."""
+        return self.prompt_tokens + self.tokens - self.prompt_left
+
+    @property
+    def needed_tpot_s(self) -> float | None:
+        """Its TPOT bound, or the pace its deadline asks for if it starts at once; ``None`` without either."""
+        if self.slo.tpot_s is not None:
+            return self.slo.tpot_s
+        return None if self.slo.deadline_s is None else self.slo.deadline_s / self.max_tokens
+
+    @property
+    def due_end_s(self) -> float:
+        """When its deadline passes; infinite without one."""
+        return math.inf if self.slo.deadline_s is None else self.arrival_s + self.slo.deadline_s
+
+    def is_lost(self, now: float) -> bool:
+        """Whether no future can meet its SLO any more, however fast its remaining tokens come."""
+        slo = self.slo
+        if slo.deadline_s is not None and now > self.arrival_s + slo.deadline_s:
+            return True
+        if not self.token_times_s:
+            return slo.ttft_s is not None and now > self.arrival_s + slo.ttft_s
+        first = self.token_times_s[0]
+        if slo.ttft_s is not None and first - self.arrival_s > slo.ttft_s:
+            return True
+        return slo.tpot_s is not None and now > first + slo.tpot_s * (self.max_tokens - 1)
+
+    def report(self, *, completed: bool) -> SloReport:
+        """The figures so far, and the verdict; attained needs a completed goal that met every bound it asked for."""
+        slo, times = self.slo, self.token_times_s
+        ttft = times[0] - self.arrival_s if times else math.nan
+        tpot = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else math.nan
+        e2e = times[-1] - self.arrival_s if times else math.nan
+        ttft_met = slo.ttft_s is None or ttft <= slo.ttft_s
+        tpot_met = slo.tpot_s is None or len(times) == 1 or tpot <= slo.tpot_s  # one token has no gap to judge
+        deadline_met = slo.deadline_s is None or e2e <= slo.deadline_s
+        return SloReport(
+            attained=completed and ttft_met and tpot_met and deadline_met,
+            ttft_met=ttft_met,
+            tpot_met=tpot_met,
+            deadline_met=deadline_met,
+            ttft_s=ttft,
+            tpot_s=tpot,
+            e2e_s=e2e,
+            queue_s=math.nan if self.started_s is None else self.started_s - self.arrival_s,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            output_tokens=len(times),
+        )
