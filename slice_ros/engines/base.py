@@ -9,6 +9,14 @@ from slice_ros.goal import FinishReason, GoalRequest
 from slice_ros.mask import Column
 
 
+class EngineError(Exception):
+    """The engine cannot start or go on; the message is one sentence: what is wrong, with the value, and the remedy."""
+
+
+class KvFullError(EngineError):
+    """A step did not fit into the KV cells left. Nothing of it happened: after evicting a goal it can be tried again."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """Facts that do not change while the engine lives.
@@ -81,6 +89,10 @@ class Engine(Protocol):
 
         Returns:
             One output for each goal that decoded or whose prompt became complete in this step.
+
+        Raises:
+            KvFullError: the step needs more KV cells than are free; nothing of it happened.
+            EngineError: the engine is broken and must be replaced.
         """
 
     def evict(self, goal_id: str) -> int:
