@@ -33,7 +33,11 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class MaskSnapshot:
-    """The matrix in force. Rows of all four sequences and of ``cells`` (int32, rows x columns, see ``mask.py``) correspond."""
+    """The steps taken since the snapshot before, then those the matrix in force still holds.
+
+    Rows of all four sequences and of ``cells`` (int32, shape (rows, columns), values as in ``mask.py``) correspond.
+    ``cursor`` is the next step's column: those before it were taken, the others are planned.
+    """
 
     goal_ids: tuple[str, ...]
     kinds: tuple[str, ...]

@@ -8,8 +8,6 @@ import queue
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from slice_ros.clock import Clock, MonotonicClock
 from slice_ros.engines.base import Engine
 from slice_ros.events import Event, Finished, MaskSnapshot, Progress, Snapshot
@@ -26,6 +24,8 @@ DRIFT_SHARE = 0.25
 """A plan is thrown away when its steps took this share longer or shorter than it assumed, ..."""
 DRIFT_S = 0.010
 """... and by at least this much."""
+LONGEST_PAST = 64
+"""Steps taken that a snapshot shows at most, beside those to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,7 @@ class Scheduler:
         self._taken_s = 0.0
         self._events: list[Event] = []
         self._meter = _Meter(self._clock.now())
+        self._past: list[tuple[Column, list[Task]]] = []
 
     # ---- any thread
 
@@ -268,6 +269,7 @@ class Scheduler:
             task.prompt_left -= prompt_tokens
             if task.started_s is None:
                 task.started_s = began
+        self._past.append((column, [self._tasks[cell.goal_id] for cell in column]))
         outputs = self._engine.step(column)
         now = self._clock.now()
         self._planned_s += predicted_s
@@ -283,15 +285,19 @@ class Scheduler:
     def _snapshot(self, now: float) -> Snapshot:
         meter, kv = self._meter, self._engine.kv
         self._meter = _Meter(now, meter.steps)
-        rows = [self._tasks[goal_id] for goal_id in self._matrix.rows if goal_id in self._tasks]
+        past = self._past[-LONGEST_PAST:]
+        self._past = []
+        shown = MaskMatrix((*(column for column, _ in past), *self._matrix.columns[self._cursor :]))
+        known = self._tasks | {task.goal_id: task for _, tasks in past for task in tasks}
+        rows = [known[goal_id] for goal_id in shown.rows if goal_id in known]
         ids = tuple(task.goal_id for task in rows)
         mask = MaskSnapshot(
             ids,
             tuple(task.kind for task in rows),
             tuple(task.is_real_time for task in rows),
-            tuple(next_due_s(task) - now for task in rows),
-            self._matrix.to_array(ids) if rows else np.zeros((0, 0), dtype=np.int32),
-            self._cursor,
+            tuple(next_due_s(task) - now if task.goal_id in self._tasks else math.inf for task in rows),
+            shown.to_array(ids),
+            len(past),
         )
         running = sum(task.started_s is not None for task in self._tasks.values())
         elapsed_s = max(now - meter.since_s, 1e-9)

@@ -39,14 +39,14 @@ class _Sequence:
 class SimulatedEngine:
     """Args:
     latency: how long steps take.
-    clock: moved forward by each step.
+    clock: moved forward by each step; without one, steps take no time (``PacedEngine`` makes them last on a real clock).
     lengths: prompt and answer length by goal id; where absent, a prompt token is four characters and an answer ``max_tokens``.
     """
 
     def __init__(
         self,
         latency: LatencyModel,
-        clock: VirtualClock,
+        clock: VirtualClock | None = None,
         lengths: Mapping[str, Lengths] | None = None,
         *,
         context_tokens: int = 32768,
@@ -85,7 +85,8 @@ class SimulatedEngine:
 
     def step(self, column: Column) -> list[Output]:
         kv_tokens = sum(self._sequences[cell.goal_id].kv_tokens for cell in column) if self._latency.kv_token_s else 0
-        self._clock.advance(self._latency.column_s(column, kv_tokens))
+        if self._clock is not None:
+            self._clock.advance(self._latency.column_s(column, kv_tokens))
         outputs = []
         for goal_id, prompt_tokens in column:
             sequence = self._sequences[goal_id]

@@ -1,0 +1,291 @@
+"""What a planner node uses: goals with an SLO in, text out; awaited in a callback, streamed, or waited for."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from slice_ros.conversions import duration_msg, message_msg, report_of, sampling_msg, slo_msg, uuid_msg
+from slice_ros.goal import ChatMessage, ErrorCode, Sampling
+from slice_ros.interfaces import Generate
+from slice_ros.ros import ActionClient, Future, Node, rclpy
+from slice_ros.slo import BestEffort, Slo
+from slice_ros.task import SloReport
+
+WATCH_PERIOD_S = 0.25
+SERVER_LOST_S = 1.0
+"""A server that discovery has missed for this long is taken for dead."""
+
+
+class ServerNotFound(Exception):
+    """No server answers under this name."""
+
+
+class GoalFailed(Exception):
+    """A goal ended without success.
+
+    Args:
+        code: why.
+        message: the server's sentence.
+        text: what was generated before.
+        report: what the goal experienced.
+    """
+
+    def __init__(self, code: ErrorCode, message: str, text: str = "", report: SloReport | None = None) -> None:
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.message = message
+        self.text = text
+        self.report = report or SloReport()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A goal's success.
+
+    Args:
+        text: everything generated.
+        finish_reason: "stop" or "length".
+        report: what the goal experienced, and whether its SLO was met.
+    """
+
+    text: str
+    finish_reason: str
+    report: SloReport
+
+
+class Generation:
+    """A goal that was sent: await its ``result()``, iterate over its pieces, or cancel it.
+
+    >>> async for piece in client.send("where are you?"):
+    ...     say(piece)
+    """
+
+    def __init__(self, executor_of: Node) -> None:
+        self._node = executor_of
+        self._pieces: deque[str] = deque()
+        self._news = Future(executor=executor_of.executor)
+        self._end = Future(executor=executor_of.executor)
+        self._handle: Any = None
+        self._cancel_wanted = False
+        self.goal_id = ""
+
+    @property
+    def done(self) -> bool:
+        return bool(self._end.done())
+
+    async def result(self) -> Answer:
+        """Wait for the end.
+
+        Raises:
+            GoalFailed: it ended without success.
+        """
+        end = await self._end
+        if isinstance(end, GoalFailed):
+            raise end
+        answer: Answer = end
+        return answer
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """The pieces of text as they come; raises GoalFailed at the end of a goal that failed."""
+        while True:
+            while self._pieces:
+                yield self._pieces.popleft()
+            if self.done:
+                break
+            await self._news
+            self._news = Future(executor=self._node.executor)
+        await self.result()
+
+    def cancel(self) -> None:
+        """Ask the server to end the goal; ``result()`` then raises GoalFailed with code CANCELED."""
+        self._cancel_wanted = True
+        if self._handle is not None:
+            self._handle.cancel_goal_async()
+
+    # ---- called by the client
+
+    def _accepted(self, handle: Any) -> None:
+        self._handle = handle
+        if self._cancel_wanted:
+            handle.cancel_goal_async()
+
+    def _feedback(self, text: str) -> None:
+        if text:
+            self._pieces.append(text)
+            self._tell()
+
+    def _finish(self, end: Answer | GoalFailed) -> None:
+        if not self.done:
+            self._end.set_result(end)
+            self._tell()
+
+    def _tell(self) -> None:
+        if not self._news.done():
+            self._news.set_result(None)
+
+
+class SliceClient:
+    """Sends goals to a ``slice_server`` from a node of yours.
+
+    Coroutines are awaited in ``async def`` callbacks of that node, or run with ``executor.create_task``. A server that dies ends its
+    goals with GoalFailed (code ENGINE_DIED) after ``SERVER_LOST_S``: nobody waits for ever.
+
+    Args:
+        node: whose executor does the work.
+        server: name of the server node.
+    """
+
+    def __init__(self, node: Node, server: str = "/slice_server") -> None:
+        self._node = node
+        self._server = server
+        self._client = ActionClient(node, Generate, f"{server}/generate")
+        self._in_flight: set[Generation] = set()
+        self._watch = node.create_timer(WATCH_PERIOD_S, self._look_after_server)
+        self._seen_s = time.monotonic()
+
+    def wait_for_server(self, timeout_s: float = 10.0) -> None:
+        """Block until the server is there.
+
+        Raises:
+            ServerNotFound: it did not come in time.
+        """
+        if not self._client.wait_for_server(timeout_sec=timeout_s):
+            raise ServerNotFound(
+                f"no server {self._server} within {timeout_s:g} s; start one with `slice-ros serve` "
+                "and see that ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE are the same for both"
+            )
+
+    async def generate(self, prompt: str | Sequence[ChatMessage], **options: Any) -> Answer:
+        """Send a goal and wait for its answer; options as for :meth:`send`.
+
+        Raises:
+            GoalFailed: it ended without success.
+        """
+        return await self.send(prompt, **options).result()
+
+    def stream(self, prompt: str | Sequence[ChatMessage], **options: Any) -> Generation:
+        """Send a goal; iterate over what comes back: ``async for piece in client.stream(...)``. Options as for :meth:`send`."""
+        return self.send(prompt, **options)
+
+    def generate_sync(self, prompt: str | Sequence[ChatMessage], timeout_s: float | None = None, **options: Any) -> Answer:
+        """Send a goal and spin the node until its answer is there; not from inside a callback. Options as for :meth:`send`.
+
+        Raises:
+            GoalFailed: it ended without success, or (code CANCELED) not in time.
+        """
+        generation = self.send(prompt, **options)
+        rclpy.spin_until_future_complete(self._node, generation._end, timeout_sec=timeout_s)
+        if not generation.done:
+            generation.cancel()
+            raise GoalFailed(ErrorCode.CANCELED, f"no answer within {timeout_s} s; the goal was canceled")
+        end = generation._end.result()
+        if isinstance(end, GoalFailed):
+            raise end
+        answer: Answer = end
+        return answer
+
+    def send(
+        self,
+        prompt: str | Sequence[ChatMessage],
+        *,
+        slo: Slo | None = None,
+        max_tokens: int = 0,
+        label: str = "",
+        sampling: Sampling | None = None,
+        stop: Iterable[str] = (),
+        grammar: str = "",
+        json_schema: str = "",
+        session_id: str = "",
+        after: Iterable[Generation | str] = (),
+        chain_deadline_s: float | None = None,
+    ) -> Generation:
+        """Send a goal.
+
+        Args:
+            prompt: text to complete, or messages of a conversation.
+            slo: default is best effort without bounds.
+            max_tokens: output tokens at most; 0 is the server's default.
+            label: kind of goal, for statistics and learnt lengths.
+            sampling: default is greedy.
+            stop: generation ends before the first of these.
+            grammar: GBNF the output follows; or
+            json_schema: JSON schema it follows.
+            session_id: goals of a session share their KV cache.
+            after: goals that must succeed first.
+            chain_deadline_s: bound on this goal and all that depend on it.
+        """
+        goal = Generate.Goal()
+        if isinstance(prompt, str):
+            goal.prompt = prompt
+        else:
+            goal.messages = [message_msg(message) for message in prompt]
+        goal.slo = slo_msg(slo or BestEffort())
+        goal.max_tokens = max_tokens
+        goal.label = label
+        goal.sampling = sampling_msg(sampling or Sampling())
+        goal.stop = list(stop)
+        goal.grammar = grammar
+        goal.json_schema = json_schema
+        goal.session_id = session_id
+        goal.after = [uuid_msg(g if isinstance(g, str) else g.goal_id) for g in after]
+        goal.chain_deadline = duration_msg(chain_deadline_s)
+        return self._send(goal)
+
+    def destroy(self) -> None:
+        """Give the node back as it was; goals in flight are canceled."""
+        for generation in list(self._in_flight):
+            generation.cancel()
+            self._finish(generation, GoalFailed(ErrorCode.CANCELED, "the client was destroyed"))
+        self._node.destroy_timer(self._watch)
+        self._client.destroy()
+
+    # ---- the goal's way
+
+    def _send(self, goal: Any) -> Generation:
+        generation = Generation(self._node)
+        self._in_flight.add(generation)
+        generation.goal_id = uuid.uuid4().hex
+        sent = self._client.send_goal_async(
+            goal, feedback_callback=lambda message: generation._feedback(message.feedback.text), goal_uuid=uuid_msg(generation.goal_id)
+        )
+        sent.add_done_callback(lambda future: self._answered(generation, future))
+        return generation
+
+    def _answered(self, generation: Generation, sent: Any) -> None:
+        if generation.done:
+            return
+        if sent.exception() is not None or not sent.result().accepted:
+            reason = sent.exception() or f"the server {self._server} is not active and rejected the goal"
+            self._finish(generation, GoalFailed(ErrorCode.SHUTTING_DOWN, str(reason)))
+            return
+        generation._accepted(sent.result())
+        sent.result().get_result_async().add_done_callback(lambda future: self._ended(generation, future))
+
+    def _ended(self, generation: Generation, future: Any) -> None:
+        if future.exception() is not None:
+            self._finish(generation, GoalFailed(ErrorCode.INTERNAL, str(future.exception())))
+            return
+        result = future.result().result
+        report = report_of(result.report)
+        if result.error_code == ErrorCode.NONE:
+            self._finish(generation, Answer(result.text, result.finish_reason, report))
+        else:
+            self._finish(generation, GoalFailed(ErrorCode(result.error_code), result.error_msg, result.text, report))
+
+    def _finish(self, generation: Generation, end: Answer | GoalFailed) -> None:
+        self._in_flight.discard(generation)
+        generation._finish(end)
+
+    def _look_after_server(self) -> None:
+        now = time.monotonic()
+        if not self._in_flight or self._client.server_is_ready():
+            self._seen_s = now
+        elif now - self._seen_s > SERVER_LOST_S:
+            for generation in list(self._in_flight):
+                message = f"the server {self._server} is gone; send the goal again when it is back"
+                self._finish(generation, GoalFailed(ErrorCode.ENGINE_DIED, message))

@@ -1,0 +1,182 @@
+"""Between ROS messages and the plain data of goals, reports and status: the only place that knows both."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from slice_ros.events import Snapshot
+from slice_ros.goal import ChatMessage, ErrorCode, FinishReason, GoalError, GoalRequest, Sampling
+from slice_ros.interfaces import UUID
+from slice_ros.interfaces import ChatMessage as ChatMessageMsg
+from slice_ros.interfaces import ClassStatus as ClassStatusMsg
+from slice_ros.interfaces import Duration as DurationMsg
+from slice_ros.interfaces import MaskStatus as MaskStatusMsg
+from slice_ros.interfaces import Sampling as SamplingMsg
+from slice_ros.interfaces import Slo as SloMsg
+from slice_ros.interfaces import SloReport as SloReportMsg
+from slice_ros.monitor.statistics import ClassFigures, percentile
+from slice_ros.slo import OnMiss, ServiceClass, Slo, SloError
+from slice_ros.task import SloReport
+
+TIMES = ("ttft_s", "tpot_s", "e2e_s", "queue_s", "predicted_ttft_s", "predicted_tpot_s", "predicted_e2e_s")
+REST = ("attained", "ttft_met", "tpot_met", "deadline_met", "prompt_tokens", "cached_tokens", "output_tokens")
+
+
+def duration_s(msg: Any) -> float | None:
+    """Seconds of a ``builtin_interfaces/Duration``; zero is no bound."""
+    seconds = float(msg.sec + msg.nanosec * 1e-9)
+    return None if seconds == 0.0 else seconds
+
+
+def duration_msg(seconds: float | None) -> Any:
+    """Message of a bound; ``None`` is zero."""
+    nanoseconds = round((seconds or 0.0) * 1e9)
+    return DurationMsg(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+
+
+def slo_of(msg: Any) -> Slo:
+    """Plain SLO of a ``slice_ros/Slo``.
+
+    Raises:
+        GoalError: INVALID_SLO with the field, its value and what would be right.
+    """
+    try:
+        if msg.service_class not in tuple(ServiceClass):
+            raise SloError(f"service_class is {msg.service_class}; it must be 0 (BEST_EFFORT) or 1 (REAL_TIME)")
+        if msg.on_miss not in tuple(OnMiss):
+            raise SloError(f"on_miss is {msg.on_miss}; it must be 0 (CONTINUE) or 1 (ABORT)")
+        return Slo(
+            ServiceClass(msg.service_class),
+            duration_s(msg.ttft),
+            duration_s(msg.tpot),
+            duration_s(msg.deadline),
+            None if msg.utility == 0.0 else float(msg.utility),
+            OnMiss(msg.on_miss),
+        )
+    except SloError as error:
+        raise GoalError(ErrorCode.INVALID_SLO, str(error)) from error
+
+
+def slo_msg(slo: Slo) -> Any:
+    return SloMsg(
+        service_class=int(slo.service_class),
+        ttft=duration_msg(slo.ttft_s),
+        tpot=duration_msg(slo.tpot_s),
+        deadline=duration_msg(slo.deadline_s),
+        utility=float(slo.utility or 0.0),
+        on_miss=int(slo.on_miss),
+    )
+
+
+def request_of(goal_id: str, goal: Any, *, submitted_s: float, default_max_tokens: int) -> GoalRequest:
+    """Plain goal of a ``slice_ros/Generate`` goal.
+
+    Raises:
+        GoalError: a field has an impossible value.
+    """
+    drawn = goal.sampling
+    return GoalRequest(
+        goal_id,
+        slo_of(goal.slo),
+        goal.max_tokens or default_max_tokens,
+        prompt=goal.prompt,
+        messages=tuple(ChatMessage(m.role, m.content) for m in goal.messages),
+        submitted_s=submitted_s,
+        label=goal.label,
+        sampling=Sampling(drawn.temperature, drawn.top_k, drawn.top_p, drawn.min_p, drawn.repeat_penalty, drawn.seed),
+        stop=tuple(goal.stop),
+        grammar=goal.grammar,
+        json_schema=goal.json_schema,
+        session_id=goal.session_id,
+        after=tuple(uuid_hex(uuid) for uuid in goal.after),
+        chain_deadline_s=duration_s(goal.chain_deadline),
+    )
+
+
+def sampling_msg(sampling: Sampling) -> Any:
+    return SamplingMsg(
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repeat_penalty=sampling.repeat_penalty,
+        seed=sampling.seed,
+    )
+
+
+def message_msg(message: ChatMessage) -> Any:
+    return ChatMessageMsg(role=message.role, content=message.content)
+
+
+def uuid_hex(msg: Any) -> str:
+    return bytes(msg.uuid).hex()
+
+
+def uuid_msg(goal_id: str) -> Any:
+    return UUID(uuid=list(bytes.fromhex(goal_id)))
+
+
+def report_msg(report: SloReport) -> Any:
+    fields: dict[str, Any] = {name: getattr(report, name) for name in REST}
+    fields.update({f"{name[:-2]}_ms": getattr(report, name) * 1e3 for name in TIMES})
+    return SloReportMsg(**fields)
+
+
+def report_of(msg: Any) -> SloReport:
+    fields: dict[str, Any] = {name: getattr(msg, name) for name in REST}
+    fields.update({name: getattr(msg, f"{name[:-2]}_ms") / 1e3 for name in TIMES})
+    return SloReport(**fields)
+
+
+def fill_result(result: Any, text: str, reason: FinishReason | None, code: ErrorCode, message: str, report: SloReport) -> Any:
+    """The result message of a goal's end."""
+    result.text = text
+    result.finish_reason = reason.value if reason else ""
+    result.error_code = int(code)
+    result.error_msg = message
+    result.report = report_msg(report)
+    return result
+
+
+def class_msg(figures: ClassFigures) -> Any:
+    return ClassStatusMsg(
+        label=figures.kind,
+        service_class=int(figures.service_class),
+        submitted=figures.submitted,
+        queued=figures.queued,
+        running=figures.running,
+        completed=figures.completed,
+        failed=figures.failed,
+        attained=figures.attained,
+        attainment=figures.attainment,
+        **{
+            f"{name}_ms_p{round(share * 100)}": percentile(values, share) * 1e3
+            for name, values in (("ttft", figures.ttft_s), ("tpot", figures.tpot_s), ("e2e", figures.e2e_s))
+            for share in (0.5, 0.99)
+        },
+    )
+
+
+def fill_status(status: Any, snapshot: Snapshot) -> Any:
+    """Put what the scheduler says into a ``slice_ros/SloStatus``."""
+    mask = snapshot.mask
+    status.policy = snapshot.policy
+    status.queued = snapshot.queued
+    status.running = snapshot.running
+    status.steps = snapshot.steps
+    status.step_ms = snapshot.step_s * 1e3
+    status.step_predicted_ms = snapshot.step_predicted_s * 1e3
+    status.tokens_per_s = snapshot.tokens_per_s
+    status.kv_used = snapshot.kv_used
+    status.kv_total = snapshot.kv_total
+    status.mask = MaskStatusMsg(
+        goals=list(mask.goal_ids),
+        labels=list(mask.kinds),
+        service_classes=[int(real_time) for real_time in mask.real_time],
+        slack_ms=[math.nan if math.isinf(slack) else slack * 1e3 for slack in mask.slack_s],
+        columns=mask.cells.shape[1],
+        cursor=mask.cursor,
+        cells=mask.cells.ravel().tolist(),
+    )
+    return status

@@ -1,0 +1,193 @@
+"""The engine's own process: builds the engine and its scheduler, serves commands from a pipe, and answers with events.
+
+llama.cpp aborts its process on an internal error, and the node's Python must not take the interpreter from the scheduler, so neither shares
+a process with the node. ``host.py`` starts this module and speaks with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from slice_ros.clock import MonotonicClock
+from slice_ros.engines.base import Engine, EngineError, EngineInfo
+from slice_ros.events import Event
+from slice_ros.goal import ErrorCode, GoalError, GoalRequest
+from slice_ros.latency import LatencyError, LatencyModel
+from slice_ros.parameters import Value
+from slice_ros.policies import make_policy
+from slice_ros.scheduler import Scheduler, failed
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PROFILE = "rtx4060ti-chatglm2-6b-int4"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """First command: the checked values of ``parameters.PARAMETERS``."""
+
+    parameters: Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    request: GoalRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    goal_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetPolicy:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End every goal with SHUTTING_DOWN, then the process."""
+
+
+Command = Submit | Cancel | SetPolicy | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """First answer: the engine can serve."""
+
+    info: EngineInfo
+    latency: LatencyModel
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """First answer: the engine cannot be built; the process ends."""
+
+    message: str
+
+
+Answer = Ready | Failed | list[Event]
+
+
+def build_engine(parameters: Mapping[str, Value]) -> tuple[Engine, LatencyModel]:
+    """The engine that the parameters ask for, and a latency model of its steps.
+
+    Raises:
+        EngineError: no engine can be built of them.
+        LatencyError: the device profile is missing or wrong.
+    """
+    kind, profile = str(parameters["engine.kind"]), str(parameters["engine.device_profile"])
+    if kind == "simulated":
+        from slice_ros.engines.paced import PacedEngine
+        from slice_ros.engines.simulated import SimulatedEngine
+
+        latency = LatencyModel.profile(profile or DEFAULT_PROFILE)
+        return PacedEngine(SimulatedEngine(latency), latency), latency
+
+    from slice_ros.engines.llama import LlamaConfig, LlamaEngine
+
+    engine = LlamaEngine(LlamaConfig.from_parameters(parameters))
+    if kind == "paced":
+        from slice_ros.engines.paced import PacedEngine
+
+        latency = LatencyModel.profile(profile or DEFAULT_PROFILE)
+        return PacedEngine(engine, latency), latency
+    if profile:
+        return engine, LatencyModel.profile(profile)
+
+    from slice_ros.calibration import measure_latency
+
+    return engine, measure_latency(engine)
+
+
+def serve(connection: Connection) -> int:
+    """Build what the first command asks for, then serve until ``Stop`` or until the other end is gone.
+
+    Returns:
+        The process's exit status: 0, or 1 when the engine could not be built.
+    """
+    start: Start = connection.recv()
+    try:
+        engine, latency = build_engine(start.parameters)
+    except (EngineError, LatencyError) as error:
+        connection.send(Failed(str(error)))
+        return 1
+    answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+    scheduler = Scheduler(
+        engine,
+        make_policy(str(start.parameters["scheduler.policy"])),
+        latency,
+        answers.put,
+        clock=MonotonicClock(),
+        max_batch=int(start.parameters["scheduler.max_batch"]),  # type: ignore[arg-type]
+    )
+    answers.put(Ready(engine.info, latency))
+    # The scheduler never waits for the pipe, and commands are taken in while a step is computed.
+    sender = threading.Thread(target=_send_all, args=(connection, answers), name="answers", daemon=True)
+    receiver = threading.Thread(target=_receive_all, args=(connection, scheduler, answers), name="commands", daemon=True)
+    sender.start()
+    receiver.start()
+    scheduler.run()
+    answers.put(None)
+    sender.join(timeout=5.0)
+    engine.shutdown()
+    return 0
+
+
+def _send_all(connection: Connection, answers: queue.SimpleQueue[Answer | None]) -> None:
+    while (answer := answers.get()) is not None:
+        try:
+            connection.send(answer)
+        except OSError:
+            return  # the node is gone; the receiver sees it, too
+
+
+def _receive_all(connection: Connection, scheduler: Scheduler, answers: queue.SimpleQueue[Answer | None]) -> None:
+    while True:
+        try:
+            command: Command = connection.recv()
+        except (EOFError, OSError):
+            os._exit(0)  # nobody is left to answer to; a step under way must not delay the end
+        if isinstance(command, Submit):
+            _submit(command.request, scheduler, answers)
+        elif isinstance(command, Cancel):
+            scheduler.cancel(command.goal_id)
+        elif isinstance(command, SetPolicy):
+            scheduler.set_policy(make_policy(command.name))
+        else:
+            scheduler.stop()
+
+
+def _submit(request: GoalRequest, scheduler: Scheduler, answers: queue.SimpleQueue[Answer | None]) -> None:
+    try:
+        scheduler.submit(request)
+    except GoalError as error:
+        answers.put([failed(request, error)])
+    except Exception as error:
+        logger.exception("goal %s could not be prepared", request.goal_id)
+        answers.put([failed(request, GoalError(ErrorCode.INTERNAL, f"the goal could not be prepared: {error!r}"))])
+
+
+def main() -> None:
+    """Serve on the connection whose file descriptor is the only argument."""
+    # Ctrl-C reaches every process of the terminal; the node decides what becomes of this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=logging.WARNING, format="[%(levelname)s] [slice_engine]: %(message)s", stream=sys.stderr)
+    status = 1
+    with contextlib.closing(Connection(int(sys.argv[1]))) as connection:
+        status = serve(connection)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""Starts the engine process, speaks with it, and starts a new one when it dies; no goal is ever left without an end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from enum import Enum
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from slice_ros.engine_process import Answer, Cancel, Command, Failed, Ready, SetPolicy, Start, Stop, Submit
+from slice_ros.engines.base import EngineError
+from slice_ros.events import Event, Finished
+from slice_ros.goal import ErrorCode, GoalError, GoalRequest
+from slice_ros.parameters import Value
+from slice_ros.scheduler import failed
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 0.1
+LONGEST_RETRY_S = 10.0
+STOP_TIMEOUT_S = 1.5
+"""How long a process that was asked to stop may take before it is killed."""
+
+
+class EngineState(Enum):
+    """As in ``msg/SloStatus.msg``."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class EngineHost:
+    """Every goal submitted here gets exactly one ``Finished``, whatever becomes of the process.
+
+    Goals that arrive while the engine (re)starts wait for it; when a start fails, they end with ENGINE_DIED.
+
+    Args:
+        parameters: checked values of ``parameters.PARAMETERS``.
+        on_events: receives events in order; called on a thread of the host, must not block.
+        restart: start a new process when one dies.
+    """
+
+    def __init__(self, parameters: Mapping[str, Value], on_events: Callable[[list[Event]], None], *, restart: bool = True) -> None:
+        self._parameters = dict(parameters)
+        self._on_events = on_events
+        self._restart = restart
+        self._lock = threading.Lock()
+        self._in_flight: dict[str, GoalRequest] = {}
+        self._waiting: list[GoalRequest] = []
+        self._commands: queue.SimpleQueue[Command | None] | None = None  # None while no engine is ready
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        self._first_start = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, name="engine supervisor", daemon=True)
+        self.state = EngineState.STARTING
+        self.restarts = 0
+        self.failure = ""
+        self.ready: Ready | None = None
+
+    def start(self, timeout_s: float | None = None) -> Ready:
+        """Start the engine and wait until it can serve.
+
+        Raises:
+            EngineError: it cannot be built (the sentence says why), or took longer than the timeout.
+        """
+        self._supervisor.start()
+        if not self._first_start.wait(timeout_s):
+            self.stop()
+            raise EngineError(f"the engine was not ready within {timeout_s} s")
+        if self.ready is None:
+            self._supervisor.join()
+            raise EngineError(self.failure)
+        return self.ready
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine, if one runs."""
+        return None if self._process is None else self._process.pid
+
+    def submit(self, request: GoalRequest) -> None:
+        """Hand a goal to the engine, now or when it is ready."""
+        with self._lock:
+            self._in_flight[request.goal_id] = request
+            if self._commands is not None:
+                self._commands.put(Submit(request))
+                return
+            if self.state in (EngineState.STARTING, EngineState.RESTARTING):
+                self._waiting.append(request)
+                return
+        self._end_in_flight(self._gone())
+
+    def cancel(self, goal_id: str) -> None:
+        """End a goal with CANCELED; one that has ended or is unknown is left as it is."""
+        with self._lock:
+            request = next((r for r in self._waiting if r.goal_id == goal_id), None)
+            if request is not None:
+                self._waiting.remove(request)
+            elif self._commands is not None:
+                self._commands.put(Cancel(goal_id))
+        if request is not None:
+            self._deliver([failed(request, GoalError(ErrorCode.CANCELED, "the goal was canceled before the engine was ready"))])
+
+    def set_policy(self, name: str) -> None:
+        """Schedule with another policy, also after a restart; the name has been checked."""
+        with self._lock:
+            self._parameters["scheduler.policy"] = name
+            if self._commands is not None:
+                self._commands.put(SetPolicy(name))
+
+    def stop(self) -> None:
+        """End every goal with SHUTTING_DOWN and the process; returns when it is gone."""
+        self._stopping.set()
+        with self._lock:
+            if self._commands is not None:
+                self._commands.put(Stop())
+        process = self._process
+        if process is not None:
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        if self._supervisor.is_alive():
+            self._supervisor.join()
+
+    # ---- the supervisor's thread
+
+    def _supervise(self) -> None:
+        retry_s = FIRST_RETRY_S
+        while not self._stopping.is_set():
+            was_ready = self._run_one()
+            if self._stopping.is_set():
+                break
+            if not was_ready:
+                logger.error("the engine could not start: %s", self.failure)
+            # Without a first success there is nothing to go back to: the caller of start() learns why.
+            if self.ready is None or not self._restart:
+                self._set_state(EngineState.FAILED)
+                self._end_in_flight(self._gone())
+                self._first_start.set()
+                return
+            self._end_in_flight(self._gone()) if was_ready else self._end_waiting()
+            self.restarts += 1
+            retry_s = FIRST_RETRY_S if was_ready else min(2 * retry_s, LONGEST_RETRY_S)
+            self._stopping.wait(0.0 if was_ready else retry_s)
+        self._set_state(EngineState.STOPPED)
+        self._end_in_flight(GoalError(ErrorCode.SHUTTING_DOWN, "the server is shutting down; send the goal again when it is back"))
+        self._first_start.set()
+
+    def _run_one(self) -> bool:
+        """One engine process from birth to death; true if it became ready."""
+        connection, process = self._spawn()
+        commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        became_ready = False
+        try:
+            connection.send(Start(self._parameters))
+            answer: Answer = connection.recv()
+            if isinstance(answer, Failed):
+                self.failure = answer.message
+                return False
+            assert isinstance(answer, Ready)
+            became_ready = True
+            threading.Thread(target=_send_all, args=(connection, commands), name="engine commands", daemon=True).start()
+            self._open_for_goals(answer, commands)
+            while True:
+                events = connection.recv()
+                self._deliver(events)
+        except (EOFError, OSError):
+            pass  # the process is gone
+        finally:
+            with self._lock:
+                self._commands = None
+                if not self._stopping.is_set():
+                    self.state = EngineState.RESTARTING
+            commands.put(None)
+            connection.close()
+            self.failure = self._reap(process) or self.failure
+        return became_ready
+
+    def _spawn(self) -> tuple[Connection, subprocess.Popen[bytes]]:
+        ours, theirs = socket.socketpair()
+        # The child finds this very package, however the parent found it.
+        path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "slice_ros.engine_process", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        self._process = process
+        return Connection(ours.detach()), process
+
+    def _reap(self, process: subprocess.Popen[bytes]) -> str:
+        """Wait for a process whose pipe is closed; says how it ended, if not in peace."""
+        try:
+            status = process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = process.wait()
+        if status < 0:
+            return f"the engine process {process.pid} was ended by {signal.Signals(-status).name}"
+        return "" if status in (0, 1) else f"the engine process {process.pid} ended with status {status}"
+
+    def _open_for_goals(self, ready: Ready, commands: queue.SimpleQueue[Command | None]) -> None:
+        with self._lock:
+            self.ready = ready
+            self.failure = ""
+            self.state = EngineState.READY
+            self._commands = commands
+            for request in self._waiting:
+                commands.put(Submit(request))
+            self._waiting.clear()
+            if self._stopping.is_set():
+                commands.put(Stop())
+        self._first_start.set()
+
+    def _set_state(self, state: EngineState) -> None:
+        with self._lock:
+            self.state = state
+
+    def _deliver(self, events: list[Event]) -> None:
+        """Pass events on, but only one end for each goal."""
+        passed: list[Event] = []
+        with self._lock:
+            for event in events:
+                if not isinstance(event, Finished) or self._in_flight.pop(event.goal_id, None) is not None:
+                    passed.append(event)
+        if passed:
+            self._on_events(passed)
+
+    def _gone(self) -> GoalError:
+        return GoalError(ErrorCode.ENGINE_DIED, f"{self.failure or 'the engine process is gone'}; send the goal again")
+
+    def _end_in_flight(self, error: GoalError) -> None:
+        """End the goals the dead engine held; those that wait for the next one stay."""
+        with self._lock:
+            waiting = {request.goal_id for request in self._waiting} if self.state is EngineState.RESTARTING else set()
+            lost = [request for request in self._in_flight.values() if request.goal_id not in waiting]
+        self._deliver([failed(request, error) for request in lost])
+
+    def _end_waiting(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        self._deliver([failed(request, self._gone()) for request in waiting])
+
+
+def _send_all(connection: Connection, commands: queue.SimpleQueue[Command | None]) -> None:
+    while (command := commands.get()) is not None:
+        try:
+            connection.send(command)
+        except OSError:
+            return  # the supervisor sees the end of the pipe, too

@@ -1,0 +1,114 @@
+"""The server's parameters: names, defaults, ranges and descriptions in one table, for ROS, YAML and the command line alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from slice_ros.policies import DEFAULT_POLICY, POLICIES
+
+Value = bool | int | float | str
+
+
+class ParameterError(ValueError):
+    """A parameter is unknown, of the wrong type, or out of range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter; its type is that of its default.
+
+    Args:
+        name: grouped by a dotted prefix.
+        default: used where nobody sets it.
+        description: what it does, with its unit and what zero or empty means.
+        minimum, maximum: range of a number, both inclusive.
+        choices: what a string may be.
+        live: may be changed while the server runs.
+    """
+
+    name: str
+    default: Value
+    description: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+
+    def check(self, value: Any) -> Value:
+        """The value, an integer made a float where one is meant.
+
+        Raises:
+            ParameterError: it has the wrong type or is out of range.
+        """
+        kind = type(self.default)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise ParameterError(f"parameter {self.name} is {value!r}, a {type(value).__name__}; it must be a {kind.__name__}")
+        if self.choices and value not in self.choices:
+            raise ParameterError(f"parameter {self.name} is {value!r}; it must be one of {', '.join(self.choices)}")
+        below = self.minimum is not None and not value >= self.minimum
+        above = self.maximum is not None and not value <= self.maximum
+        if below or above:
+            raise ParameterError(f"parameter {self.name} is {value}; it must be {self.range_text}")
+        checked: Value = value
+        return checked
+
+    @property
+    def range_text(self) -> str:
+        if self.maximum is None:
+            return f"{self.minimum:g} or more"
+        return f"in {self.minimum:g} to {self.maximum:g}"
+
+
+KV_TYPES = ("f16", "f32", "q8_0", "q4_0")
+
+PARAMETERS: dict[str, Parameter] = {
+    p.name: p
+    for p in (
+        Parameter("model.path", "", "GGUF file of the model; empty = the small default model, made on first use"),
+        Parameter("context.n_ctx", 8192, "KV cells that all goals share, in tokens", 64, 4194304),
+        Parameter("context.n_batch", 512, "prompt tokens and decodes in one step at most", 1, 16384),
+        Parameter("context.n_seq_max", 64, "goals that can hold KV cells at once", 1, 256),
+        Parameter("context.flash_attn", True, "let llama.cpp use flash attention where the device has it"),
+        Parameter("context.type_k", "f16", "type of the KV cache's keys", choices=KV_TYPES),
+        Parameter("context.type_v", "f16", "type of the KV cache's values; a quantised one needs flash attention", choices=KV_TYPES),
+        Parameter(
+            "gpu.n_gpu_layers", -1, "layers computed on the GPU; -1 = all, 0 = none; without a GPU build it has no effect", -1, 10000
+        ),
+        Parameter("gpu.main_gpu", 0, "index of the GPU that holds small tensors", 0, 64),
+        Parameter("gpu.tensor_split", "", "share of the model on each GPU, as in '0.6,0.4'; empty = llama.cpp's own choice"),
+        Parameter("cpu.n_threads", 0, "threads of one step; 0 = the machine's physical cores", 0, 1024),
+        Parameter(
+            "engine.kind",
+            "llama",
+            "llama = as fast as this machine can; paced = real tokens at the device profile's speed; "
+            "simulated = no model, the device profile's speed",
+            choices=("llama", "paced", "simulated"),
+        ),  # fmt: skip
+        Parameter(
+            "engine.device_profile",
+            "",
+            "step times: a name in config/devices or a YAML file; empty = measured at start "
+            "(llama) or rtx4060ti-chatglm2-6b-int4 (paced, simulated)",
+        ),  # fmt: skip
+        Parameter("engine.restart", True, "start a new engine process when one dies"),
+        Parameter("scheduler.policy", DEFAULT_POLICY, "who takes part in the coming steps", choices=tuple(POLICIES), live=True),
+        Parameter("scheduler.max_batch", 16, "goals in one step at most", 1, 256),
+        Parameter("generation.max_tokens", 256, "output tokens of a goal that does not say", 1, 1048576, live=True),
+        Parameter("status.rate_hz", 2.0, "how often ~/slo_status is published", 0.1, 50.0),
+    )
+}
+
+
+def check_all(values: Mapping[str, Any]) -> dict[str, Value]:
+    """Every parameter's value: the given ones checked, the others at their defaults.
+
+    Raises:
+        ParameterError: one is unknown or wrong.
+    """
+    if unknown := sorted(set(values) - set(PARAMETERS)):
+        raise ParameterError(f"there is no parameter {unknown[0]!r}; there are: {', '.join(PARAMETERS)}")
+    return {name: p.check(values.get(name, p.default)) for name, p in PARAMETERS.items()}
