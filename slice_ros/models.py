@@ -136,7 +136,7 @@ def make_start_model(path: Path, *, shape: ModelShape = START_SHAPE, seed: int =
     def values(name: str, dimensions: tuple[int, ...]) -> npt.NDArray[np.float32]:
         if len(dimensions) == 1:
             return np.ones(dimensions, np.float32)
-        matrix = rng.standard_normal(dimensions, np.float32) / np.float32(np.sqrt(dimensions[1]))
+        matrix: npt.NDArray[np.float32] = rng.standard_normal(dimensions, np.float32) / np.float32(np.sqrt(dimensions[1]))
         if name == "token_embd.weight":
             matrix *= np.sqrt(dimensions[1])
             matrix[:, 0] = 4.0
@@ -220,7 +220,8 @@ def _random_pattern(kind: Quantization, deviation: float, rng: np.random.Generat
     if kind in (Quantization.F16, Quantization.F32):
         dtype = np.float16 if kind is Quantization.F16 else np.float32
         floats = rng.standard_normal(blocks, np.float32) * np.float32(deviation)
-        return floats.astype(dtype).view(np.uint8).reshape(blocks, -1)
+        as_bytes: npt.NDArray[np.uint8] = floats.astype(dtype).view(np.uint8).reshape(blocks, -1)
+        return as_bytes
     # ggml's Q4_0 and Q8_0 blocks: a half-precision scale, then 32 integers, uniform in -8..7 or -128..127 here.
     levels = 16 if kind is Quantization.Q4_0 else 256
     pattern = rng.integers(0, 256, (blocks, _block_bytes(kind)), np.uint8)

@@ -1,0 +1,81 @@
+"""Real tokens at another device's speed: what a robot's computer would do, shown on the machine at hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from slice_ros.engines.base import Engine, EngineInfo, KvUse, Output
+from slice_ros.goal import GoalRequest
+from slice_ros.latency import LatencyModel
+from slice_ros.mask import Column
+
+FINE_S = 0.001
+"""``time.sleep`` may wake up about so much too late; the rest of a wait is slept in short pieces."""
+
+
+class PacedEngine:
+    """An engine whose steps last as long as a latency model predicts, if the inner engine is quick enough; a slower one sets its own pace.
+
+    Args:
+        inner: computes the steps.
+        latency: how long a step shall last.
+        now: seconds on a monotonic scale.
+        sleep: waits for so many seconds, or a little longer.
+    """
+
+    def __init__(
+        self,
+        inner: Engine,
+        latency: LatencyModel,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._inner = inner
+        self._latency = latency
+        self._now = now
+        self._sleep = sleep
+        self._info = replace(inner.info, device=f"{latency.device} (paced, on {inner.info.device})")
+        self._kv_tokens: dict[str, int] = {}
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    @property
+    def kv(self) -> KvUse:
+        return self._inner.kv
+
+    def prepare(self, request: GoalRequest) -> int:
+        return self._inner.prepare(request)
+
+    def open(self, goal_id: str) -> int:
+        cached = self._inner.open(goal_id)
+        self._kv_tokens[goal_id] = cached
+        return cached
+
+    def step(self, column: Column) -> list[Output]:
+        start_s = self._now()
+        kv_tokens = sum(self._kv_tokens[cell.goal_id] for cell in column)
+        outputs = self._inner.step(column)
+        for cell in column:
+            self._kv_tokens[cell.goal_id] += cell.prompt_tokens or 1
+        self._wait_until(start_s + self._latency.column_s(column, kv_tokens))
+        return outputs
+
+    def evict(self, goal_id: str) -> int:
+        self._kv_tokens.pop(goal_id, None)
+        return self._inner.evict(goal_id)
+
+    def close(self, goal_id: str) -> None:
+        self._kv_tokens.pop(goal_id, None)
+        self._inner.close(goal_id)
+
+    def shutdown(self) -> None:
+        self._inner.shutdown()
+
+    def _wait_until(self, end_s: float) -> None:
+        while (left_s := end_s - self._now()) > 0.0:
+            self._sleep(left_s - FINE_S if left_s > 2 * FINE_S else min(left_s, FINE_S / 10))
