@@ -14,12 +14,11 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from slice_ros.clock import MonotonicClock
-from slice_ros.engines.base import Engine, EngineError, EngineInfo
-from slice_ros.events import Event
+from slice_ros.engine_protocol import Answer, Cancel, Command, Failed, Ready, SetPolicy, Start, Stop, Submit
+from slice_ros.engines.base import Engine, EngineError
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 from slice_ros.latency import LatencyError, LatencyModel
 from slice_ros.parameters import Value
@@ -29,54 +28,6 @@ from slice_ros.scheduler import Scheduler, failed
 logger = logging.getLogger(__name__)
 
 DEFAULT_PROFILE = "rtx4060ti-chatglm2-6b-int4"
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """First command: the checked values of ``parameters.PARAMETERS``."""
-
-    parameters: Mapping[str, Value]
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    request: GoalRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    goal_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class SetPolicy:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """End every goal with SHUTTING_DOWN, then the process."""
-
-
-Command = Submit | Cancel | SetPolicy | Stop
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """First answer: the engine can serve."""
-
-    info: EngineInfo
-    latency: LatencyModel
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """First answer: the engine cannot be built; the process ends."""
-
-    message: str
-
-
-Answer = Ready | Failed | list[Event]
 
 
 def build_engine(parameters: Mapping[str, Value]) -> tuple[Engine, LatencyModel]:
@@ -164,7 +115,7 @@ def _receive_all(connection: Connection, scheduler: Scheduler, answers: queue.Si
             scheduler.cancel(command.goal_id)
         elif isinstance(command, SetPolicy):
             scheduler.set_policy(make_policy(command.name))
-        else:
+        elif isinstance(command, Stop):
             scheduler.stop()
 
 

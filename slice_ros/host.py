@@ -15,7 +15,7 @@ from enum import Enum
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from slice_ros.engine_process import Answer, Cancel, Command, Failed, Ready, SetPolicy, Start, Stop, Submit
+from slice_ros.engine_protocol import Answer, Cancel, Command, Failed, Ready, SetPolicy, Start, Stop, Submit
 from slice_ros.engines.base import EngineError
 from slice_ros.events import Event, Finished
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
@@ -177,6 +177,9 @@ class EngineHost:
                 self._deliver(events)
         except (EOFError, OSError):
             pass  # the process is gone
+        except Exception:
+            logger.exception("the engine process sent what cannot be read; it is ended")
+            process.kill()
         finally:
             with self._lock:
                 self._commands = None

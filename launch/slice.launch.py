@@ -1,0 +1,55 @@
+"""Starts the server: ros2 launch slice_ros slice.launch.py model:=/path/x.gguf n_gpu_layers:=-1."""
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+# Launch argument: (parameter, type, description). An empty argument leaves the parameter to params_file.
+ARGUMENTS = {
+    "model": ("model.path", str, "GGUF file; empty = the small default model, made on first use"),
+    "n_gpu_layers": ("gpu.n_gpu_layers", int, "layers on the GPU; -1 = all"),
+    "n_ctx": ("context.n_ctx", int, "KV cells that all goals share, in tokens"),
+    "n_threads": ("cpu.n_threads", int, "threads of one step; 0 = physical cores"),
+    "engine": ("engine.kind", str, "llama, paced or simulated"),
+    "device_profile": ("engine.device_profile", str, "step times: a name in config/devices or a YAML file"),
+    "policy": ("scheduler.policy", str, "who takes part in the coming steps"),
+    "max_batch": ("scheduler.max_batch", int, "goals in one step at most"),
+}
+
+
+def start_server(context):
+    def value(name):
+        return LaunchConfiguration(name).perform(context)
+
+    overrides = {parameter: kind(value(name)) for name, (parameter, kind, _) in ARGUMENTS.items() if value(name)}
+    return [
+        Node(
+            package="slice_ros",
+            executable="slice_server",
+            name=value("name"),
+            namespace=value("namespace"),
+            parameters=[value("params_file"), overrides],
+            output="screen",
+            emulate_tty=True,
+        )
+    ]
+
+
+def generate_launch_description():
+    share = Path(get_package_share_directory("slice_ros"))
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument("name", default_value="slice_server", description="node name"),
+            DeclareLaunchArgument("namespace", default_value="", description="node namespace"),
+            DeclareLaunchArgument("params_file", default_value=str(share / "config" / "slice.yaml"), description="parameters"),
+            *(
+                DeclareLaunchArgument(name, default_value="", description=f"{description} (parameter {parameter})")
+                for name, (parameter, _, description) in ARGUMENTS.items()
+            ),
+            OpaqueFunction(function=start_server),
+        ]
+    )

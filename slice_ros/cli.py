@@ -1,0 +1,55 @@
+"""The command ``slice-ros``: a thin dispatcher over the library."""
+
+# PYTHON_ARGCOMPLETE_OK
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from slice_ros import __version__
+from slice_ros.commands import bench, demo, send, serve, top
+
+COMMANDS = {"serve": serve, "demo": demo, "send": send, "top": top, "bench": bench}
+"""Each module offers ``HELP``, ``add_arguments(parser)`` and ``run(arguments) -> exit status``."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="slice-ros",
+        description="LLM goals with service level objectives for robots.",
+        epilog="Exit status: 0 success, 1 the work failed, 2 wrong arguments, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"slice-ros {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=module.HELP, description=module.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        module.add_arguments(command)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        Exit status.
+    """
+    parser = make_parser()
+    try:
+        import argcomplete
+    except ImportError:
+        pass  # completion is a convenience
+    else:
+        argcomplete.autocomplete(parser)
+    parsed = parser.parse_args(arguments)
+    try:
+        status: int = COMMANDS[parsed.command].run(parsed)
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

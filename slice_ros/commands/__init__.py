@@ -1,0 +1,1 @@
+"""The commands of ``slice-ros``, one a module; thin, over the library."""

@@ -1,0 +1,128 @@
+"""Send one goal to the server and print its answer as it comes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slice_ros.client import Generation, SliceClient
+    from slice_ros.slo import Slo
+
+HELP = "send one goal and print its answer"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", help="text to complete; - reads it from standard input")
+    parser.add_argument("--chat", action="store_true", help="send it as a user's message, rendered with the model's chat template")
+    parser.add_argument("--system", default="", metavar="TEXT", help="system message before it; implies --chat")
+    parser.add_argument("--real-time", action="store_true", help="real-time class; needs a bound")
+    parser.add_argument("--ttft", type=float, metavar="MS", help="time to first token, ms")
+    parser.add_argument("--tpot", type=float, metavar="MS", help="time per output token, ms")
+    parser.add_argument("--deadline", type=float, metavar="S", help="submission to last token, s")
+    parser.add_argument("--abort-on-miss", action="store_true", help="end the goal once its SLO cannot be met any more")
+    parser.add_argument("--max-tokens", type=int, default=0, metavar="N", help="output tokens at most; 0 = the server's default")
+    parser.add_argument("--label", default="", help="kind of goal, for statistics")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 = greedy")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text; 0 = a new one each time")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
+    parser.add_argument("--grammar", metavar="FILE", help="GBNF grammar the output follows")
+    parser.add_argument("--json-schema", metavar="FILE", help="JSON schema the output follows")
+    parser.add_argument("--server", default="/slice_server", help="name of the server node")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="how long to look for the server")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of text as it comes")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from slice_ros.client import GoalFailed, ServerNotFound, SliceClient
+    from slice_ros.ros import rclpy
+    from slice_ros.slo import SloError
+
+    try:
+        slo = slo_of(arguments)
+    except SloError as error:
+        print(f"slice-ros send: {error}", file=sys.stderr)
+        return 2
+    rclpy.init()
+    node = rclpy.create_node("slice_send")
+    try:
+        client = SliceClient(node, arguments.server)
+        client.wait_for_server(arguments.timeout)
+        generation = _send(client, arguments, slo)
+        executor = rclpy.get_global_executor()
+        executor.add_node(node)
+        try:
+            text = executor.create_task(_print(generation, quiet=arguments.json))
+            executor.spin_until_future_complete(text)
+            answer = text.result()
+        except KeyboardInterrupt:
+            generation.cancel()
+            executor.spin_until_future_complete(generation._end, timeout_sec=2.0)
+            raise
+    except ServerNotFound as error:
+        print(f"slice-ros send: {error}", file=sys.stderr)
+        return 1
+    except GoalFailed as error:
+        if arguments.json:
+            print(json.dumps({"error_code": error.code.name, "error_msg": error.message, "text": error.text}))
+        else:
+            print(f"slice-ros send: {error}", file=sys.stderr)
+        return 1
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    if arguments.json:
+        print(json.dumps({"text": answer.text, "finish_reason": answer.finish_reason, "report": asdict(answer.report)}))
+    else:
+        report = answer.report
+        verdict = "met" if report.attained else "missed"
+        print(
+            f"SLO {verdict}: TTFT {report.ttft_s * 1e3:.0f} ms, TPOT {report.tpot_s * 1e3:.1f} ms, "
+            f"end to end {report.e2e_s:.3f} s, {report.prompt_tokens} + {report.output_tokens} tokens",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def slo_of(arguments: argparse.Namespace) -> Slo:
+    """The SLO that the options describe.
+
+    Raises:
+        SloError: they contradict each other.
+    """
+    from slice_ros.slo import BestEffort, OnMiss, RealTime
+
+    make = RealTime if arguments.real_time else BestEffort
+    on_miss = OnMiss.ABORT if arguments.abort_on_miss else OnMiss.CONTINUE
+    return make(ttft_ms=arguments.ttft, tpot_ms=arguments.tpot, deadline_s=arguments.deadline, on_miss=on_miss)
+
+
+def _send(client: SliceClient, arguments: argparse.Namespace, slo: Slo) -> Generation:
+    from pathlib import Path
+
+    from slice_ros.goal import ChatMessage, Sampling
+
+    text = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    messages = [ChatMessage("system", arguments.system)] if arguments.system else []
+    return client.send(
+        [*messages, ChatMessage("user", text)] if messages or arguments.chat else text,
+        slo=slo,
+        max_tokens=arguments.max_tokens,
+        label=arguments.label,
+        sampling=Sampling(temperature=arguments.temperature, seed=arguments.seed),
+        stop=arguments.stop,
+        grammar=Path(arguments.grammar).read_text() if arguments.grammar else "",
+        json_schema=Path(arguments.json_schema).read_text() if arguments.json_schema else "",
+    )
+
+
+async def _print(generation: Generation, *, quiet: bool) -> object:
+    async for piece in generation:
+        if not quiet:
+            print(piece, end="", flush=True)
+    if not quiet:
+        print()
+    return await generation.result()

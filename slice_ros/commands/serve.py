@@ -1,0 +1,59 @@
+"""Run the action server. Every parameter of config/slice.yaml can be set with -p; ROS arguments may follow after --ros-args."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "run the action server"
+
+# Option: the parameter it sets.
+OPTIONS = {
+    "model": "model.path",
+    "policy": "scheduler.policy",
+    "engine": "engine.kind",
+    "device-profile": "engine.device_profile",
+    "n-gpu-layers": "gpu.n_gpu_layers",
+    "n-ctx": "context.n_ctx",
+    "n-threads": "cpu.n_threads",
+    "max-batch": "scheduler.max_batch",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from slice_ros.parameters import PARAMETERS
+
+    for option, name in OPTIONS.items():
+        parameter = PARAMETERS[name]
+        parser.add_argument(
+            f"--{option}",
+            type=type(parameter.default),
+            choices=parameter.choices or None,
+            default=argparse.SUPPRESS,
+            help=f"{parameter.description} (parameter {name}, default {parameter.default!r})",
+        )
+    parser.add_argument("--name", default="slice_server", help="node name")
+    parser.add_argument("--namespace", default="/", help="node namespace")
+    parser.add_argument("--params-file", default=argparse.SUPPRESS, help="YAML file of parameters, as config/slice.yaml")
+    parser.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME:=VALUE", help="set any parameter")
+    parser.add_argument("ros_args", nargs="*", metavar="--ros-args ...", help="more ROS arguments")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from slice_ros.node import main
+
+    return main(ros_arguments(arguments))
+
+
+def ros_arguments(arguments: argparse.Namespace) -> list[str]:
+    """The options as the ROS arguments that mean the same."""
+    given = vars(arguments)
+    result = ["--ros-args", "-r", f"__node:={arguments.name}", "-r", f"__ns:={arguments.namespace}"]
+    if "params_file" in given:
+        result += ["--params-file", arguments.params_file]
+    for option, name in OPTIONS.items():
+        value = given.get(option.replace("-", "_"))
+        if value is not None:
+            result += ["-p", f"{name}:={value if not isinstance(value, str) else repr(value)}"]
+    for parameter in arguments.parameters:
+        result += ["-p", parameter]
+    return result + [argument for argument in arguments.ros_args if argument != "--ros-args"]

@@ -1,0 +1,61 @@
+"""What the node's host and the engine process say to each other, pickled over a socket pair that nobody else holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from slice_ros.engines.base import EngineInfo
+from slice_ros.events import Event
+from slice_ros.goal import GoalRequest
+from slice_ros.latency import LatencyModel
+from slice_ros.parameters import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """First command: the checked values of ``parameters.PARAMETERS``."""
+
+    parameters: Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    request: GoalRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    goal_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetPolicy:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End every goal with SHUTTING_DOWN, then the process."""
+
+
+Command = Submit | Cancel | SetPolicy | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """First answer: the engine can serve."""
+
+    info: EngineInfo
+    latency: LatencyModel
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """First answer: the engine cannot be built; the process ends."""
+
+    message: str
+
+
+Answer = Ready | Failed | list[Event]
+"""``Ready`` or ``Failed`` comes first, then events."""
