@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from slice_ros.bench.workload import Arrival
 from slice_ros.clock import VirtualClock
 from slice_ros.engines.simulated import SimulatedEngine
-from slice_ros.events import Event, Finished
+from slice_ros.events import Event, Finished, Progress
+from slice_ros.goal import ErrorCode
 from slice_ros.latency import LatencyModel
 from slice_ros.policies import Policy
 from slice_ros.scheduler import Scheduler
@@ -17,10 +19,57 @@ from slice_ros.task import SloReport
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one goal of the traffic fared."""
+    """How one goal of the traffic fared.
+
+    Args:
+        error_code: NONE where it completed.
+        token_times_s: when each output token came, from the begin of the traffic.
+    """
 
     arrival: Arrival
     report: SloReport
+    error_code: ErrorCode = ErrorCode.NONE
+    token_times_s: tuple[float, ...] = ()
+
+    @property
+    def is_real_time(self) -> bool:
+        return self.arrival.request.slo.is_real_time
+
+    @property
+    def completed(self) -> bool:
+        return self.error_code is ErrorCode.NONE
+
+
+class Recorder:
+    """Collects from a scheduler's events what became of each goal.
+
+    Args:
+        on_end: called at each goal's end.
+    """
+
+    def __init__(self, on_end: Callable[[], None] = lambda: None) -> None:
+        self._on_end = on_end
+        self._ends: dict[str, Finished] = {}
+        self._token_ages_s: dict[str, list[float]] = defaultdict(list)
+
+    def __call__(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if isinstance(event, Progress):
+                self._token_ages_s[event.goal_id].append(event.report.e2e_s)
+            elif isinstance(event, Finished):
+                self._ends[event.goal_id] = event
+                self._on_end()
+
+    def __len__(self) -> int:
+        """Goals that have ended."""
+        return len(self._ends)
+
+    def outcome(self, arrival: Arrival) -> Outcome:
+        """What became of a goal that has ended."""
+        goal_id = arrival.request.goal_id
+        end = self._ends[goal_id]
+        times = tuple(arrival.time_s + age for age in self._token_ages_s[goal_id])
+        return Outcome(arrival, end.report, end.error_code, times)
 
 
 def simulate(arrivals: Sequence[Arrival], policy: Policy, latency: LatencyModel, *, max_batch: int = 16) -> list[Outcome]:
@@ -31,14 +80,8 @@ def simulate(arrivals: Sequence[Arrival], policy: Policy, latency: LatencyModel,
     """
     clock = VirtualClock()
     engine = SimulatedEngine(latency, clock, {a.request.goal_id: a.lengths for a in arrivals})
-    reports: dict[str, SloReport] = {}
-
-    def emit(events: list[Event]) -> None:
-        for event in events:
-            if isinstance(event, Finished):
-                reports[event.goal_id] = event.report
-
-    scheduler = Scheduler(engine, policy, latency, emit, clock=clock, max_batch=max_batch)
+    recorder = Recorder()
+    scheduler = Scheduler(engine, policy, latency, recorder, clock=clock, max_batch=max_batch)
     for arrival in arrivals:
         while clock.now() < arrival.time_s and scheduler.turn():
             pass
@@ -46,7 +89,7 @@ def simulate(arrivals: Sequence[Arrival], policy: Policy, latency: LatencyModel,
         scheduler.submit(arrival.request)
     while scheduler.turn():
         pass
-    return [Outcome(arrival, reports[arrival.request.goal_id]) for arrival in arrivals]
+    return [recorder.outcome(arrival) for arrival in arrivals]
 
 
 def attainment(outcomes: Sequence[Outcome]) -> float:

@@ -1,0 +1,252 @@
+"""Measure policies on seeded traffic: simulated in seconds, or in real time on llama.cpp."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from slice_ros.bench.rows import Row, RowsError, mean, read_rows, write_rows
+from slice_ros.bench.sweep import Case, RealTime, Runner, Simulated, fitting_bounds_scale, grid, sweep
+from slice_ros.bench.workload import Workload, WorkloadError
+from slice_ros.bench.workload_file import DEFAULT_WORKLOAD, load_workload, workload_names
+from slice_ros.engines.base import Engine, EngineError
+from slice_ros.latency import LatencyError, LatencyModel, profile_names
+from slice_ros.policies import POLICIES
+
+DEFAULT_PROFILE = "rtx4060ti-chatglm2-6b-int4-smooth"
+DEFAULT_RATES = "0.6,1,1.5,2,2.5,3"
+
+T = TypeVar("T")
+
+
+class UsageError(Exception):
+    """An option's value cannot be; the message names it and what would be right."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``slice-ros bench``."""
+    engine = parser.add_argument_group("what serves")
+    engine.add_argument(
+        "--engine",
+        choices=("simulated", "paced", "llama"),
+        default="simulated",
+        help="simulated = virtual clock; paced = real tokens at the device profile's speed; llama = as fast as this machine can",
+    )
+    engine.add_argument(
+        "--device",
+        metavar="PROFILE",
+        help=f"step times: one of {', '.join(profile_names())}, or a .yaml file (default: {DEFAULT_PROFILE}; llama: measured)",
+    )
+    engine.add_argument("--model", type=Path, metavar="PATH", help="GGUF file for paced and llama (default: the package's own)")
+    engine.add_argument("--threads", type=int, default=0, metavar="N", help="threads of llama.cpp; 0 = all cores")
+    engine.add_argument("--context", type=int, default=8192, metavar="TOKENS", help="KV cells of llama.cpp")
+    engine.add_argument("--max-batch", type=int, default=16, metavar="N", help="goals in one step at most")
+
+    traffic = parser.add_argument_group("what arrives")
+    traffic.add_argument(
+        "--workload", default=DEFAULT_WORKLOAD, metavar="NAME", help=f"one of {', '.join(workload_names())}, or a .yaml file"
+    )
+    traffic.add_argument("--rates", default=DEFAULT_RATES, metavar="HZ,...", help="goals a second")
+    traffic.add_argument("--rt-share", metavar="X,...", help="shares of real-time goals, 0 to 1 (default: as in the workload)")
+    traffic.add_argument("--rt-alone", action="store_true", help="run everything again without the best-effort goals")
+    traffic.add_argument("--duration", type=float, metavar="S", help="how long goals arrive (default: 300 s; in real time 60 s)")
+    traffic.add_argument("--seeds", type=int, metavar="N", help="repetitions, with seeds 0 to N-1 (default: 8; in real time 1)")
+    traffic.add_argument(
+        "--bounds-scale",
+        default="1",
+        metavar="FACTOR",
+        help="multiply every SLO bound, for a slower device; auto = the smallest with which goals served alone meet their bounds",
+    )
+
+    parser.add_argument("--policies", default=",".join(POLICIES), metavar="NAME,...", help="which to measure")
+    parser.add_argument(
+        "--compare-simulated",
+        action="store_true",
+        help="with paced and llama: run the same traffic in the simulator, too, with the same step times, and show both",
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes for the simulator")
+    parser.add_argument("--from", dest="rows", type=Path, metavar="FILE", help="show and plot what an earlier --json wrote; run nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write one row for each run")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw attainment and completion times (needs the extra 'plot')")
+    parser.add_argument(
+        "--timeline",
+        type=Path,
+        metavar="FILE.png",
+        help="draw who decodes when, in simulation at the last of --rates (needs the extra 'plot')",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, show, write.
+
+    Returns:
+        Exit status: 0, 1 if the engine broke, 2 for a wrong option.
+    """
+    console = Console(stderr=True)
+    try:
+        _check_outputs(arguments)
+        rows = read_rows(arguments.rows) if arguments.rows else _measure(arguments, console)
+        if arguments.json:
+            write_rows(arguments.json, rows)
+        Console().print(summary(rows))
+    except (UsageError, WorkloadError, LatencyError, RowsError) as error:
+        console.print(f"slice-ros bench: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        return 2
+    except (EngineError, OSError) as error:
+        console.print(f"slice-ros bench: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        return 1
+    return 0
+
+
+def summary(rows: Sequence[Row]) -> Table:
+    """Means over seeds, a line for each rate, share and policy; times are of completed goals."""
+    groups: dict[tuple[str, float, float, str], list[Row]] = defaultdict(list)
+    alone: dict[tuple[str, float, float, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        (alone if row.rt_alone else groups)[row.engine, row.rt_share, row.rate_hz, row.policy].append(row)
+    show_engine, show_share = (len({key[i] for key in groups}) > 1 for i in (0, 1))
+    table = Table(title="SLO attainment, mean over seeds")
+    for name in ("engine",) * show_engine + ("RT share",) * show_share:
+        table.add_column(name)
+    table.add_column("goals/s", justify="right")
+    table.add_column("policy", no_wrap=True)
+    for name in ("all", "RT", "BE", *("RT\nalone",) * bool(alone), "RT e2e", "BE e2e", "RT TPOT\np99"):
+        table.add_column(name, justify="right")
+    stretch = None
+    for key, group in groups.items():
+        engine, share, rate, policy = key
+        if stretch not in (None, (share, rate)):
+            table.add_section()
+        stretch = (share, rate)
+        table.add_row(
+            *(engine,) * show_engine,
+            *(f"{share:g}",) * show_share,
+            f"{rate:g}",
+            policy,
+            *(_cell(group, name, ".3f") for name in ("attainment", "attainment_rt", "attainment_be")),
+            *(_cell(alone[key], "attainment_rt", ".3f"),) * bool(alone),
+            *(_cell(group, name, ".2f", " s") for name in ("e2e_s_mean_rt", "e2e_s_mean_be")),
+            _cell(group, "tpot_ms_p99_rt", ".0f", " ms"),
+        )
+    return table
+
+
+def _cell(rows: Sequence[Row], name: str, digits: str, unit: str = "") -> str:
+    value = mean([getattr(row, name) for row in rows])
+    return "-" if math.isnan(value) else f"{value:{digits}}{unit}"
+
+
+def _measure(arguments: argparse.Namespace, console: Console) -> list[Row]:
+    real_time = arguments.engine != "simulated"
+    workload = load_workload(arguments.workload)
+    shares = _list("--rt-share", arguments.rt_share, float, "shares from 0 to 1, as in 0.1,0.5,0.9")
+    workloads = [workload.with_rt_share(share) for share in shares] or [workload]
+    policies = _list("--policies", arguments.policies, str, f"some of {','.join(POLICIES)}")
+    for policy in policies:
+        if policy not in POLICIES:
+            raise UsageError(f"--policies names {policy!r}; there are: {', '.join(POLICIES)}")
+    rates = _list("--rates", arguments.rates, float, "goals a second, as in 0.6,1,2")
+    for rate in rates:
+        _require(0.0 < rate < 1e4, f"--rates has {rate:g}; goals a second must be above 0")
+    seeds = (1 if real_time else 8) if arguments.seeds is None else arguments.seeds
+    duration_s = (60.0 if real_time else 300.0) if arguments.duration is None else arguments.duration
+    _require(seeds >= 1, f"--seeds is {seeds}; it must be 1 or more")
+    _require(0.0 < duration_s <= 1e6, f"--duration is {duration_s:g} s; it must be above 0")
+    _require(arguments.max_batch >= 1, f"--max-batch is {arguments.max_batch}; it must be 1 or more")
+    _require(arguments.jobs >= 1, f"--jobs is {arguments.jobs}; it must be 1 or more")
+    _require(real_time or not arguments.model, "--model is for --engine paced or llama; the simulator has no model")
+    _require(real_time or not arguments.compare_simulated, "--compare-simulated is for --engine paced or llama")
+
+    with _runner(arguments, console) as (runner, latency):
+        scale = _bounds_scale(arguments.bounds_scale, workload, latency)
+        if scale != 1.0:
+            console.print(f"every SLO bound times {scale:g}")
+        cases = grid(workloads, rates, policies, range(seeds), duration_s=duration_s, bounds_scale=scale, rt_alone=arguments.rt_alone)
+        rows = _sweep(cases, runner, 1 if real_time else arguments.jobs, console)
+    if arguments.compare_simulated:
+        rows += _sweep(cases, Simulated(latency, arguments.max_batch), arguments.jobs, console)
+    return rows
+
+
+def _sweep(cases: Sequence[Case], runner: Runner, jobs: int, console: Console) -> list[Row]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(f"{runner.engine} runs", total=len(cases))
+        return sweep(cases, runner, jobs=jobs, on_row=lambda _: progress.advance(bar))
+
+
+@contextmanager
+def _runner(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[Runner, LatencyModel]]:
+    """What serves, and how long its steps take."""
+    if arguments.engine == "simulated":
+        latency = LatencyModel.profile(arguments.device or DEFAULT_PROFILE)
+        yield Simulated(latency, arguments.max_batch), latency
+        return
+    latency_or_none = LatencyModel.profile(arguments.device or DEFAULT_PROFILE) if arguments.device or arguments.engine == "paced" else None
+    engine = _llama(arguments)
+    try:
+        if arguments.engine == "paced":
+            from slice_ros.engines.paced import PacedEngine
+
+            assert latency_or_none is not None
+            yield RealTime("paced", PacedEngine(engine, latency_or_none), latency_or_none, arguments.max_batch), latency_or_none
+            return
+        latency = latency_or_none or _measured(engine, arguments.max_batch, console)
+        yield RealTime("llama", engine, latency, arguments.max_batch), latency
+    finally:
+        engine.shutdown()
+
+
+def _llama(arguments: argparse.Namespace) -> Engine:
+    from slice_ros.engines.llama import LlamaConfig, LlamaEngine
+    from slice_ros.models import default_model_path
+
+    model = arguments.model or default_model_path()
+    return LlamaEngine(LlamaConfig(model, n_ctx=arguments.context, n_threads=arguments.threads))
+
+
+def _measured(engine: Engine, max_batch: int, console: Console) -> LatencyModel:
+    from slice_ros.calibration import measure_latency
+
+    with console.status("measuring step times"):
+        return measure_latency(engine, max_batch=max_batch)
+
+
+def _bounds_scale(text: str, workload: Workload, latency: LatencyModel) -> float:
+    if text == "auto":
+        return fitting_bounds_scale(workload, latency)
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = 0.0
+    _require(0.0 < scale < 1e4, f"--bounds-scale is {text!r}; it must be a number above 0, or auto")
+    return scale
+
+
+def _list(option: str, text: str | None, kind: Callable[[str], T], right: str) -> list[T]:
+    try:
+        return [kind(item) for item in text.split(",") if item] if text else []
+    except ValueError:
+        raise UsageError(f"{option} is {text!r}; it must list {right}") from None
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Before anything runs: what it would end with."""
+    for name in ("json", "plot", "timeline"):
+        path: Path | None = getattr(arguments, name)
+        _require(path is None or path.absolute().parent.is_dir(), f"--{name} is {path}; there is no such folder, make it first")
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise UsageError(sentence)

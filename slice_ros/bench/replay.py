@@ -1,0 +1,148 @@
+"""Traffic in real time through an engine that computes: the goals of the simulator, with prompts and answers of the same lengths."""
+
+from __future__ import annotations
+
+import random
+import string
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from slice_ros.bench.simulate import Outcome, Recorder
+from slice_ros.bench.workload import Arrival
+from slice_ros.clock import MonotonicClock
+from slice_ros.engines.base import Engine, EngineInfo, KvUse, Output
+from slice_ros.engines.simulated import Lengths
+from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest
+from slice_ros.latency import LatencyModel
+from slice_ros.mask import Column
+from slice_ros.policies import Policy
+from slice_ros.scheduler import Scheduler, failed
+from slice_ros.slo import BestEffort
+
+CHARACTERS_PER_TOKEN = 4
+"""Random letters are never fewer tokens than one for so many."""
+
+
+class ScriptedEngine:
+    """Ends each goal after its scripted number of tokens, which no policy sees. A model that ends earlier by itself is let.
+
+    Args:
+        inner: computes the steps.
+        lengths: answer length by goal id.
+    """
+
+    def __init__(self, inner: Engine, lengths: Mapping[str, Lengths]) -> None:
+        self._inner = inner
+        self._left = {goal_id: length.output_tokens for goal_id, length in lengths.items()}
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._inner.info
+
+    @property
+    def kv(self) -> KvUse:
+        return self._inner.kv
+
+    def prepare(self, request: GoalRequest) -> int:
+        return self._inner.prepare(request)
+
+    def open(self, goal_id: str) -> int:
+        return self._inner.open(goal_id)
+
+    def step(self, column: Column) -> list[Output]:
+        return [self._scripted(output) for output in self._inner.step(column)]
+
+    def evict(self, goal_id: str) -> int:
+        return self._inner.evict(goal_id)
+
+    def close(self, goal_id: str) -> None:
+        self._inner.close(goal_id)
+
+    def shutdown(self) -> None:
+        self._inner.shutdown()
+
+    def _scripted(self, output: Output) -> Output:
+        self._left[output.goal_id] -= 1
+        return output if self._left[output.goal_id] > 0 else replace(output, finish=output.finish or FinishReason.STOP)
+
+
+def replay(
+    arrivals: Sequence[Arrival],
+    policy: Policy,
+    engine: Engine,
+    latency: LatencyModel,
+    *,
+    max_batch: int = 16,
+    on_end: Callable[[], None] = lambda: None,
+) -> list[Outcome]:
+    """Serve the traffic to its last goal, at the pace of the clock on the wall.
+
+    Args:
+        engine: no goal is open in it before and after.
+        latency: predicts its steps.
+        on_end: called at each goal's end, on the scheduler's thread.
+
+    Returns:
+        One outcome per arrival, in order of arrival.
+
+    Raises:
+        EngineError: the engine broke.
+    """
+    arrivals = write_prompts(engine, arrivals)
+    all_ended = threading.Event()
+
+    def count() -> None:
+        on_end()
+        if len(recorder) == len(arrivals):
+            all_ended.set()
+
+    recorder = Recorder(count)
+    clock = MonotonicClock()
+    scripted = ScriptedEngine(engine, {a.request.goal_id: a.lengths for a in arrivals})
+    scheduler = Scheduler(scripted, policy, latency, recorder, clock=clock, max_batch=max_batch)
+    start_s = clock.now()
+    with ThreadPoolExecutor(1, "scheduler") as thread:
+        run = thread.submit(scheduler.run)
+        try:
+            for arrival in arrivals:
+                due_s = start_s + arrival.time_s
+                time.sleep(max(0.0, due_s - clock.now()))
+                request = replace(arrival.request, submitted_s=due_s)
+                try:
+                    scheduler.submit(request)
+                except GoalError as error:
+                    recorder([failed(request, error)])
+            while arrivals and not run.done() and not all_ended.wait(0.1):
+                pass
+        finally:
+            scheduler.stop()
+        run.result()
+    return [recorder.outcome(arrival) for arrival in arrivals]
+
+
+def write_prompts(engine: Engine, arrivals: Sequence[Arrival]) -> list[Arrival]:
+    """Give each goal a prompt of random letters, of the length in tokens that its script says. No two begin alike."""
+    rng = random.Random(0)
+    return [replace(a, request=replace(a.request, prompt=_prompt(engine, a.lengths.prompt_tokens, rng))) for a in arrivals]
+
+
+def _prompt(engine: Engine, tokens: int, rng: random.Random) -> str:
+    text = "".join(rng.choices(string.ascii_lowercase, k=CHARACTERS_PER_TOKEN * tokens))
+    length = bisect_left(range(1, len(text) + 1), tokens, key=lambda n: _count_tokens(engine, text[:n]))
+    return text[: length + 1]
+
+
+def _count_tokens(engine: Engine, text: str) -> int:
+    request = GoalRequest("count tokens", BestEffort(), max_tokens=1, prompt=text)
+    try:
+        return engine.prepare(request)
+    except GoalError as error:
+        if error.code is ErrorCode.CONTEXT_EXCEEDED:
+            return engine.info.context_tokens
+        raise
+    finally:
+        engine.close(request.goal_id)

@@ -1,0 +1,183 @@
+"""Runs every policy over a grid of traffic, in parallel where time is virtual."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from slice_ros.bench.replay import replay
+from slice_ros.bench.rows import Row, measured, percentile
+from slice_ros.bench.simulate import Outcome, simulate
+from slice_ros.bench.workload import Arrival, Workload
+from slice_ros.engines.base import Engine
+from slice_ros.latency import LatencyModel
+from slice_ros.policies import Policy, make_policy
+
+ALONE_ATTAINMENT = 0.99
+"""What each class must attain alone for the bounds to fit the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One policy over one stretch of traffic; fields as in ``Row``."""
+
+    policy: str
+    workload: Workload
+    rate_hz: float
+    seed: int
+    duration_s: float
+    bounds_scale: float = 1.0
+    rt_alone: bool = False
+
+    def traffic(self) -> list[Arrival]:
+        """Its goals."""
+        arrivals = self.workload.with_bounds_scaled(self.bounds_scale).traffic(self.rate_hz, self.duration_s, self.seed)
+        return [a for a in arrivals if a.request.slo.is_real_time] if self.rt_alone else arrivals
+
+
+class Runner(Protocol):
+    """Serves traffic."""
+
+    @property
+    def engine(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
+
+    def run(self, arrivals: Sequence[Arrival], policy: Policy) -> list[Outcome]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """Serves traffic on a virtual clock. Plain data: it can go to another process."""
+
+    latency: LatencyModel
+    max_batch: int = 16
+
+    engine = "simulated"
+
+    @property
+    def device(self) -> str:
+        return self.latency.device
+
+    def run(self, arrivals: Sequence[Arrival], policy: Policy) -> list[Outcome]:
+        return simulate(arrivals, policy, self.latency, max_batch=self.max_batch)
+
+
+@dataclass(frozen=True, slots=True)
+class RealTime:
+    """Serves traffic in real time.
+
+    Args:
+        engine: what it is called: ``llama`` or ``paced``.
+        inner: computes the steps.
+        latency: predicts them.
+    """
+
+    engine: str
+    inner: Engine
+    latency: LatencyModel
+    max_batch: int = 16
+
+    @property
+    def device(self) -> str:
+        return self.inner.info.device
+
+    def run(self, arrivals: Sequence[Arrival], policy: Policy) -> list[Outcome]:
+        return replay(arrivals, policy, self.inner, self.latency, max_batch=self.max_batch)
+
+
+def grid(
+    workloads: Sequence[Workload],
+    rates_hz: Sequence[float],
+    policies: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    duration_s: float,
+    bounds_scale: float = 1.0,
+    rt_alone: bool = False,
+) -> list[Case]:
+    """Every combination; with ``rt_alone`` each one a second time without its best-effort goals."""
+    return [
+        Case(policy, workload, rate_hz, seed, duration_s, bounds_scale, alone)
+        for workload, rate_hz, policy, seed, alone in itertools.product(
+            workloads, rates_hz, policies, seeds, (False, True) if rt_alone else (False,)
+        )
+    ]
+
+
+def run_case(case: Case, runner: Runner) -> Row:
+    """Serve one case's traffic and measure."""
+    began = time.perf_counter()
+    outcomes = runner.run(case.traffic(), make_policy(case.policy))
+    wall_s = time.perf_counter() - began
+    return Row(
+        policy=case.policy,
+        engine=runner.engine,
+        device=runner.device,
+        workload=case.workload.name,
+        rate_hz=case.rate_hz,
+        rt_share=round(case.workload.rt_share, 6),
+        seed=case.seed,
+        duration_s=case.duration_s,
+        rt_alone=case.rt_alone,
+        bounds_scale=case.bounds_scale,
+        wall_s=round(wall_s, 3),
+        **measured(outcomes),
+    )
+
+
+def sweep(cases: Sequence[Case], runner: Runner, *, jobs: int = 1, on_row: Callable[[Row], None] = lambda _: None) -> list[Row]:
+    """Run all cases.
+
+    Args:
+        jobs: processes; more than one needs a runner on a virtual clock.
+        on_row: called with each row as it is done.
+
+    Returns:
+        One row per case, in order.
+    """
+    rows: dict[int, Row] = {}
+    for index, row in _rows(cases, runner, jobs):
+        rows[index] = row
+        on_row(row)
+    return [rows[index] for index in range(len(cases))]
+
+
+def _rows(cases: Sequence[Case], runner: Runner, jobs: int) -> Iterator[tuple[int, Row]]:
+    if jobs <= 1:
+        for index, case in enumerate(cases):
+            yield index, run_case(case, runner)
+        return
+    # A forked child would inherit the locks that the terminal's progress bar happens to hold.
+    with ProcessPoolExecutor(min(jobs, len(cases)), multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(partial(run_case, runner=runner), case): index for index, case in enumerate(cases)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def fitting_bounds_scale(workload: Workload, latency: LatencyModel) -> float:
+    """The factor on all bounds (1 or more, in quarters) with which 0.99 of each class's goals meet them, each served alone."""
+    return max(
+        max(1.0, math.ceil(4.0 * _needed_scale(workload.only(kind.label), latency)) / 4.0) for kind in workload.classes if kind.share
+    )
+
+
+def _needed_scale(workload: Workload, latency: LatencyModel) -> float:
+    """What the bounds must be multiplied with for ``ALONE_ATTAINMENT`` of the goals, each served alone."""
+    scales = []
+    for arrival in workload.traffic(1.0, 200.0, seed=0):
+        report, slo = simulate([arrival], make_policy("orca"), latency)[0].report, arrival.request.slo
+        pairs = ((report.ttft_s, slo.ttft_s), (report.tpot_s, slo.tpot_s), (report.e2e_s, slo.deadline_s))
+        scales.append(max((took_s / bound_s for took_s, bound_s in pairs if bound_s is not None and took_s >= 0.0), default=1.0))
+    return percentile(scales, 100.0 * ALONE_ATTAINMENT)
