@@ -236,10 +236,15 @@ class SliceClient:
         goal.chain_deadline = duration_msg(chain_deadline_s)
         return self._send(goal)
 
-    def destroy(self) -> None:
-        """Give the node back as it was; goals in flight are canceled."""
+    def cancel_all(self) -> None:
+        """Ask the server to end every goal of this client."""
         for generation in list(self._in_flight):
             generation.cancel()
+
+    def destroy(self) -> None:
+        """Give the node back as it was; goals in flight are canceled."""
+        self.cancel_all()
+        for generation in list(self._in_flight):
             self._finish(generation, GoalFailed(ErrorCode.CANCELED, "the client was destroyed"))
         self._node.destroy_timer(self._watch)
         self._client.destroy()

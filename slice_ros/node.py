@@ -39,7 +39,6 @@ from slice_ros.ros import (
     describe_network,
     rclpy,
 )
-from slice_ros.slo import ServiceClass
 from slice_ros.task import SloReport
 
 DISCOVERY_S = 1.0

@@ -1,0 +1,85 @@
+"""Draws a ``SloStatus`` message for a terminal: figures per class, and the decode mask scrolling by."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from slice_ros.mask import DECODE
+
+COLOURS = ("bright_red", "bright_cyan", "bright_yellow", "bright_green", "bright_magenta", "bright_blue")
+"""One for each kind of goal, in the order of their appearance."""
+
+MOST_ROWS = 16
+COLUMNS_SHOWN = 56
+
+
+def draw_status(status: Any, *, title: str = "") -> RenderableType:
+    """The whole view."""
+    colours = {figures.label: COLOURS[i % len(COLOURS)] for i, figures in enumerate(status.classes)}
+    return Group(_headline(status, title), _class_table(status, colours), _mask_panel(status.mask, colours))
+
+
+def _headline(status: Any, title: str) -> RenderableType:
+    state = "" if status.engine_state == "ready" else f"   engine {status.engine_state}"
+    return Text.assemble(
+        (f"{title}\n" if title else ""),
+        ("policy ", "dim"), (status.policy, "bold"), ("   model ", "dim"), status.model, ("   device ", "dim"), status.device, "\n",
+        ("step ", "dim"), _number(status.step_ms, " ms"), (" (predicted ", "dim"), _number(status.step_predicted_ms, " ms"), (")", "dim"),
+        ("   tokens/s ", "dim"), f"{status.tokens_per_s:.0f}", ("   KV ", "dim"), f"{status.kv_used}/{status.kv_total}",
+        ("   goals running ", "dim"), str(status.running), (", queued ", "dim"), str(status.queued), (state, "bold red"),
+    )  # fmt: skip
+
+
+def _class_table(status: Any, colours: dict[str, str]) -> Table:
+    table = Table(expand=False, pad_edge=False)
+    table.add_column("class")
+    for name in (
+        "submitted",
+        "running",
+        "queued",
+        "attained",
+        "missed",
+        "attainment",
+        "TTFT p50",
+        "TPOT p50",
+        "TPOT p99",
+        "end-to-end p99",
+    ):
+        table.add_column(name, justify="right")
+    for c in status.classes:
+        ended = c.completed + c.failed
+        table.add_row(
+            Text(c.label, style=colours[c.label]),
+            str(c.submitted), str(c.running), str(c.queued), str(c.attained), str(ended - c.attained),
+            Text(_number(c.attainment * 100, " %"), style="" if math.isnan(c.attainment) else "green" if c.attainment >= 0.95 else "red"),
+            _number(c.ttft_ms_p50, " ms"), _number(c.tpot_ms_p50, " ms"), _number(c.tpot_ms_p99, " ms"), _number(c.e2e_ms_p99, " ms"),
+        )  # fmt: skip
+    return table
+
+
+def _mask_panel(mask: Any, colours: dict[str, str]) -> Panel:
+    lines = []
+    first = max(0, mask.cursor - COLUMNS_SHOWN * 3 // 4)
+    last = min(mask.columns, first + COLUMNS_SHOWN)
+    for row in range(len(mask.goals))[-MOST_ROWS:]:
+        colour = colours.get(mask.labels[row], "white")
+        line = Text(f"{mask.labels[row]:>10.10} {mask.goals[row][:6]:6} ", style=colour)
+        for column in range(first, last):
+            if column == mask.cursor:
+                line.append("│", style="dim")
+            cell = mask.cells[row * mask.columns + column]
+            symbol = "·" if cell == 0 else "█" if cell == DECODE else "▒"
+            line.append(symbol, style="bright_black" if cell == 0 else colour if column < mask.cursor else f"dim {colour}")
+        lines.append(line)
+    legend = "one column a step: █ decodes a token  ▒ computes prompt tokens  · left out   steps taken │ steps planned"
+    return Panel(Group(*lines) if lines else Text("idle", style="dim"), title="decode mask", subtitle=legend, height=MOST_ROWS + 2)
+
+
+def _number(value: float, unit: str) -> str:
+    return "–" if math.isnan(value) else f"{value:.0f}{unit}"
