@@ -80,7 +80,7 @@ def serve(connection: Connection) -> int:
         latency,
         answers.put,
         clock=MonotonicClock(),
-        max_batch=int(start.parameters["scheduler.max_batch"]),  # type: ignore[arg-type]
+        max_batch=int(start.parameters["scheduler.max_batch"]),
     )
     answers.put(Ready(engine.info, latency))
     # The scheduler never waits for the pipe, and commands are taken in while a step is computed.

@@ -239,7 +239,8 @@ class SliceServer(Node):  # type: ignore[misc]
         time.sleep(max(0.0, began + DISCOVERY_S - time.monotonic()))
         if self.count_publishers("~/slo_status") > 0:
             raise ServerError(
-                f"a server named {self.get_fully_qualified_name()} is running already; stop it, or give this one another name (-r __node:=NAME)"
+                f"a server named {self.get_fully_qualified_name()} is running already; "
+                "stop it, or give this one another name (-r __node:=NAME)"
             )
 
     def close(self, executor: Any) -> None:

@@ -49,11 +49,12 @@ class Parameter:
             raise ParameterError(f"parameter {self.name} is {value!r}, a {type(value).__name__}; it must be a {kind.__name__}")
         if self.choices and value not in self.choices:
             raise ParameterError(f"parameter {self.name} is {value!r}; it must be one of {', '.join(self.choices)}")
-        below = self.minimum is not None and not value >= self.minimum
-        above = self.maximum is not None and not value <= self.maximum
-        if below or above:
-            raise ParameterError(f"parameter {self.name} is {value}; it must be {self.range_text}")
         checked: Value = value
+        if not isinstance(checked, str):
+            below = self.minimum is not None and not checked >= self.minimum  # so written, NaN is out of range, too
+            above = self.maximum is not None and not checked <= self.maximum
+            if below or above:
+                raise ParameterError(f"parameter {self.name} is {checked}; it must be {self.range_text}")
         return checked
 
     @property
@@ -87,13 +88,13 @@ PARAMETERS: dict[str, Parameter] = {
             "llama = as fast as this machine can; paced = real tokens at the device profile's speed; "
             "simulated = no model, the device profile's speed",
             choices=("llama", "paced", "simulated"),
-        ),  # fmt: skip
+        ),
         Parameter(
             "engine.device_profile",
             "",
             "step times: a name in config/devices or a YAML file; empty = measured at start "
             "(llama) or rtx4060ti-chatglm2-6b-int4 (paced, simulated)",
-        ),  # fmt: skip
+        ),
         Parameter("engine.restart", True, "start a new engine process when one dies"),
         Parameter("scheduler.policy", DEFAULT_POLICY, "who takes part in the coming steps", choices=tuple(POLICIES), live=True),
         Parameter("scheduler.max_batch", 16, "goals in one step at most", 1, 256),

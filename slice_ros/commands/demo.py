@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=1.5, metavar="HZ", help="goals per second, all robots together")
     parser.add_argument("--policy", default=DEFAULT_POLICY, choices=list(POLICIES), help="scheduling policy")
     parser.add_argument("--engine", default="paced", choices=["paced", "llama", "simulated"],
-                        help="paced = real tokens at the device profile's speed; llama = as fast as this machine can; simulated = no model")  # fmt: skip
+                        help="paced = real tokens at the profile's speed; llama = this machine's own; simulated = no model")  # fmt: skip
     parser.add_argument("--device-profile", default="rtx4060ti-chatglm2-6b-int4", metavar="NAME", help="whose speed is imitated")
     parser.add_argument("--model", default="", metavar="GGUF", help="model file; empty = the small default model")
     parser.add_argument("--seed", type=int, default=0, help="of the traffic")

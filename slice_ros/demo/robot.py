@@ -1,6 +1,6 @@
 """One robot node of the demo, in a process of its own: sends goals of one kind at random moments and notes how they fared.
 
-Prints one JSON object when it is done: ``{"label", "submitted", "completed", "attained", "ttft_ms": [...], "tpot_ms": [...], "e2e_ms": [...]}``.
+Prints one JSON object when it is done: the fields of :class:`Record`.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def report_table(report: dict[str, Any]) -> Table:
     for label, c in report["classes"].items():
         table.add_row(
             label, str(c["submitted"]), str(c["completed"]), str(c["attained"]),
-            "–" if c["attainment"] is None else f"{c['attainment']:.0%}",
+            "-" if c["attainment"] is None else f"{c['attainment']:.0%}",
             *(_ms(c[name][share]) for name, share in
               (("ttft_ms", "p50"), ("tpot_ms", "p50"), ("tpot_ms", "p99"), ("e2e_ms", "p50"), ("e2e_ms", "p99"))),
         )  # fmt: skip
@@ -131,7 +131,7 @@ def report_table(report: dict[str, Any]) -> Table:
 
 
 def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0f} ms"
+    return "-" if value is None else f"{value:.0f} ms"
 
 
 def _class_report(record: dict[str, Any]) -> dict[str, Any]:

@@ -82,4 +82,4 @@ def _mask_panel(mask: Any, colours: dict[str, str]) -> Panel:
 
 
 def _number(value: float, unit: str) -> str:
-    return "–" if math.isnan(value) else f"{value:.0f}{unit}"
+    return "-" if math.isnan(value) else f"{value:.0f}{unit}"
