@@ -69,7 +69,7 @@ class SimulatedEngine:
 
     def prepare(self, request: GoalRequest) -> int:
         text = request.prompt or "".join(message.content for message in request.messages)
-        lengths = self._lengths.get(request.goal_id) or Lengths(max(1, len(text) // CHARACTERS_PER_TOKEN), request.max_tokens)
+        lengths = self._lengths.get(request.goal_id) or Lengths(max(1, len(text) // CHARACTERS_PER_TOKEN), request.max_tokens + 1)
         if lengths.prompt_tokens + request.max_tokens > self._info.context_tokens:
             raise GoalError(
                 ErrorCode.CONTEXT_EXCEEDED,

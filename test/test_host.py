@@ -1,0 +1,224 @@
+"""The engine process and its supervision, for real: spawned, killed, fed with goals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+
+import pytest
+
+from slice_ros.engines.base import EngineError
+from slice_ros.events import Event, Finished, Progress
+from slice_ros.goal import ErrorCode, FinishReason, GoalRequest
+from slice_ros.host import EngineHost, EngineState
+from slice_ros.parameters import check_all
+from slice_ros.slo import BestEffort
+
+FAST = {"engine.kind": "simulated"}
+
+
+def request(max_tokens: int = 5, prompt: str = "hello robot", **fields) -> GoalRequest:
+    return GoalRequest(uuid.uuid4().hex, BestEffort(), max_tokens, prompt=prompt, submitted_s=time.monotonic(), **fields)
+
+
+class Ends:
+    """Collects events, and waits for ends."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._news = threading.Condition()
+
+    def __call__(self, events: list[Event]) -> None:
+        with self._news:
+            self.events += events
+            self._news.notify_all()
+
+    @property
+    def finished(self) -> list[Finished]:
+        return [event for event in self.events if isinstance(event, Finished)]
+
+    @property
+    def progress(self) -> list[Progress]:
+        return [event for event in self.events if isinstance(event, Progress)]
+
+    def wait(self, condition, timeout_s: float = 20.0) -> None:
+        with self._news:
+            assert self._news.wait_for(lambda: condition(self), timeout_s), self.events
+
+
+@pytest.fixture
+def ends() -> Ends:
+    return Ends()
+
+
+@pytest.fixture
+def make_host(ends):
+    hosts = []
+
+    def make(**parameters) -> EngineHost:
+        host = EngineHost(check_all({**FAST, **{name.replace("__", "."): value for name, value in parameters.items()}}), ends)
+        hosts.append(host)
+        return host
+
+    yield make
+    for host in hosts:
+        host.stop()
+
+
+def test_a_goal_gets_its_tokens_and_one_end(make_host, ends):
+    host = make_host()
+    host.start()
+    goal = request(max_tokens=5)
+    host.submit(goal)
+    ends.wait(lambda e: e.finished)
+    (end,) = ends.finished
+    assert (end.goal_id, end.reason, end.error_code) == (goal.goal_id, FinishReason.LENGTH, ErrorCode.NONE)
+    assert end.report.output_tokens == len(ends.progress) == 5
+
+
+@pytest.mark.parametrize("kind", ["simulated", "llama"])
+def test_kill_9_ends_every_goal_within_a_second_and_the_next_goal_is_served(make_host, ends, kind):
+    host = make_host(engine__kind=kind, cpu__n_threads=1, engine__device_profile="rtx4060ti-chatglm2-6b-int4")
+    host.start()
+    goals = [request(max_tokens=4000) for _ in range(2)]
+    for goal in goals:
+        host.submit(goal)
+    ends.wait(lambda e: e.progress)
+    killed, pid = time.monotonic(), host.pid
+    os.kill(pid, signal.SIGKILL)
+    ends.wait(lambda e: len(e.finished) == 2)
+    assert time.monotonic() - killed < 1.0
+    assert {end.goal_id for end in ends.finished} == {goal.goal_id for goal in goals}
+    assert {end.error_code for end in ends.finished} == {ErrorCode.ENGINE_DIED}
+    assert "SIGKILL" in ends.finished[0].error_msg
+    after = request(max_tokens=3)
+    host.submit(after)
+    ends.wait(lambda e: len(e.finished) == 3)
+    assert (ends.finished[2].goal_id, ends.finished[2].error_code) == (after.goal_id, ErrorCode.NONE)
+    assert host.restarts == 1
+    assert host.pid != pid
+
+
+def test_a_goal_sent_while_the_engine_restarts_waits_for_it(make_host, ends):
+    host = make_host()
+    host.start()
+    os.kill(host.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5.0
+    while host.state is not EngineState.RESTARTING and time.monotonic() < deadline:
+        time.sleep(0.001)
+    host.submit(request())
+    ends.wait(lambda e: e.finished)
+    assert ends.finished[0].error_code is ErrorCode.NONE
+
+
+def test_cancel_ends_a_goal_once_and_a_second_cancel_does_nothing(make_host, ends):
+    host = make_host()
+    host.start()
+    goal = request(max_tokens=2000)
+    host.submit(goal)
+    ends.wait(lambda e: e.progress)
+    host.cancel(goal.goal_id)
+    host.cancel(goal.goal_id)
+    ends.wait(lambda e: e.finished)
+    host.cancel(goal.goal_id)
+    host.cancel("unknown")
+    other = request()
+    host.submit(other)
+    ends.wait(lambda e: len(e.finished) == 2)
+    assert [end.error_code for end in ends.finished] == [ErrorCode.CANCELED, ErrorCode.NONE]
+
+
+def test_a_goal_that_cannot_be_served_ends_with_the_reason_and_the_others_go_on(make_host, ends):
+    host = make_host(context__n_ctx=512)
+    host.start()
+    good, bad = request(max_tokens=20), request(max_tokens=1_000_000)
+    host.submit(good)
+    host.submit(bad)
+    ends.wait(lambda e: len(e.finished) == 2)
+    by_id = {end.goal_id: end for end in ends.finished}
+    assert by_id[good.goal_id].error_code is ErrorCode.NONE
+    assert by_id[bad.goal_id].error_code is ErrorCode.CONTEXT_EXCEEDED
+    assert "1000000" in by_id[bad.goal_id].error_msg
+
+
+def test_the_policy_changes_while_a_goal_runs(make_host, ends):
+    host = make_host(scheduler__policy="orca")
+    host.start()
+    host.submit(request(max_tokens=100))
+    ends.wait(lambda e: e.progress)
+    host.set_policy("fastserve")
+    ends.wait(lambda e: e.finished)
+    assert ends.finished[0].error_code is ErrorCode.NONE
+    assert ends.finished[0].report.output_tokens == 100
+
+
+def test_stop_ends_goals_with_shutting_down_and_leaves_no_process(make_host, ends):
+    host = make_host()
+    host.start()
+    pid = host.pid
+    host.submit(request(max_tokens=5000))
+    ends.wait(lambda e: e.progress)
+    began = time.monotonic()
+    host.stop()
+    assert time.monotonic() - began < 2.0
+    assert [end.error_code for end in ends.finished] == [ErrorCode.SHUTTING_DOWN]
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_goal_after_stop_ends_with_an_error(make_host, ends):
+    host = make_host()
+    host.start()
+    host.stop()
+    host.submit(request())
+    ends.wait(lambda e: e.finished)
+    assert ends.finished[0].error_code is not ErrorCode.NONE
+
+
+def test_a_missing_model_is_a_sentence_at_start(make_host, tmp_path):
+    host = make_host(engine__kind="llama", model__path=str(tmp_path / "none.gguf"))
+    with pytest.raises(EngineError, match=r"none\.gguf"):
+        host.start()
+
+
+def test_a_corrupt_model_is_a_sentence_at_start(make_host, tmp_path):
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(b"GGUF" + bytes(100))
+    host = make_host(engine__kind="llama", model__path=str(path))
+    with pytest.raises(EngineError, match=r"bad\.gguf"):
+        host.start()
+
+
+def test_an_unknown_device_profile_is_a_sentence_at_start(make_host):
+    host = make_host(engine__device_profile="toaster")
+    with pytest.raises(EngineError, match="toaster"):
+        host.start()
+
+
+def test_the_engine_process_does_not_outlive_a_killed_node(tmp_path):
+    script = tmp_path / "node.py"
+    script.write_text(
+        "import time\n"
+        "from slice_ros.host import EngineHost\n"
+        "from slice_ros.parameters import check_all\n"
+        "host = EngineHost(check_all({'engine.kind': 'simulated'}), print)\n"
+        "host.start()\n"
+        "print(host.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as node:
+        pid = int(node.stdout.readline())
+        node.kill()
+    deadline = time.monotonic() + 5.0
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"the engine process {pid} outlived its node")
