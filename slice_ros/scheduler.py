@@ -19,7 +19,7 @@ from slice_ros.task import SloReport, Task
 
 logger = logging.getLogger(__name__)
 
-SNAPSHOT_PERIOD_S = 0.25
+SNAPSHOT_PERIOD_S = 0.5
 DRIFT_SHARE = 0.25
 """A plan is thrown away when its steps took this share longer or shorter than it assumed, ..."""
 DRIFT_S = 0.010
@@ -221,16 +221,17 @@ class Scheduler:
 
     def _resolve(self, planned: Column, *, must: bool = False) -> Column:
         """What the column comes to: goals that have ended left out, prompts cut to what is left and what fits, KV room made."""
-        budget = self._limits.max_step_tokens
+        planned = planned[: self._limits.max_step_tokens]
+        budget = self._limits.max_step_tokens - len(planned)  # every cell has one token for sure; longer prompts share the rest
         members = {cell.goal_id for cell in planned}
         column: list[Cell] = []
         for goal_id, prompt_tokens in planned:
             task = self._tasks.get(goal_id)
-            if task is None or budget <= 0 or not (task.is_open or self._open(task, members, must=must)):
+            if task is None or not (task.is_open or self._open(task, members, must=must)):
                 continue
-            chunk = min(prompt_tokens or task.prompt_left, task.prompt_left, budget)
+            chunk = min(prompt_tokens or task.prompt_left, task.prompt_left, budget + 1)
             column.append(Cell(goal_id, chunk))
-            budget -= max(1, chunk)
+            budget -= max(0, chunk - 1)
         return tuple(column)
 
     def _open(self, task: Task, members: set[str], *, must: bool) -> bool:

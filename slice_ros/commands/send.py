@@ -37,8 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from slice_ros.client import GoalFailed, ServerNotFound, SliceClient
-    from slice_ros.ros import rclpy
     from slice_ros.slo import SloError
 
     try:
@@ -46,6 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
     except SloError as error:
         print(f"slice-ros send: {error}", file=sys.stderr)
         return 2
+
+    from slice_ros.client import GoalFailed, ServerNotFound, SliceClient
+    from slice_ros.ros import rclpy
+
     rclpy.init()
     node = rclpy.create_node("slice_send")
     try:

@@ -1,0 +1,52 @@
+"""The command line: help for every command, sentences and exit status 2 for wrong arguments."""
+
+from __future__ import annotations
+
+import pytest
+
+from slice_ros.cli import COMMANDS, main, make_parser
+from slice_ros.commands.serve import ros_arguments
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert "usage: slice-ros " + command in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["serve", "--policy", "fifo"], "invalid choice: 'fifo'"),
+        (["demo", "--duration", "soon"], "invalid float value: 'soon'"),
+        (["dance"], "invalid choice: 'dance'"),
+    ],
+)
+def test_wrong_arguments_end_with_status_2_and_say_which(arguments, says, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_real_time_goal_without_a_bound_is_refused_before_anything_is_sent(capsys):
+    assert main(["send", "go", "--real-time"]) == 2
+    assert "no bound" in capsys.readouterr().err
+
+
+def test_a_demo_of_no_time_is_refused(capsys):
+    assert main(["demo", "--duration", "0"]) == 2
+    assert "above 0" in capsys.readouterr().err
+
+
+def test_serve_hands_its_options_on_as_ros_parameters():
+    parsed = make_parser().parse_args(["serve", "--engine", "simulated", "--n-ctx", "512", "-p", "status.rate_hz:=4.0", "--name", "llm"])
+    arguments = ros_arguments(parsed)
+    pairs = list(zip(arguments, arguments[1:], strict=False))
+    assert ("-r", "__node:=llm") in pairs
+    assert ("-p", "engine.kind:='simulated'") in pairs
+    assert ("-p", "context.n_ctx:=512") in pairs
+    assert ("-p", "status.rate_hz:=4.0") in pairs
+    assert not any("scheduler.policy" in argument for argument in arguments)

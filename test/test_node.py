@@ -1,0 +1,443 @@
+"""The action server and its client, for real: two processes, DDS between them, llama.cpp behind."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from slice_ros.client import GoalFailed, SliceClient
+from slice_ros.goal import ChatMessage, ErrorCode, Sampling
+from slice_ros.interfaces import CheckSlo, Generate, SloStatus
+from slice_ros.ros import ActionClient, SingleThreadedExecutor, rclpy
+from slice_ros.slo import BestEffort, RealTime
+
+READY_S = 60.0
+
+
+@contextmanager
+def serving(name: str, *arguments: str):
+    """A server in a process of its own, killed at the end if it has not ended by itself."""
+    command = [sys.executable, "-m", "slice_ros.cli", "serve", "--name", name, "--n-threads", "1", *arguments]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        yield server
+    finally:
+        if server.poll() is None:
+            server.send_signal(signal.SIGINT)
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        server.stderr.close()
+
+
+class Peer:
+    """A node of the test's own, with a client of the server."""
+
+    def __init__(self, server: str) -> None:
+        self.node = rclpy.create_node(f"peer_of_{server}")
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(self.node)
+        self.client = SliceClient(self.node, f"/{server}")
+        self.server = server
+
+    def run(self, coroutine, timeout_s: float = 60.0):
+        """The coroutine's result; its exception is raised."""
+        task = self.executor.create_task(coroutine)
+        self.executor.spin_until_future_complete(task, timeout_sec=timeout_s)
+        assert task.done(), "timed out"
+        return task.result()
+
+    def spin_until(self, condition, timeout_s: float = 30.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, "timed out"
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def status(self):
+        """The next status."""
+        got = []
+        subscription = self.node.create_subscription(SloStatus, f"/{self.server}/slo_status", got.append, 10)
+        self.spin_until(lambda: got)
+        self.node.destroy_subscription(subscription)
+        return got[-1]
+
+    def fails(self, *arguments, **options) -> GoalFailed:
+        """The error of a goal that is to fail."""
+        with pytest.raises(GoalFailed) as caught:
+            self.run(self.client.generate(*arguments, **options))
+        return caught.value
+
+    def close(self) -> None:
+        self.client.destroy()
+        self.executor.shutdown()
+        self.node.destroy_node()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ros():
+    rclpy.init(args=[])
+    yield
+    rclpy.try_shutdown()
+
+
+@pytest.fixture(scope="module")
+def server():
+    # Real tokens of the default model, at the speed of a profile: the same contention on any machine.
+    with serving("llm", "--engine", "paced", "-p", "context.n_ctx:=2048") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def module_peer(server):
+    peer = Peer("llm")
+    peer.client.wait_for_server(READY_S)
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def peer(module_peer, server):
+    yield module_peer
+    assert server.poll() is None, server.stderr.read()
+
+
+def test_a_goal_gets_text_and_a_report(peer):
+    answer = peer.run(peer.client.generate("go to the dock", slo=RealTime(deadline_s=5.0), max_tokens=8))
+    assert answer.finish_reason == "length"
+    assert answer.report.output_tokens == 8
+    assert answer.report.prompt_tokens > 0
+    assert answer.report.attained
+    assert 0.0 < answer.report.ttft_s < answer.report.e2e_s < 5.0
+
+
+def test_the_pieces_of_a_stream_make_up_the_answer(peer):
+    async def collect():
+        generation = peer.client.stream("where are you?", max_tokens=12)
+        pieces = [piece async for piece in generation]
+        return pieces, await generation.result()
+
+    pieces, answer = peer.run(collect())
+    assert len(pieces) > 1
+    assert "".join(pieces) == answer.text
+
+
+def test_the_same_prompt_gives_the_same_greedy_text_alone_and_among_others(peer):
+    async def alone_then_among_others():
+        alone = await peer.client.generate("obstacle ahead", max_tokens=16)
+        crowd = [peer.client.send(f"something else {i}", max_tokens=16) for i in range(5)]
+        among = await peer.client.generate("obstacle ahead", max_tokens=16)
+        for generation in crowd:
+            await generation.result()
+        return alone.text, among.text
+
+    alone, among = peer.run(alone_then_among_others())
+    assert alone == among
+
+
+def test_the_same_seed_gives_the_same_text(peer):
+    async def twice():
+        drawn = Sampling(temperature=1.5, seed=7)
+        return [(await peer.client.generate("say something", max_tokens=16, sampling=drawn)).text for _ in range(2)]
+
+    first, second = peer.run(twice())
+    assert first == second
+
+
+def test_messages_are_rendered_with_the_chat_template(peer):
+    async def both():
+        plain = await peer.client.generate("hello", max_tokens=2)
+        chat = await peer.client.generate([ChatMessage("user", "hello")], max_tokens=2)
+        return plain.report.prompt_tokens, chat.report.prompt_tokens
+
+    plain, chat = peer.run(both())
+    assert chat > plain
+
+
+def test_a_blocking_client_needs_no_coroutine(server):
+    node = rclpy.create_node("blocking")
+    client = SliceClient(node, "/llm")
+    client.wait_for_server(READY_S)
+    assert client.generate_sync("hi", timeout_s=30.0, max_tokens=3).report.output_tokens == 3
+    client.destroy()
+    node.destroy_node()
+
+
+def test_a_hundred_goals_at_once_all_end(peer):
+    async def all_of_them():
+        generations = [peer.client.send(f"goal {i}", max_tokens=2, label="burst") for i in range(100)]
+        return [await generation.result() for generation in generations]
+
+    answers = peer.run(all_of_them(), timeout_s=110.0)
+    assert [answer.report.output_tokens for answer in answers] == [2] * 100
+
+
+def test_a_canceled_goal_ends_with_canceled_and_keeps_its_text(peer):
+    async def cancel_after_first_piece():
+        generation = peer.client.send("tell me a long story", max_tokens=1000)
+        async for _ in generation:
+            generation.cancel()
+
+    with pytest.raises(GoalFailed) as caught:
+        peer.run(cancel_after_first_piece())
+    assert caught.value.code is ErrorCode.CANCELED
+    assert 0 < len(caught.value.text)
+    assert caught.value.report.output_tokens < 1000
+
+
+def test_a_cancel_for_a_goal_that_has_ended_does_nothing(peer):
+    generation = peer.client.send("short", max_tokens=1)
+    peer.run(generation.result())
+    generation.cancel()
+    peer.run(peer.client.generate("next", max_tokens=1))
+    assert generation.done
+
+
+def test_on_miss_abort_ends_the_goal_at_its_deadline(peer):
+    from slice_ros.slo import OnMiss
+
+    error = peer.fails("a long story", max_tokens=1000, slo=RealTime(deadline_s=0.3, on_miss=OnMiss.ABORT))
+    assert error.code is ErrorCode.SLO_MISSED
+    assert error.report.e2e_s < 1.0
+
+
+BAD_GOALS = {
+    "empty prompt": (("",), {}, ErrorCode.INVALID_GOAL, "prompt and messages are both empty"),
+    "too long": (("x",), {"max_tokens": 100_000}, ErrorCode.CONTEXT_EXCEEDED, "100000"),
+    "empty stop": (("x",), {"stop": [""]}, ErrorCode.INVALID_GOAL, "stop"),
+    "negative temperature": (("x",), {"sampling": "temperature"}, ErrorCode.INVALID_GOAL, "temperature"),
+    "wrong grammar": (("x",), {"grammar": "root ::= ("}, ErrorCode.INVALID_GRAMMAR, ""),
+    "wrong schema": (("x",), {"json_schema": "{"}, ErrorCode.INVALID_GRAMMAR, ""),
+    "two forms": (("x",), {"json_schema": "{}", "grammar": 'root ::= "a"'}, ErrorCode.INVALID_GOAL, "both"),
+}
+
+
+def sent_raw(peer, change) -> Generate.Result:
+    """The result of a goal whose message the test shapes itself, past the client's own checks."""
+    goal = Generate.Goal(prompt="x", max_tokens=2)
+    change(goal)
+
+    async def send():
+        handle = await client.send_goal_async(goal)
+        assert handle.accepted
+        return (await handle.get_result_async()).result
+
+    client = ActionClient(peer.node, Generate, "/llm/generate")
+    assert client.wait_for_server(timeout_sec=READY_S)
+    try:
+        return peer.run(send())
+    finally:
+        client.destroy()
+
+
+@pytest.mark.parametrize("case", BAD_GOALS)
+def test_a_bad_goal_ends_with_its_code_and_a_sentence_while_another_goes_on(peer, case):
+    prompt, options, code, says = BAD_GOALS[case]
+    good = peer.client.send("a good goal", max_tokens=20)
+    if options.get("sampling"):
+        result = sent_raw(peer, lambda goal: setattr(goal.sampling, options["sampling"], -1.0))
+        error = GoalFailed(ErrorCode(result.error_code), result.error_msg)
+    else:
+        error = peer.fails(*prompt, **options)
+    assert error.code is code, str(error)
+    assert says in error.message
+    assert error.message
+    assert peer.run(good.result()).report.output_tokens == 20
+
+
+def negative_ttft(goal):
+    goal.slo.ttft.sec = -1
+
+
+def nan_utility(goal):
+    goal.slo.utility = math.nan
+
+
+def real_time_without_bound(goal):
+    goal.slo.service_class = 1
+
+
+def unknown_class(goal):
+    goal.slo.service_class = 7
+
+
+def ttft_after_deadline(goal):
+    goal.slo.ttft.sec = 3
+    goal.slo.deadline.sec = 2
+
+
+@pytest.mark.parametrize("change", [negative_ttft, nan_utility, real_time_without_bound, unknown_class, ttft_after_deadline])
+def test_a_bad_slo_ends_with_invalid_slo_and_a_sentence(peer, change):
+    result = sent_raw(peer, change)
+    assert result.error_code == Generate.Result.INVALID_SLO
+    assert result.error_msg
+    assert result.text == ""
+
+
+def test_a_client_that_vanishes_leaves_the_server_serving(peer, tmp_path):
+    script = tmp_path / "vanishing.py"
+    script.write_text(
+        "from slice_ros.client import SliceClient\n"
+        "from slice_ros.ros import rclpy\n"
+        "rclpy.init(args=[])\n"
+        "node = rclpy.create_node('vanishing')\n"
+        "client = SliceClient(node, '/llm')\n"
+        "client.wait_for_server(30.0)\n"
+        "client.send('never heard of again', max_tokens=200)\n"
+        "import time, sys\n"
+        "until = time.monotonic() + 1.0\n"
+        "while time.monotonic() < until: rclpy.spin_once(node, timeout_sec=0.1)\n"
+        "print('sent', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as vanishing:
+        assert vanishing.stdout.readline() == "sent\n"
+        vanishing.kill()
+    assert peer.run(peer.client.generate("still there?", max_tokens=5)).report.output_tokens == 5
+
+
+def test_the_status_tells_of_classes_model_and_mask(peer):
+    running = peer.client.send("a longer answer, please", max_tokens=150, label="story", slo=BestEffort(tpot_ms=500))
+    peer.spin_until(lambda: (s := peer.status()).mask.goals and any(c.label == "story" and c.running for c in s.classes))
+    status = peer.status()
+    assert status.engine_state == "ready"
+    assert status.kv_total == 2048
+    assert status.kv_used > 0
+    assert status.steps > 0
+    assert len(status.mask.cells) == len(status.mask.goals) * status.mask.columns
+    running.cancel()
+    with pytest.raises(GoalFailed):
+        peer.run(running.result())
+    peer.spin_until(lambda: all(c.running == 0 for c in peer.status().classes if c.label == "story"))
+
+
+def checked(peer, **fields):
+    client = peer.node.create_client(CheckSlo, "/llm/check_slo")
+    assert client.wait_for_service(timeout_sec=READY_S)
+
+    async def call():
+        return await client.call_async(CheckSlo.Request(**fields))
+
+    try:
+        return peer.run(call())
+    finally:
+        peer.node.destroy_client(client)
+
+
+def test_check_slo_predicts_and_judges(peer):
+    from slice_ros.conversions import slo_msg
+
+    easy = checked(peer, prompt_tokens=32, max_tokens=20, slo=slo_msg(RealTime(deadline_s=10.0)))
+    hard = checked(peer, prompt_tokens=32, max_tokens=2000, slo=slo_msg(RealTime(deadline_s=0.5)))
+    assert easy.error_code == 0
+    assert easy.feasible
+    assert 0.0 < easy.ttft_ms < easy.e2e_ms
+    assert not hard.feasible
+
+
+def test_check_slo_refuses_a_bad_slo_with_a_sentence(peer):
+    request = CheckSlo.Request(prompt_tokens=1)
+    request.slo.service_class = 1
+    answer = checked(peer, prompt_tokens=1, slo=request.slo)
+    assert answer.error_code == Generate.Result.INVALID_SLO
+    assert "bound" in answer.error_msg
+
+
+def test_a_second_server_of_the_same_name_refuses_to_start(peer):
+    with serving("llm", "--engine", "simulated") as second:
+        assert second.wait(30) == 1
+        assert "running already" in second.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model", "/nowhere/model.gguf"], "/nowhere/model.gguf"),
+        (["-p", "context.n_ctx:=many"], "context.n_ctx"),
+        (["-p", "status.rate_hz:=-1.0"], "status.rate_hz"),
+        (["--engine", "paced", "--device-profile", "toaster"], "toaster"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why_and_ends_with_status_1(arguments, says):
+    with serving("stillborn", *arguments) as server:
+        assert server.wait(60) == 1
+        error = server.stderr.read()
+    assert says in error
+    assert "Traceback" not in error
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_killing_the_engine_aborts_goals_within_a_second_and_the_next_is_served():
+    with serving("fragile", "--engine", "paced") as server:
+        peer = Peer("fragile")
+        try:
+            peer.client.wait_for_server(READY_S)
+            generation = peer.client.send("a long story", max_tokens=1000)
+            pieces = []
+
+            async def read():
+                async for piece in generation:
+                    pieces.append(piece)
+
+            reading = peer.executor.create_task(read())
+            peer.spin_until(lambda: pieces)
+            (engine,) = children_of(server.pid)
+            os.kill(engine, signal.SIGKILL)
+            killed = time.monotonic()
+            peer.spin_until(reading.done)
+            assert time.monotonic() - killed < 1.0
+            assert isinstance(reading.exception(), GoalFailed)
+            assert reading.exception().code is ErrorCode.ENGINE_DIED
+            assert peer.run(peer.client.generate("again", max_tokens=3)).report.output_tokens == 3
+            assert peer.status().engine_restarts == 1
+        finally:
+            peer.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_server_cleanly_and_its_goals_with_an_error(number):
+    with serving("mortal", "--engine", "paced") as server:
+        peer = Peer("mortal")
+        try:
+            peer.client.wait_for_server(READY_S)
+            generation = peer.client.send("a long story", max_tokens=1000)
+            peer.spin_until(lambda: generation._pieces)
+            (engine,) = children_of(server.pid)
+            server.send_signal(number)
+            with pytest.raises(GoalFailed) as caught:
+                peer.run(generation.result())
+            assert caught.value.code is ErrorCode.SHUTTING_DOWN
+            assert server.wait(3) == 0
+            with pytest.raises(ProcessLookupError):
+                os.kill(engine, 0)
+        finally:
+            peer.close()
+
+
+def test_a_killed_server_ends_its_clients_goals_within_two_seconds():
+    with serving("doomed", "--engine", "paced") as server:
+        peer = Peer("doomed")
+        try:
+            peer.client.wait_for_server(READY_S)
+            generation = peer.client.send("a long story", max_tokens=1000)
+            peer.spin_until(lambda: generation._pieces)
+            server.kill()
+            killed = time.monotonic()
+            with pytest.raises(GoalFailed) as caught:
+                peer.run(generation.result())
+            assert caught.value.code is ErrorCode.ENGINE_DIED
+            assert time.monotonic() - killed < 2.0
+        finally:
+            peer.close()

@@ -1,0 +1,50 @@
+"""The terminal view of a status message."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from slice_ros.monitor.terminal import draw_status
+
+
+def status(**changes):
+    figures = dict.fromkeys(("ttft_ms_p50", "tpot_ms_p50", "tpot_ms_p99", "e2e_ms_p99"), 40.0)
+    counts = {"submitted": 3, "running": 1, "queued": 0, "completed": 2, "failed": 0, "attained": 1, "attainment": 0.5}
+    control = SimpleNamespace(label="control", **figures, **counts)
+    mask = SimpleNamespace(goals=["abcdef12", "beef00"], labels=["control", "voice"], columns=4, cursor=2, cells=[7, -1, -1, 0, 0, 0, 0, -1])
+    fields = {
+        "policy": "slice", "model": "m.gguf", "device": "d", "engine_state": "ready", "step_ms": 14.0, "step_predicted_ms": math.nan,
+        "tokens_per_s": 70.0, "kv_used": 10, "kv_total": 100, "running": 1, "queued": 0, "classes": [control], "mask": mask,
+    }  # fmt: skip
+    return SimpleNamespace(**{**fields, **changes})
+
+
+def drawn(message, width=160) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(draw_status(message, title="demo"))
+    return console.export_text()
+
+
+def test_the_mask_shows_prompts_decodes_pauses_and_what_is_planned():
+    lines = drawn(status()).splitlines()
+    assert any("control abcdef ▒█│█·" in line for line in lines)
+    assert any("voice beef00 ··│·█" in line for line in lines)
+
+
+def test_missed_goals_and_attainment_stand_in_the_row_of_their_class():
+    (row,) = [line for line in drawn(status()).splitlines() if "50 %" in line]
+    assert "control" in row
+
+
+def test_an_engine_that_is_down_is_said():
+    assert "engine restarting" in drawn(status(engine_state="restarting"))
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_an_idle_server_is_drawn_at_any_width(width):
+    empty = SimpleNamespace(goals=[], labels=[], columns=0, cursor=0, cells=[])
+    assert "idle" in drawn(status(mask=empty, classes=[]), width)
