@@ -11,6 +11,7 @@ import secrets
 import struct
 import tempfile
 import threading
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,9 +20,15 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
+
+# llama.cpp's threads meet several times in each layer. By default they spin for a millisecond and more at each meeting, so that one busy
+# program beside them makes steps ten to a hundred times longer. 1000 turns are enough on a quiet machine. OpenMP reads this on loading.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from llama_cpp.llama_grammar import json_schema_to_gbnf
 
@@ -119,9 +126,8 @@ class _Goal:
     everything again after an eviction are the same thing: the next ``count`` of the ``pending`` tokens.
 
     Args:
-        tokens: prompt and output, with room up to ``limit``.
-        known: how many of them are known so far.
-        limit: ends by length when so many are known.
+        tokens: prompt and output so far.
+        limit: ends by length when it has so many.
         text: the output as text.
         sampler: llama.cpp's sampler chain; ``None`` takes the most likely token.
         grammar: llama.cpp's grammar sampler; ``None`` is no grammar.
@@ -129,8 +135,8 @@ class _Goal:
         sequence: llama.cpp's sequence id; ``None`` while not open.
     """
 
-    tokens: npt.NDArray[np.int32]
-    known: int
+    tokens: array[int]
+    limit: int
     text: TextStream
     sampler: Any = None
     grammar: Any = None
@@ -139,12 +145,8 @@ class _Goal:
     finished: bool = False
 
     @property
-    def limit(self) -> int:
-        return len(self.tokens)
-
-    @property
     def pending(self) -> int:
-        return self.known - self.computed
+        return len(self.tokens) - self.computed
 
     def free(self) -> None:
         for sampler in (self.sampler, self.grammar):
@@ -172,7 +174,7 @@ class LlamaEngine:
         self._longest = min(n_ctx, llama_cpp.llama_model_n_ctx_train(self._model) or n_ctx)
         self._sequences = deque(range(config.n_seq_max))
         self._kv_used = 0
-        self._batch = _Batch(n_batch)
+        self._batch = _Batch(n_batch, n_ctx)
         self._candidates = _Candidates(self._vocabulary.size)
         self._warm_up()
 
@@ -188,7 +190,7 @@ class LlamaEngine:
         if request.goal_id in self._goals:
             raise GoalError(ErrorCode.INVALID_GOAL, f"goal_id is {request.goal_id}, which is in use; it must be unique")
         prompt = self._chat.tokenize(request.messages) if request.messages else self._vocabulary.tokenize(request.prompt)
-        if not len(prompt):
+        if not prompt:
             raise GoalError(ErrorCode.INVALID_GOAL, "the prompt has no tokens; give at least one")
         limit = len(prompt) + request.max_tokens
         if limit > self._longest:
@@ -197,9 +199,7 @@ class LlamaEngine:
                 f"the prompt has {len(prompt)} tokens and max_tokens is {request.max_tokens}: {limit} together, "
                 f"where {self._info.model} takes {self._longest}",
             )
-        tokens = np.empty(limit, np.int32)
-        tokens[: len(prompt)] = prompt
-        goal = _Goal(tokens, len(prompt), TextStream(request.stop))
+        goal = _Goal(prompt, limit, TextStream(request.stop))
         goal.grammar = self._grammar(request)
         goal.sampler = self._sampler(request.sampling, prompt)
         self._goals[request.goal_id] = goal
@@ -220,16 +220,17 @@ class LlamaEngine:
         if not goals:
             return []
         self._decode()
-        sampling = []
+        self._kv_used += self._batch.size
+        complete = []
         for goal_id, goal, count in goals:
             goal.computed += count
-            self._kv_used += count
             if not goal.pending:
-                sampling.append((goal_id, goal))
-        if not sampling:
+                complete.append((goal_id, goal))
+        if not complete:
             return []
-        logits = self._logits(len(sampling))
-        return [self._extend(goal_id, goal, self._sample(goal, row)) for (goal_id, goal), row in zip(sampling, logits, strict=True)]
+        logits = self._logits(len(complete))
+        best = logits.argmax(axis=1).tolist()
+        return [self._extend(goal_id, goal, self._sample(goal, best[i], logits[i])) for i, (goal_id, goal) in enumerate(complete)]
 
     def evict(self, goal_id: str) -> int:
         goal = self._goals[goal_id]
@@ -259,13 +260,13 @@ class LlamaEngine:
         goals = []
         for goal_id, prompt_tokens in column:
             goal = self._goals[goal_id]
-            count = prompt_tokens or 1
+            count, pending = prompt_tokens or 1, goal.pending
             if goal.sequence is None or goal.finished:
                 raise ValueError(f"goal {goal_id} is in a step but {'has finished' if goal.finished else 'is not open'}")
-            if count > goal.pending or (not prompt_tokens and goal.pending > 1):
+            if count > pending or (not prompt_tokens and pending > 1):
                 cell = f"{prompt_tokens} prompt tokens" if prompt_tokens else "a decode"
-                raise ValueError(f"goal {goal_id} is in a step with {cell}, but has {goal.pending} tokens to compute")
-            batch.add(goal.tokens, goal.computed, count, goal.sequence, wants_logits=count == goal.pending)
+                raise ValueError(f"goal {goal_id} is in a step with {cell}, but has {pending} tokens to compute")
+            batch.add(goal.tokens, goal.computed, count, goal.sequence, wants_logits=count == pending)
             goals.append((goal_id, goal, count))
         if len({goal_id for goal_id, _, _ in goals}) < len(goals):
             raise ValueError("a goal is in the step twice")
@@ -293,12 +294,10 @@ class LlamaEngine:
         logits = llama_cpp.llama_get_logits(self._context)
         return np.ctypeslib.as_array(logits, (rows, self._vocabulary.size))
 
-    def _sample(self, goal: _Goal, logits: npt.NDArray[np.float32]) -> int | None:
-        """Draw a goal's next token; ``None`` if its grammar allows no token."""
+    def _sample(self, goal: _Goal, token: int, logits: npt.NDArray[np.float32]) -> int | None:
+        """Draw a goal's next token, if it is not to be the most likely one, which is given; ``None`` if its grammar allows no token."""
         candidates = self._candidates
-        if goal.sampler is None:
-            token = int(logits.argmax())
-        else:
+        if goal.sampler is not None:
             candidates.load(logits)
             token = candidates.draw(goal.sampler)
         if goal.grammar is not None:
@@ -317,15 +316,14 @@ class LlamaEngine:
 
     def _extend(self, goal_id: str, goal: _Goal, token: int | None) -> Output:
         """Add a sampled token to a goal."""
-        if token is None or self._vocabulary.ends(token):
+        if token is None or token in self._vocabulary.ending:
             text, finish = goal.text.flush(), FinishReason.STOP
         else:
-            goal.tokens[goal.known] = token
-            goal.known += 1
+            goal.tokens.append(token)
             text, stopped = goal.text.push(self._vocabulary.piece(token))
             if stopped:
                 finish = FinishReason.STOP
-            elif goal.known == goal.limit:
+            elif len(goal.tokens) == goal.limit:
                 text, finish = text + goal.text.flush(), FinishReason.LENGTH
             else:
                 return Output(goal_id, text)
@@ -341,7 +339,7 @@ class LlamaEngine:
         self._kv_used -= goal.computed
         goal.sequence, goal.computed = None, 0
 
-    def _sampler(self, sampling: Sampling, prompt: npt.NDArray[np.int32]) -> Any:
+    def _sampler(self, sampling: Sampling, prompt: array[int]) -> Any:
         """A sampler chain in the order of llama.cpp's own tools; ``None`` if nothing is to be done but to take the best."""
         penalty = sampling.repeat_penalty not in (0.0, 1.0)
         if sampling.temperature == 0.0 and not penalty:
@@ -366,7 +364,7 @@ class LlamaEngine:
             # 0 asks for a new seed; llama.cpp takes 2**32 - 1 for that.
             add(llama_cpp.llama_sampler_init_dist(min(sampling.seed, 2**32 - 2) or secrets.randbelow(2**32 - 2)))
         if penalty:
-            for token in prompt[-PENALTY_TOKENS:].tolist():
+            for token in prompt[-PENALTY_TOKENS:]:
                 llama_cpp.llama_sampler_accept(sampler, token)
         return sampler
 
@@ -385,7 +383,7 @@ class LlamaEngine:
     def _warm_up(self) -> None:
         """Compute one token, so that the first goal does not pay for page faults and lazy set-up."""
         self._batch.clear()
-        self._batch.add(np.zeros(1, np.int32), 0, 1, 0, wants_logits=True)
+        self._batch.add(array("i", [0]), 0, 1, 0, wants_logits=True)
         try:
             self._decode()
         finally:
@@ -395,40 +393,38 @@ class LlamaEngine:
 class _Batch:
     """A ``llama_batch`` over preallocated arrays."""
 
-    def __init__(self, capacity: int) -> None:
-        self._token = np.zeros(capacity, np.int32)
-        self._position = np.zeros(capacity, np.int32)
-        self._sequence = np.zeros(capacity, np.int32)
-        self._wants_logits = np.zeros(capacity, np.int8)
-        self._one = np.ones(capacity, np.int32)
-        # llama.cpp wants a pointer to a list of sequence ids for each token; each list has one id here.
-        stride = self._sequence.itemsize
-        self._lists = self._sequence.ctypes.data + stride * np.arange(capacity, dtype=np.uintp)
+    def __init__(self, capacity: int, positions: int) -> None:
         self._capacity = capacity
-        self.size = 0
+        self._positions = array("i", range(positions))
+        tokens, positions_of, sequences, ones = (array("i", [value]) * capacity for value in (0, 0, 0, 1))
+        logits = array("b", bytes(capacity))
+        # llama.cpp wants a list of sequence ids for each token; each list has one id here.
+        first, _ = sequences.buffer_info()
+        lists = array("Q", range(first, first + capacity * sequences.itemsize, sequences.itemsize))
+        self._token, self._position, self._sequence = memoryview(tokens), memoryview(positions_of), memoryview(sequences)
+        self._wants_logits = memoryview(logits)
+        self._arrays = {"token": tokens, "pos": positions_of, "n_seq_id": ones, "seq_id": lists, "logits": logits}
         self.struct = llama_cpp.llama_batch()
-        for name, array in (
-            ("token", self._token),
-            ("pos", self._position),
-            ("n_seq_id", self._one),
-            ("seq_id", self._lists),
-            ("logits", self._wants_logits),
-        ):
-            kind = dict(self.struct._fields_)[name]
-            setattr(self.struct, name, ctypes.cast(array.ctypes.data, kind))
+        for name, kind in llama_cpp.llama_batch._fields_:
+            if name in self._arrays:
+                setattr(self.struct, name, ctypes.cast(self._arrays[name].buffer_info()[0], kind))
+        self.size = 0
 
     def clear(self) -> None:
         self.size = self.struct.n_tokens = 0
 
-    def add(self, tokens: npt.NDArray[np.int32], first: int, count: int, sequence: int, *, wants_logits: bool) -> None:
+    def add(self, tokens: array[int], first: int, count: int, sequence: int, *, wants_logits: bool) -> None:
         """Add ``tokens[first:first + count]`` at those positions of a sequence; logits are for the last of them."""
         start, end = self.size, self.size + count
         if end > self._capacity:
             raise ValueError(f"a step has {end} tokens or more; at most {self._capacity} fit")
-        self._token[start:end] = tokens[first : first + count]
-        self._position[start:end] = range(first, first + count)
-        self._sequence[start:end] = sequence
-        self._wants_logits[start:end] = 0
+        if count == 1:  # a decode; slices would cost four times as much
+            self._token[start], self._position[start], self._sequence[start] = tokens[first], first, sequence
+        else:
+            self._token[start:end] = tokens[first : first + count]
+            self._position[start:end] = self._positions[first : first + count]
+            self._sequence[start:end] = array("i", [sequence]) * count
+            self._wants_logits[start:end] = array("b", bytes(count))
         self._wants_logits[end - 1] = wants_logits
         self.size = self.struct.n_tokens = end
 
@@ -482,6 +478,8 @@ class _Vocabulary:
         self.pointer = llama_cpp.llama_model_get_vocab(model)
         self.size: int = llama_cpp.llama_vocab_n_tokens(self.pointer)
         self._pieces: list[bytes | None] = [None] * self.size
+        self.ending = frozenset(token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(self.pointer, token))
+        """Tokens that end generation."""
         control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
         texts = (self.text(token) for token in range(self.size) if llama_cpp.llama_vocab_get_attr(self.pointer, token) & control)
         longest_first = sorted((text for text in texts if text), key=len, reverse=True)
@@ -500,10 +498,6 @@ class _Vocabulary:
     def eos(self) -> str:
         return self.text(llama_cpp.llama_vocab_eos(self.pointer))
 
-    def ends(self, token: int) -> bool:
-        """Whether a token ends generation."""
-        return bool(llama_cpp.llama_vocab_is_eog(self.pointer, token))
-
     def piece(self, token: int) -> bytes:
         """A token's bytes in a text; none for control tokens."""
         piece = self._pieces[token]
@@ -516,7 +510,7 @@ class _Vocabulary:
             piece = self._pieces[token] = buffer.raw[:length]
         return piece
 
-    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> npt.NDArray[np.int32]:
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> array[int]:
         """Tokens of a text.
 
         Args:
@@ -526,8 +520,8 @@ class _Vocabulary:
         data = text.encode("utf-8", "replace")  # a lone surrogate, which is no character, becomes "?"
         capacity = len(data) + 8
         while True:
-            tokens = np.empty(capacity, np.int32)
-            pointer = tokens.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token))
+            tokens = array("i", [0]) * capacity
+            pointer = ctypes.cast(tokens.buffer_info()[0], llama_cpp.llama_token_p)
             count = llama_cpp.llama_tokenize(self.pointer, data, len(data), pointer, capacity, add_special, parse_special)
             if count >= 0:
                 return tokens[:count]
@@ -550,7 +544,7 @@ class _Chat:
             self._defect = f"the model's chat template is broken ({error}); send prompt instead of messages"
             _logger.warning("%s", self._defect)
 
-    def tokenize(self, messages: Sequence[ChatMessage]) -> npt.NDArray[np.int32]:
+    def tokenize(self, messages: Sequence[ChatMessage]) -> array[int]:
         """Tokens of a conversation and the beginning of the answer.
 
         Only the template's control tokens count: one spelt out in a message stays text, so that no message can pretend to be another.
@@ -570,11 +564,10 @@ class _Chat:
         add_special = not (self._vocabulary.bos and text.startswith(self._vocabulary.bos))
         if not quoted:
             return self._vocabulary.tokenize(text, add_special=add_special)
-        parts = [
-            self._vocabulary.tokenize(part, add_special=add_special and not i, parse_special=not is_quoted)
-            for i, (part, is_quoted) in enumerate(quoted.split(text))
-        ]
-        return np.concatenate(parts)
+        tokens = array("i")
+        for part, is_quoted in quoted.split(text):
+            tokens += self._vocabulary.tokenize(part, add_special=add_special and not tokens, parse_special=not is_quoted)
+        return tokens
 
 
 class _Quoted:
