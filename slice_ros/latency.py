@@ -106,6 +106,16 @@ class LatencyModel:
                 raise LatencyError(f"device profile {device!r}: {key} is {ms!r}; it must be a number")
         return cls(device, tuple(ms / 1e3 for ms in table), *(ms / 1e3 for ms in costs.values()))
 
+    def to_yaml(self, description: str = "") -> str:
+        """The text of a profile file, which ``profile`` loads; times in milliseconds, to the nanosecond."""
+        content: dict[str, Any] = {"description": description or self.device, "decode_ms": [_ms(s) for s in self.decode_s]}
+        content |= {f"{name}_ms": _ms(getattr(self, f"{name}_s")) for name in ("chunk", "prompt_token", "kv_token")}
+        return yaml.safe_dump(content, sort_keys=False, width=120, default_flow_style=None, allow_unicode=True)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 6)
+
 
 def devices_dir() -> Path:
     """Where the device profiles lie."""

@@ -1,0 +1,233 @@
+"""Measures how long an engine's steps take, in a few seconds, so that plans rest on this machine's own numbers."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from slice_ros.clock import Clock, MonotonicClock
+from slice_ros.engines.base import Engine
+from slice_ros.goal import GoalRequest
+from slice_ros.latency import LatencyModel
+from slice_ros.mask import Cell
+from slice_ros.slo import BestEffort
+
+ROUNDS = (3, 25)
+"""How often each number of rows is measured, at least and at most."""
+ROUNDS_S = 3.0
+"""How long rounds go on beyond the least."""
+CHUNKS = (8, 32, 128, 512)
+"""Lengths of prompt chunks to measure; ..."""
+CHUNK_S = 0.5
+"""... those that would take longer are left out."""
+CHUNK_REPEATS = 3
+COMPANIONS = 3
+"""Decodes that share a step with a chunk, in every other of its measurements."""
+LONG_S = 1.0
+"""How long a prompt may take to compute with which the cost of KV tokens is measured."""
+LONG_TOKENS = 4096
+KV_PAIRS = 12
+
+
+def measure_latency(
+    engine: Engine,
+    *,
+    max_batch: int = 16,
+    clock: Clock | None = None,
+    on_progress: Callable[[float], None] = lambda _: None,
+) -> LatencyModel:
+    """A model of an idle engine's step times; the engine is idle again afterwards.
+
+    Other work on the machine makes it slower than it is: every number is a median of several measurements, spread over time.
+
+    Args:
+        engine: no goal is open in it.
+        max_batch: up to so many rows in a step, or as many as it has sequences.
+        clock: what tells the time of its steps.
+        on_progress: called with the share that is done, 0 to 1.
+
+    Raises:
+        EngineError: the engine broke.
+    """
+    with _Probe(engine, clock or MonotonicClock()) as probe:
+        rows = max(1, min(max_batch, engine.info.max_sequences, engine.info.max_step_tokens))
+        decodes = list(_decode_steps(probe, rows, lambda share: on_progress(0.6 * share)))
+        base_s = _medians(decodes)
+        probe.keep(min(COMPANIONS, engine.info.max_sequences - 1))
+        chunks = list(_chunk_steps(probe))
+        on_progress(0.8)
+        chunk_s, prompt_token_s = _fit_prompts(chunks, base_s)
+        probe.keep(1)
+        kv_token_s = _kv_token_s(probe, prompt_token_s) if engine.info.max_sequences > 1 else 0.0
+    # What the short sequences' own KV tokens took is not to be counted twice.
+    if kv_token_s:
+        base_s = _medians(decodes, kv_token_s)
+        chunk_s, prompt_token_s = _fit_prompts(chunks, base_s, kv_token_s)
+    on_progress(1.0)
+    return LatencyModel(f"{engine.info.model} on {engine.info.device}", tuple(base_s), chunk_s, prompt_token_s, kv_token_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One measured step: how many rows, how many prompt tokens in at most one of them, KV tokens before it, and its time."""
+
+    rows: int
+    prompt_tokens: int
+    kv_tokens: int
+    taken_s: float
+
+
+@dataclass(slots=True)
+class _Goal:
+    goal_id: str
+    prompt_left: int
+    kv_tokens: int = 0
+    ended: bool = False
+
+
+class _Probe:
+    """Keeps goals decoding on an engine, replaces those that end, and times steps."""
+
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        self.engine = engine
+        self._clock = clock
+        self._decoding: list[_Goal] = []
+        self._numbers = itertools.count()
+        self.room = engine.info.context_tokens // max(2, engine.info.max_sequences)
+
+    def __enter__(self) -> _Probe:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.keep(0)
+
+    @property
+    def decoding(self) -> int:
+        return len(self._decoding)
+
+    def open(self, prompt_tokens: int, max_tokens: int = 128) -> _Goal:
+        """A goal whose prompt has at least so many tokens. No two begin alike, so that none is found computed already."""
+        number = next(self._numbers)
+        request = GoalRequest(f"calibration-{number}", BestEffort(), max_tokens, prompt=f"{number}" + " a" * prompt_tokens)
+        goal = _Goal(request.goal_id, self.engine.prepare(request))
+        goal.kv_tokens = self.engine.open(goal.goal_id)
+        goal.prompt_left -= goal.kv_tokens
+        return goal
+
+    def close(self, goal: _Goal) -> None:
+        self.engine.close(goal.goal_id)
+
+    def keep(self, rows: int) -> None:
+        """Have so many goals ready to decode."""
+        while len(self._decoding) > rows:
+            self.close(self._decoding.pop())
+        while len(self._decoding) < rows:
+            goal = self.open(1, max_tokens=max(2, min(128, self.room - 8)))
+            self._decoding.append(goal)
+            self.step(0, goal, goal.prompt_left)
+
+    def _replace_ended(self) -> None:
+        rows = len(self._decoding)
+        for goal in [goal for goal in self._decoding if goal.ended]:
+            self._decoding.remove(goal)
+            self.close(goal)
+        self.keep(rows)
+
+    def step(self, decodes: int, chunk_of: _Goal | None = None, prompt_tokens: int = 0) -> _Step:
+        """Time one step: so many decodes, and prompt tokens of another goal (0 decodes it)."""
+        goals = [goal for goal in self._decoding if goal is not chunk_of][:decodes] + ([chunk_of] if chunk_of else [])
+        column = tuple(Cell(goal.goal_id, prompt_tokens if goal is chunk_of else 0) for goal in goals)
+        kv_tokens = sum(goal.kv_tokens for goal in goals)
+        began = self._clock.now()
+        outputs = self.engine.step(column)
+        taken_s = self._clock.now() - began
+        finishes = {output.goal_id: output.finish for output in outputs}
+        for goal, cell in zip(goals, column, strict=True):
+            goal.kv_tokens += cell.prompt_tokens + (goal.goal_id in finishes)
+            goal.prompt_left -= cell.prompt_tokens
+            goal.ended = finishes.get(goal.goal_id) is not None
+        self._replace_ended()
+        return _Step(len(column), prompt_tokens, kv_tokens, taken_s)
+
+
+def _decode_steps(probe: _Probe, max_rows: int, on_progress: Callable[[float], None]) -> Iterator[_Step]:
+    """Rounds over all numbers of rows: what disturbs the machine for a while disturbs all of them alike."""
+    probe.keep(max_rows)
+    for rows in range(1, max_rows + 1):
+        probe.step(rows)  # kernels and caches warm up
+    least, most = ROUNDS
+    spent_s = 0.0
+    for done in range(most):
+        for rows in range(1, max_rows + 1):
+            step = probe.step(rows)
+            spent_s += step.taken_s
+            yield step
+        share_of_time = spent_s / ROUNDS_S if done + 1 >= least else 0.0
+        on_progress(max((done + 1) / most, min(1.0, share_of_time)))
+        if share_of_time >= 1.0:
+            return
+
+
+def _chunk_steps(probe: _Probe) -> Iterator[_Step]:
+    """Prompt chunks of rising length, alone and beside decodes."""
+    longest = min(probe.engine.info.max_step_tokens - probe.decoding, probe.room)
+    taken_s = 0.0
+    previous = 0
+    for tokens in CHUNKS:
+        if tokens > longest or (previous and taken_s * tokens / previous > CHUNK_S):
+            return
+        for decodes in (0, probe.decoding) * CHUNK_REPEATS:
+            goal = probe.open(tokens + 1, max_tokens=1)
+            step = probe.step(decodes, goal, tokens)
+            probe.close(goal)
+            yield step
+        taken_s, previous = step.taken_s, tokens
+
+
+def _medians(steps: Sequence[_Step], kv_token_s: float = 0.0) -> list[float]:
+    """l(1), l(2), ... in seconds."""
+    times: dict[int, list[float]] = defaultdict(list)
+    for step in steps:
+        times[step.rows].append(step.taken_s - kv_token_s * step.kv_tokens)
+    return [max(0.0, float(np.median(times[rows]))) for rows in sorted(times)]
+
+
+def _fit_prompts(steps: Sequence[_Step], base_s: Sequence[float], kv_token_s: float = 0.0) -> tuple[float, float]:
+    """Least squares over relative errors for (seconds a chunk, seconds a prompt token), neither below 0."""
+    if not steps:
+        return 0.0, 0.0
+    weights = np.array([1.0 / max(step.taken_s, 1e-9) for step in steps])
+    extra_s = weights * [step.taken_s - base_s[step.rows - 1] - kv_token_s * step.kv_tokens for step in steps]
+    tokens = weights * [step.prompt_tokens for step in steps]
+    (chunk_s, token_s), *_ = np.linalg.lstsq(np.column_stack((weights, tokens)), extra_s)
+    if chunk_s < 0.0:
+        chunk_s, token_s = 0.0, tokens @ extra_s / (tokens @ tokens)
+    elif token_s < 0.0:
+        chunk_s, token_s = weights @ extra_s / (weights @ weights), 0.0
+    return max(0.0, float(chunk_s)), max(0.0, float(token_s))
+
+
+def _kv_token_s(probe: _Probe, prompt_token_s: float) -> float:
+    """Seconds a KV token adds to a decode: a goal with a long prompt against one with a short, in turns.
+
+    The lower quartile of the differences, so that noise is not taken for a cost.
+    """
+    info = probe.engine.info
+    tokens = min(LONG_TOKENS, info.context_tokens // 2, int(LONG_S / prompt_token_s) if prompt_token_s else LONG_TOKENS)
+    goal = probe.open(max(1, tokens // 2), max_tokens=KV_PAIRS + 2)  # " a" may be one token or two
+    try:
+        while goal.prompt_left:
+            probe.step(0, goal, min(goal.prompt_left, info.max_step_tokens))
+        pairs: list[tuple[_Step, _Step]] = []
+        while len(pairs) < KV_PAIRS and not goal.ended:
+            pairs.append((probe.step(1), probe.step(0, goal)))
+    finally:
+        probe.close(goal)
+    slopes = [
+        (long.taken_s - short.taken_s) / (long.kv_tokens - short.kv_tokens) for short, long in pairs if long.kv_tokens > short.kv_tokens
+    ]
+    return max(0.0, float(np.percentile(slopes, 25))) if slopes else 0.0
