@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -108,13 +109,18 @@ class LlamaConfig:
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Value]) -> LlamaConfig:
-        """The server's parameters ``model.path``, ``context.*``, ``gpu.*`` and ``cpu.*``; without a path the default model is taken."""
+        """The server's parameters ``model.path``, ``context.*``, ``gpu.*`` and ``cpu.*``; without a path the default model is taken.
+
+        Raises:
+            EngineError: a value is out of range.
+        """
         groups = {"context", "gpu", "cpu"}
         values: dict[str, Any] = {}
         for name, value in parameters.items():
             group, _, key = name.partition(".")
             if group in groups:
-                values[key] = tuple(value) if isinstance(value, list) else value
+                values[key] = value
+        values["tensor_split"] = _shares(values["tensor_split"])
         return cls(str(parameters["model.path"]) or default_model_path(), **values)
 
 
@@ -634,9 +640,20 @@ _log = _Log()
 _grammar_lock = threading.Lock()
 
 
+def _shares(text: str) -> tuple[float, ...]:
+    """Numbers of a list like ``0.6,0.4``."""
+    try:
+        shares = tuple(float(number) for number in text.split(",")) if text.strip() else ()
+    except ValueError:
+        shares = (math.nan,)
+    if not all(math.isfinite(share) and share >= 0.0 for share in shares):
+        raise EngineError(f"tensor_split is {text!r}; it must be numbers of 0 or more, as in '0.6,0.4', or empty")
+    return shares
+
+
 def _load(config: LlamaConfig) -> tuple[Any, Any]:
     """Model and context."""
-    path = Path(config.model_path)
+    path = Path(config.model_path).expanduser()
     _check_gguf(path)
     llama_cpp.llama_backend_init()
     with _log.collect_errors() as errors:
@@ -780,9 +797,13 @@ def _init_grammar(vocabulary: Any, grammar: str, source: str) -> Any:
     with _grammar_lock, _log.collect_errors() as errors:
         # llama.cpp prints what its parser says, and logs only what it finds later.
         sampler, printed = _call_capturing_stderr(lambda: llama_cpp.llama_sampler_init_grammar(vocabulary, data, b"root"))
+    before, _, rest = printed.partition("parse: error parsing grammar: ")
+    complaint, _, after = rest.partition(f"\n\n{grammar}\n")
+    if before or after:  # another thread's
+        os.write(2, f"{before}{after}".encode())
     if sampler:
         return sampler
-    raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{source} is not valid: {_grammar_defect(grammar, printed) or _reason(errors)}")
+    raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{source} is not valid: {_locate(complaint, grammar) if complaint else _reason(errors)}")
 
 
 def _grammar_depth(grammar: str) -> int:
@@ -792,14 +813,11 @@ def _grammar_depth(grammar: str) -> int:
     return max(depths, default=0)
 
 
-def _grammar_defect(grammar: str, printed: str) -> str:
-    """The parser's complaint with line and column; empty if it printed none."""
-    _, found, complaint = printed.partition("error parsing grammar: ")
-    if not found:
-        return ""
-    what, at, rest = complaint.partition(f"\n\n{grammar}")[0].partition(" at ")
+def _locate(complaint: str, grammar: str) -> str:
+    """The parser's complaint, with line and column where it quotes the rest of the grammar."""
+    what, at, rest = complaint.partition(" at ")
     if not at or not grammar.endswith(rest):
-        return what
+        return complaint
     before = grammar.removesuffix(rest)
     line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
     return f"{what} at line {line}, column {column}, " + (f"which is {rest.splitlines()[0][:40]!r}" if rest.strip() else "where it ends")
