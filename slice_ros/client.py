@@ -9,16 +9,17 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slice_ros import qos
 from slice_ros.conversions import duration_msg, message_msg, report_of, sampling_msg, slo_msg, uuid_msg
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling
-from slice_ros.interfaces import Generate
+from slice_ros.interfaces import Generate, SloStatus
 from slice_ros.ros import ActionClient, Future, Node, rclpy
 from slice_ros.slo import BestEffort, Slo
 from slice_ros.task import SloReport
 
 WATCH_PERIOD_S = 0.25
-SERVER_LOST_S = 1.0
-"""A server that discovery has missed for this long is taken for dead."""
+SERVER_LOST_S = 1.5
+"""A server whose status has not come for this long is taken for dead. (DDS itself notices a killed process after ten seconds or more.)"""
 
 
 class ServerNotFound(Exception):
@@ -132,8 +133,8 @@ class Generation:
 class SliceClient:
     """Sends goals to a ``slice_server`` from a node of yours.
 
-    Coroutines are awaited in ``async def`` callbacks of that node, or run with ``executor.create_task``. A server that dies ends its
-    goals with GoalFailed (code ENGINE_DIED) after ``SERVER_LOST_S``: nobody waits for ever.
+    Coroutines are awaited in ``async def`` callbacks of that node, or run with ``executor.create_task``. A server that dies or freezes
+    ends its goals with GoalFailed (code ENGINE_DIED) within two seconds: its status is its heartbeat.
 
     Args:
         node: whose executor does the work.
@@ -143,10 +144,11 @@ class SliceClient:
     def __init__(self, node: Node, server: str = "/slice_server") -> None:
         self._node = node
         self._server = server
-        self._client = ActionClient(node, Generate, f"{server}/generate")
+        self._client = ActionClient(node, Generate, f"{server}/generate", **qos.CLIENT)
         self._in_flight: set[Generation] = set()
+        self._heartbeat = node.create_subscription(SloStatus, f"{server}/slo_status", self._hear, 1)
         self._watch = node.create_timer(WATCH_PERIOD_S, self._look_after_server)
-        self._seen_s = time.monotonic()
+        self._heard_s = self._watched_s = time.monotonic()
 
     def wait_for_server(self, timeout_s: float = 10.0) -> None:
         """Block until the server is there.
@@ -247,6 +249,7 @@ class SliceClient:
         for generation in list(self._in_flight):
             self._finish(generation, GoalFailed(ErrorCode.CANCELED, "the client was destroyed"))
         self._node.destroy_timer(self._watch)
+        self._node.destroy_subscription(self._heartbeat)
         self._client.destroy()
 
     # ---- the goal's way
@@ -286,11 +289,16 @@ class SliceClient:
         self._in_flight.discard(generation)
         generation._finish(end)
 
+    def _hear(self, _status: Any) -> None:
+        self._heard_s = time.monotonic()
+
     def _look_after_server(self) -> None:
         now = time.monotonic()
-        if not self._in_flight or self._client.server_is_ready():
-            self._seen_s = now
-        elif now - self._seen_s > SERVER_LOST_S:
+        node_slept = now - self._watched_s > 3 * WATCH_PERIOD_S  # then what was heard may still wait to be taken in
+        self._watched_s = now
+        if node_slept or not self._in_flight:
+            self._heard_s = now
+        elif now - self._heard_s > SERVER_LOST_S:
             for generation in list(self._in_flight):
                 message = f"the server {self._server} is gone; send the goal again when it is back"
                 self._finish(generation, GoalFailed(ErrorCode.ENGINE_DIED, message))

@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from slice_ros import qos
 from slice_ros.conversions import class_msg, fill_result, fill_status, report_msg, request_of, slo_of
 from slice_ros.engines.base import EngineError
 from slice_ros.events import Event, Finished, Progress, Snapshot
@@ -34,6 +35,7 @@ from slice_ros.ros import (
     Future,
     GoalResponse,
     Node,
+    ParameterException,
     SignalHandlerOptions,
     SingleThreadedExecutor,
     describe_network,
@@ -45,7 +47,10 @@ DISCOVERY_S = 1.0
 """How long to look for a server of the same name before serving."""
 
 DRAIN_S = 1.0
-"""How long results may take to leave when the server stops."""
+"""How long the goals in flight may take to get their results when the server stops, ..."""
+
+LEAVE_S = 0.1
+"""... and how long the last of these may take to leave."""
 
 
 class ServerError(Exception):
@@ -79,6 +84,7 @@ class SliceServer(Node):  # type: ignore[misc]
         self._snapshot: Snapshot | None = None
         self._events: deque[Event] = deque()
         self._accepting = True
+        self._executing = 0
         self._wake = self.create_guard_condition(self._handle_events)
         self._host = EngineHost(self._parameters_now, self._receive, restart=bool(self._parameters_now["engine.restart"]))
         try:
@@ -97,6 +103,7 @@ class SliceServer(Node):  # type: ignore[misc]
             execute_callback=self._execute,
             goal_callback=self._accept,
             cancel_callback=self._cancel,
+            **qos.SERVER,
         )
         info = self._ready.info
         self.get_logger().info(
@@ -110,6 +117,13 @@ class SliceServer(Node):  # type: ignore[misc]
         return GoalResponse.ACCEPT if self._accepting else GoalResponse.REJECT
 
     async def _execute(self, handle: Any) -> Any:
+        self._executing += 1
+        try:
+            return await self._serve(handle)
+        finally:
+            self._executing -= 1
+
+    async def _serve(self, handle: Any) -> Any:
         goal_id = bytes(handle.goal_id.uuid).hex()
         result = Generate.Result()
         try:
@@ -214,11 +228,11 @@ class SliceServer(Node):  # type: ignore[misc]
 
     def _declare_parameters(self) -> dict[str, Value]:
         given = {}
-        for parameter in PARAMETERS.values():
-            given[parameter.name] = self.declare_parameter(parameter.name, parameter.default, _descriptor(parameter)).value
         try:
+            for parameter in PARAMETERS.values():
+                given[parameter.name] = self.declare_parameter(parameter.name, parameter.default, _descriptor(parameter)).value
             checked = check_all(given)
-        except ParameterError as error:
+        except (ParameterError, ParameterException) as error:
             raise ServerError(str(error)) from error
         self.add_on_set_parameters_callback(self._set_parameters)
         return checked
@@ -248,8 +262,12 @@ class SliceServer(Node):  # type: ignore[misc]
         self._accepting = False
         self._host.stop()
         deadline = time.monotonic() + DRAIN_S
-        while (self._events or self._goals) and time.monotonic() < deadline:
+        while self._executing and time.monotonic() < deadline:
             executor.spin_once(timeout_sec=0.05)
+        # The results are set; their replies leave with the executor's next turns.
+        deadline = min(deadline, time.monotonic() + LEAVE_S)
+        while time.monotonic() < deadline:
+            executor.spin_once(timeout_sec=0.02)
 
 
 def _descriptor(parameter: Parameter) -> Any:

@@ -99,7 +99,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("scheduler.policy", DEFAULT_POLICY, "who takes part in the coming steps", choices=tuple(POLICIES), live=True),
         Parameter("scheduler.max_batch", 16, "goals in one step at most", 1, 256),
         Parameter("generation.max_tokens", 256, "output tokens of a goal that does not say", 1, 1048576, live=True),
-        Parameter("status.rate_hz", 2.0, "how often ~/slo_status is published", 0.1, 50.0),
+        Parameter("status.rate_hz", 2.0, "how often ~/slo_status is published; clients take it for a heartbeat", 1.0, 50.0),
     )
 }
 

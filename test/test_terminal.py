@@ -15,7 +15,9 @@ def status(**changes):
     figures = dict.fromkeys(("ttft_ms_p50", "tpot_ms_p50", "tpot_ms_p99", "e2e_ms_p99"), 40.0)
     counts = {"submitted": 3, "running": 1, "queued": 0, "completed": 2, "failed": 0, "attained": 1, "attainment": 0.5}
     control = SimpleNamespace(label="control", **figures, **counts)
-    mask = SimpleNamespace(goals=["abcdef12", "beef00"], labels=["control", "voice"], columns=4, cursor=2, cells=[7, -1, -1, 0, 0, 0, 0, -1])
+    mask = SimpleNamespace(
+        goals=["abcdef12", "beef00"], labels=["control", "voice"], columns=4, cursor=2, cells=[7, -1, -1, 0, 0, 0, 0, -1]
+    )
     fields = {
         "policy": "slice", "model": "m.gguf", "device": "d", "engine_state": "ready", "step_ms": 14.0, "step_predicted_ms": math.nan,
         "tokens_per_s": 70.0, "kv_used": 10, "kv_total": 100, "running": 1, "queued": 0, "classes": [control], "mask": mask,
