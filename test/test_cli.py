@@ -44,7 +44,7 @@ def test_a_demo_of_no_time_is_refused(capsys):
 def test_serve_hands_its_options_on_as_ros_parameters():
     parsed = make_parser().parse_args(["serve", "--engine", "simulated", "--n-ctx", "512", "-p", "status.rate_hz:=4.0", "--name", "llm"])
     arguments = ros_arguments(parsed)
-    pairs = list(zip(arguments, arguments[1:], strict=False))
+    pairs = {(arguments[i], arguments[i + 1]) for i in range(len(arguments) - 1)}
     assert ("-r", "__node:=llm") in pairs
     assert ("-p", "engine.kind:='simulated'") in pairs
     assert ("-p", "context.n_ctx:=512") in pairs
