@@ -151,31 +151,22 @@ def _goal_class(value: _Value) -> GoalClass:
         required="label share service_class output_tokens prompt_tokens",
     )
 
-    def bound(name: str, unit: float) -> float | None:
+    def number(name: str, unit: float = 1.0) -> float | None:
         return fields[name].number(name) * unit if name in fields else None
 
+    label, share = fields["label"].text("label"), fields["share"].number("share")
     service_class = fields["service_class"].one_of(
         "service_class", {"real_time": ServiceClass.REAL_TIME, "best_effort": ServiceClass.BEST_EFFORT}
     )
-    on_miss = (
-        fields["on_miss"].one_of("on_miss", {"continue": OnMiss.CONTINUE, "abort": OnMiss.ABORT})
-        if "on_miss" in fields
-        else OnMiss.CONTINUE
-    )
-    slo = value.make(
-        lambda: Slo(service_class, bound("ttft_ms", 1e-3), bound("tpot_ms", 1e-3), bound("deadline_s", 1.0), bound("utility", 1.0), on_miss)
-    )
-    return value.make(
-        lambda: GoalClass(
-            fields["label"].text("label"),
-            fields["share"].number("share"),
-            slo,
-            _tokens(fields["output_tokens"], "output_tokens"),
-            _tokens(fields["prompt_tokens"], "prompt_tokens"),
-            fields["max_tokens"].count("max_tokens") if "max_tokens" in fields else None,
-            _arrivals(fields["arrivals"]) if "arrivals" in fields else None,
-        )
-    )
+    bounds = (number("ttft_ms", 1e-3), number("tpot_ms", 1e-3), number("deadline_s"), number("utility"))
+    on_miss = OnMiss.CONTINUE
+    if "on_miss" in fields:
+        on_miss = fields["on_miss"].one_of("on_miss", {"continue": OnMiss.CONTINUE, "abort": OnMiss.ABORT})
+    slo = value.make(lambda: Slo(service_class, *bounds, on_miss))
+    lengths = (_tokens(fields["output_tokens"], "output_tokens"), _tokens(fields["prompt_tokens"], "prompt_tokens"))
+    max_tokens = fields["max_tokens"].count("max_tokens") if "max_tokens" in fields else None
+    arrivals = _arrivals(fields["arrivals"]) if "arrivals" in fields else None
+    return value.make(lambda: GoalClass(label, share, slo, *lengths, max_tokens, arrivals))
 
 
 def _tokens(value: _Value, what: str) -> TokenCount:
@@ -195,7 +186,8 @@ def _tokens(value: _Value, what: str) -> TokenCount:
         values = tuple(item.count("choice") for item in fields["choice"].items("choice"))
         return value.make(lambda: Choice(values))
     shape = fields["lognormal"].fields("lognormal", "", required="median sigma max")
-    return value.make(lambda: Lognormal(shape["median"].number("median"), shape["sigma"].number("sigma"), shape["max"].count("max")))
+    median, sigma, longest = shape["median"].number("median"), shape["sigma"].number("sigma"), shape["max"].count("max")
+    return value.make(lambda: Lognormal(median, sigma, longest))
 
 
 def _arrivals(value: _Value) -> ArrivalProcess:
@@ -208,9 +200,11 @@ def _arrivals(value: _Value) -> ArrivalProcess:
         raise value.error("arrivals must name one process: poisson, periodic or bursty")
     if "periodic" in fields:
         shape = fields["periodic"].fields("periodic", "jitter")
-        return value.make(lambda: Periodic(**{name: item.number(name) for name, item in shape.items()}))
+        jitter = {name: item.number(name) for name, item in shape.items()}
+        return value.make(lambda: Periodic(**jitter))
     if "bursty" in fields:
         shape = fields["bursty"].fields("bursty", "burst_s silence_s")
-        return value.make(lambda: Bursty(**{name: item.number(name) for name, item in shape.items()}))
+        lengths_s = {name: item.number(name) for name, item in shape.items()}
+        return value.make(lambda: Bursty(**lengths_s))
     fields["poisson"].fields("poisson", "")
     return Poisson()

@@ -1,0 +1,77 @@
+"""Step times: the formula, the profiles that come with the package, and what is wrong with one that is wrong."""
+
+import pytest
+
+from slice_ros.latency import LatencyError, LatencyModel, profile_names
+from slice_ros.mask import Cell
+
+
+def test_a_step_costs_its_rows_its_chunks_its_prompt_tokens_and_its_kv_tokens():
+    model = LatencyModel("d", (0.010, 0.020, 0.025), chunk_s=0.003, prompt_token_s=0.001, kv_token_s=0.0001)
+    assert model.step_s(2) == pytest.approx(0.020)
+    assert model.step_s(3, prompt_tokens=10, chunks=2, kv_tokens=100) == pytest.approx(0.025 + 0.006 + 0.010 + 0.010)
+    assert model.column_s((Cell("a"), Cell("b", 4), Cell("c", 6)), 100) == pytest.approx(0.025 + 0.006 + 0.010 + 0.010)
+    assert model.prompt_s(10) == pytest.approx(0.013)
+
+
+def test_beyond_its_end_the_table_goes_on_flat():
+    model = LatencyModel("d", (0.010, 0.020))
+    assert model.step_s(3) == model.step_s(1000) == 0.020
+
+
+def test_no_rows_take_no_time():
+    assert LatencyModel("d", (0.010,)).step_s(0) == 0.0
+
+
+def test_a_step_with_more_rows_may_be_shorter():
+    assert LatencyModel("d", (0.023, 0.027, 0.033, 0.026)).step_s(4) < 0.027
+
+
+def test_the_published_profile_is_the_default_that_everyone_expects():
+    model = LatencyModel.profile("rtx4060ti-chatglm2-6b-int4")
+    assert [round(s * 1e3) for s in model.decode_s] == [14, 27, 38, 50, 60, 72, 83, 125, 126, 123, 124, 125, 126, 123, 124]
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_profile_of_the_package_loads(name):
+    assert LatencyModel.profile(name).device == name
+
+
+def test_a_saved_profile_loads_again(tmp_path):
+    model = LatencyModel("here", (0.0123456, 0.020), chunk_s=0.001, prompt_token_s=0.0005, kv_token_s=2**-25)
+    path = tmp_path / "here.yaml"
+    path.write_text(model.to_yaml("measured in a test"))
+    loaded = LatencyModel.profile(str(path))
+    assert loaded.decode_s == model.decode_s
+    assert (loaded.chunk_s, loaded.prompt_token_s) == (model.chunk_s, model.prompt_token_s)
+    assert loaded.kv_token_s == pytest.approx(model.kv_token_s, abs=1e-9)
+
+
+def test_an_unknown_profile_names_those_that_exist():
+    with pytest.raises(LatencyError, match=r"no device profile 'abacus'; there are: .*rtx4060ti-chatglm2-6b-int4"):
+        LatencyModel.profile("abacus")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "has no decode_ms"),
+        ({"decode_ms": []}, "empty table"),
+        ({"decode_ms": 14}, "must be a list of numbers"),
+        ({"decode_ms": [14, "x"]}, "must be a list of numbers"),
+        ({"decode_ms": [14, -1]}, r"l\(2\) is -0.001 s"),
+        ({"decode_ms": [14], "chunk_ms": float("nan")}, "chunk is nan s"),
+        ({"decode_ms": [14], "chunk_ms": "much"}, "chunk_ms is 'much'"),
+        ({"decode_ms": [14], "speed": 3}, r"unknown keys \['speed'\]"),
+    ],
+)
+def test_an_impossible_profile_is_refused(content, sentence):
+    with pytest.raises(LatencyError, match=sentence):
+        LatencyModel.from_dict("d", content)
+
+
+def test_a_file_that_is_not_yaml_is_refused(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("decode_ms: [1, 2")
+    with pytest.raises(LatencyError, match=r"bad\.yaml cannot be read"):
+        LatencyModel.profile(str(path))
