@@ -1,0 +1,236 @@
+"""Action clients."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from slice_ros.rclpy_dds import messages
+from slice_ros.rclpy_dds.callback_groups import CallbackGroup
+from slice_ros.rclpy_dds.cdr import HEADER_SIZE, DecodeError
+from slice_ros.rclpy_dds.client import Client, wait_for_match
+from slice_ros.rclpy_dds.qos import QoSProfile, qos_profile_action_status_default, qos_profile_default, qos_profile_services_default
+from slice_ros.rclpy_dds.subscription import Subscription
+from slice_ros.rclpy_dds.task import Future
+
+if TYPE_CHECKING:
+    from slice_ros.rclpy_dds.node import Node
+
+GoalStatus = messages.message("action_msgs/msg/GoalStatus")
+CancelGoal = messages.service("action_msgs/srv/CancelGoal")
+UUID = messages.message("unique_identifier_msgs/msg/UUID")
+_ID_SIZE = 16
+
+
+class ClientGoalHandle:
+    """One goal that was sent."""
+
+    def __init__(self, action_client: ActionClient, goal_id: Any, goal_response: Any) -> None:
+        self._action_client = action_client
+        self._goal_id = goal_id
+        self._goal_response = goal_response
+        self._status: int = GoalStatus.STATUS_UNKNOWN
+
+    @property
+    def goal_id(self) -> Any:
+        """``unique_identifier_msgs/UUID``."""
+        return self._goal_id
+
+    @property
+    def stamp(self) -> Any:
+        """When the server accepted the goal."""
+        return self._goal_response.stamp
+
+    @property
+    def accepted(self) -> bool:
+        return bool(self._goal_response.accepted)
+
+    @property
+    def status(self) -> int:
+        """The latest state heard of; one of ``GoalStatus.STATUS_…``."""
+        return self._status
+
+    def cancel_goal_async(self) -> Future:
+        """Ask to cancel; the future completes with ``CancelGoal.Response``."""
+        return self._action_client._cancel_goal_async(self)
+
+    def get_result_async(self) -> Future:
+        """The future completes with the result response: ``status`` and ``result``."""
+        return self._action_client._get_result_async(self)
+
+    def cancel_goal(self) -> Any:
+        """Ask to cancel and block until the answer; not in the executor's thread."""
+        return _blocking(self.cancel_goal_async())
+
+    def get_result(self) -> Any:
+        """Block until the result; not in the executor's thread."""
+        return _blocking(self.get_result_async())
+
+    def __eq__(self, other: object) -> bool:
+        return self._goal_id == other._goal_id if isinstance(other, ClientGoalHandle) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(bytes(self._goal_id.uuid))
+
+    def __repr__(self) -> str:
+        return f"ClientGoalHandle <id={bytes(self._goal_id.uuid).hex()}, accepted={self.accepted}, status={self.status}>"
+
+
+class ActionClient:
+    """Sends goals to an action server."""
+
+    def __init__(
+        self,
+        node: Node,
+        action_type: Any,
+        action_name: str,
+        *,
+        callback_group: CallbackGroup | None = None,
+        goal_service_qos_profile: QoSProfile = qos_profile_services_default,
+        result_service_qos_profile: QoSProfile = qos_profile_services_default,
+        cancel_service_qos_profile: QoSProfile = qos_profile_services_default,
+        feedback_sub_qos_profile: QoSProfile = qos_profile_default,
+        status_sub_qos_profile: QoSProfile = qos_profile_action_status_default,
+    ) -> None:
+        self._node = node
+        self._action_type = action_type
+        self._action_name = action_name
+        impl, name = action_type.Impl, node.resolve_topic_name(action_name, only_expand=True)
+        self._goals: dict[bytes, ClientGoalHandle] = {}
+        self._feedback_callbacks: dict[bytes, Callable[[Any], Any]] = {}
+
+        def client(part: str, srv_type: Any, qos: QoSProfile) -> Client:
+            return node.create_client(srv_type, f"{name}/_action/{part}", qos_profile=qos, callback_group=callback_group)
+
+        self._goal_client = client("send_goal", impl.SendGoalService, goal_service_qos_profile)
+        self._cancel_client = client("cancel_goal", impl.CancelGoalService, cancel_service_qos_profile)
+        self._result_client = client("get_result", impl.GetResultService, result_service_qos_profile)
+        self._feedback_codec = messages.codec(impl.FeedbackMessage.__msgtype__)
+        self._feedback = node.create_subscription(
+            impl.FeedbackMessage,
+            f"{name}/_action/feedback",
+            self._on_feedback,
+            feedback_sub_qos_profile,
+            callback_group=callback_group,
+            raw=True,  # all clients hear all goals' feedback: decode only one's own
+        )
+        self._status = node.create_subscription(
+            impl.GoalStatusMessage, f"{name}/_action/status", self._on_status, status_sub_qos_profile, callback_group=callback_group
+        )
+
+    def send_goal_async(self, goal: Any, feedback_callback: Callable[[Any], Any] | None = None, goal_uuid: Any = None) -> Future:
+        """Send a goal; the future completes with a ``ClientGoalHandle``, which tells whether it was accepted.
+
+        Args:
+            goal: the action's ``Goal``.
+            feedback_callback: gets each feedback message; the feedback itself is its field ``feedback``.
+            goal_uuid: the goal's id; a random one where none is given.
+
+        Raises:
+            TypeError: the goal is not of the action's type, or a field has a value that its type cannot hold.
+        """
+        if not isinstance(goal, self._action_type.Goal):
+            raise TypeError(f"{goal!r} is a {type(goal).__name__}; it must be a {self._action_type.Goal.__name__}")
+        goal_id = goal_uuid if goal_uuid is not None else UUID(uuid=uuid.uuid4().bytes)
+        key = bytes(goal_id.uuid)
+        if feedback_callback is not None:
+            self._feedback_callbacks[key] = feedback_callback  # before the server can send any
+        sent = self._goal_client.call_async(self._goal_client.srv_type.Request(goal_id=goal_id, goal=goal))
+        answered = Future(executor=self._node.executor)
+
+        def on_answer() -> None:
+            if sent.cancelled():
+                answered.cancel()
+                return
+            goal_handle = ClientGoalHandle(self, goal_id, sent.result())
+            if goal_handle.accepted:
+                self._goals[key] = goal_handle
+            else:
+                self._feedback_callbacks.pop(key, None)
+            answered.set_result(goal_handle)
+
+        sent._resume_when_done(on_answer)
+        return answered
+
+    def send_goal(self, goal: Any, **options: Any) -> Any:
+        """Send a goal and block until its result, ``None`` where it was rejected; not in the executor's thread."""
+        goal_handle = _blocking(self.send_goal_async(goal, **options))
+        return goal_handle.get_result() if goal_handle.accepted else None
+
+    def server_is_ready(self) -> bool:
+        """Is there a server, connected in every direction? False soon after it has gone."""
+        return (
+            all(client.service_is_ready() for client in (self._goal_client, self._cancel_client, self._result_client))
+            and self._feedback.get_publisher_count() > 0
+            and self._status.get_publisher_count() > 0
+        )
+
+    def wait_for_server(self, timeout_sec: float | None = None) -> bool:
+        """Block until a server is ready, at most ``timeout_sec``; says whether one is."""
+        end = None if timeout_sec is None else time.monotonic() + timeout_sec
+
+        def left() -> float | None:
+            return None if end is None else max(0.0, end - time.monotonic())
+
+        def connected(subscription: Subscription) -> bool:
+            return wait_for_match(self._node, [subscription._reader], lambda: subscription.get_publisher_count() > 0, left())
+
+        return (
+            all(client.wait_for_service(left()) for client in (self._goal_client, self._cancel_client, self._result_client))
+            and all(connected(subscription) for subscription in (self._feedback, self._status))
+            and self.server_is_ready()
+        )
+
+    def destroy(self) -> None:
+        for client in (self._goal_client, self._cancel_client, self._result_client):
+            self._node.destroy_client(client)
+        for subscription in (self._feedback, self._status):
+            self._node.destroy_subscription(subscription)
+        self._feedback_callbacks.clear()
+        self._goals.clear()
+
+    def _cancel_goal_async(self, goal_handle: ClientGoalHandle) -> Future:
+        request = CancelGoal.Request()
+        request.goal_info.goal_id = goal_handle.goal_id
+        return self._cancel_client.call_async(request)
+
+    def _get_result_async(self, goal_handle: ClientGoalHandle) -> Future:
+        future = self._result_client.call_async(self._result_client.srv_type.Request(goal_id=goal_handle.goal_id))
+
+        def on_result() -> None:
+            if not future.cancelled():
+                goal_handle._status = future.result().status
+            self._goals.pop(bytes(goal_handle.goal_id.uuid), None)
+            self._feedback_callbacks.pop(bytes(goal_handle.goal_id.uuid), None)
+
+        future._resume_when_done(on_result)
+        return future
+
+    def _on_feedback(self, data: bytes) -> Any:
+        callback = self._feedback_callbacks.get(data[HEADER_SIZE : HEADER_SIZE + _ID_SIZE])
+        if callback is None:
+            return None
+        try:
+            return callback(self._feedback_codec.decode(data))
+        except DecodeError as error:
+            self._node.get_logger().error(f"dropped feedback of {self._action_name}: {error}", throttle_duration_sec=1.0)
+            return None
+
+    def _on_status(self, msg: Any) -> None:
+        for state in msg.status_list:
+            key = bytes(state.goal_info.goal_id.uuid)
+            goal_handle = self._goals.get(key)
+            if goal_handle is not None:
+                goal_handle._status = state.status
+            if state.status in (GoalStatus.STATUS_SUCCEEDED, GoalStatus.STATUS_CANCELED, GoalStatus.STATUS_ABORTED):
+                self._goals.pop(key, None)
+
+
+def _blocking(future: Future) -> Any:
+    done = threading.Event()
+    future._resume_when_done(done.set)
+    done.wait()
+    return future.result()

@@ -1,0 +1,138 @@
+"""ROS 2 as this package uses it: ``rclpy`` where it is installed, else ``slice_ros.rclpy_dds``.
+
+``SLICE_ROS_LAYER=rclpy`` or ``SLICE_ROS_LAYER=dds`` forces one of them. What differs between ROS 2 distributions (Humble to Lyrical) is
+evened out here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import TYPE_CHECKING, Any
+
+_VARIABLE = "SLICE_ROS_LAYER"
+
+
+def _layer() -> str:
+    wanted = os.environ.get(_VARIABLE, "").strip().lower()
+    if wanted not in ("", "rclpy", "dds"):
+        raise ImportError(f"{_VARIABLE} is {wanted!r}; it must be 'rclpy' or 'dds', or not set to use rclpy where it is installed")
+    if wanted:
+        return "rclpy" if wanted == "rclpy" else "rclpy_dds"
+    return "rclpy" if importlib.util.find_spec("rclpy") is not None else "rclpy_dds"
+
+
+LAYER = _layer()
+"""``"rclpy"`` or ``"rclpy_dds"``."""
+
+if TYPE_CHECKING or LAYER == "rclpy_dds":
+    from slice_ros import rclpy_dds as rclpy
+    from slice_ros.rclpy_dds import qos
+    from slice_ros.rclpy_dds.action import ActionClient, ActionServer, CancelResponse, GoalResponse
+    from slice_ros.rclpy_dds.action.client import ClientGoalHandle
+    from slice_ros.rclpy_dds.action.server import ServerGoalHandle
+    from slice_ros.rclpy_dds.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+    from slice_ros.rclpy_dds.clock import Clock, ClockType
+    from slice_ros.rclpy_dds.context import Context
+    from slice_ros.rclpy_dds.duration import Duration
+    from slice_ros.rclpy_dds.exceptions import NotInitializedException, ParameterNotDeclaredException, RCLError
+    from slice_ros.rclpy_dds.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
+    from slice_ros.rclpy_dds.logging import LoggingSeverity, get_logger
+    from slice_ros.rclpy_dds.network import describe_network
+    from slice_ros.rclpy_dds.node import Node
+    from slice_ros.rclpy_dds.parameter import Parameter
+    from slice_ros.rclpy_dds.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+    from slice_ros.rclpy_dds.signals import SignalHandlerOptions
+    from slice_ros.rclpy_dds.task import Future
+    from slice_ros.rclpy_dds.time import Time
+    from slice_ros.rclpy_dds.utilities import remove_ros_args
+else:
+    try:
+        import rclpy
+        from rclpy import qos
+    except ImportError as error:
+        raise ImportError(f"rclpy cannot be imported ({error}); source a ROS 2 installation, or unset {_VARIABLE}") from error
+    from rclpy._rclpy_pybind11 import RCLError
+    from rclpy.action import ActionClient, ActionServer, CancelResponse, GoalResponse
+    from rclpy.action.client import ClientGoalHandle
+    from rclpy.action.server import ServerGoalHandle
+    from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+    from rclpy.clock import Clock, ClockType
+    from rclpy.context import Context
+    from rclpy.duration import Duration
+    from rclpy.exceptions import NotInitializedException, ParameterNotDeclaredException
+    from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
+    from rclpy.logging import LoggingSeverity, get_logger
+    from rclpy.node import Node
+    from rclpy.parameter import Parameter
+    from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+    from rclpy.signals import SignalHandlerOptions
+    from rclpy.task import Future
+    from rclpy.time import Time
+    from rclpy.utilities import get_rmw_implementation_identifier, remove_ros_args
+
+    def describe_network() -> str:
+        """In words, on which network this process listens and is found."""
+        where = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") or "SUBNET"
+        if os.environ.get("ROS_LOCALHOST_ONLY") == "1":
+            where = "LOCALHOST"
+        return f"ROS domain {os.environ.get('ROS_DOMAIN_ID') or 0}, discovery range {where}, {get_rmw_implementation_identifier()}"
+
+
+def burst_qos() -> dict[str, Any]:
+    """Keyword arguments for ``ActionServer`` with which bursts of goals and of feedback are not lost.
+
+    ROS 2's own profiles keep the last 10 requests and the last 10 feedback messages; the eleventh takes the first one's place unseen.
+    """
+    deep = QoSProfile(depth=1000)
+    services = {f"{part}_service_qos_profile": deep for part in ("goal", "result", "cancel")}
+    return {**services, "feedback_pub_qos_profile": deep}
+
+
+def client_burst_qos() -> dict[str, Any]:
+    """The same for ``ActionClient``."""
+    keywords = burst_qos()
+    keywords["feedback_sub_qos_profile"] = keywords.pop("feedback_pub_qos_profile")
+    return keywords
+
+
+__all__ = [
+    "LAYER",
+    "ActionClient",
+    "ActionServer",
+    "CallbackGroup",
+    "CancelResponse",
+    "ClientGoalHandle",
+    "Clock",
+    "ClockType",
+    "Context",
+    "DurabilityPolicy",
+    "Duration",
+    "Executor",
+    "ExternalShutdownException",
+    "Future",
+    "GoalResponse",
+    "HistoryPolicy",
+    "LoggingSeverity",
+    "MultiThreadedExecutor",
+    "MutuallyExclusiveCallbackGroup",
+    "Node",
+    "NotInitializedException",
+    "Parameter",
+    "ParameterNotDeclaredException",
+    "QoSProfile",
+    "RCLError",
+    "ReentrantCallbackGroup",
+    "ReliabilityPolicy",
+    "ServerGoalHandle",
+    "SignalHandlerOptions",
+    "SingleThreadedExecutor",
+    "Time",
+    "burst_qos",
+    "client_burst_qos",
+    "describe_network",
+    "get_logger",
+    "qos",
+    "rclpy",
+    "remove_ros_args",
+]
