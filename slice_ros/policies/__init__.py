@@ -1,4 +1,4 @@
-"""Policies decide which goals take part in the coming steps; each is a pure function of (tasks, now, latency model) plus what it has learnt."""
+"""Policies decide which goals take part in the coming steps: functions of (tasks, now, latency model) and what they have learnt."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable
 from slice_ros.policies.base import Limits, Policy, PolicyError
 from slice_ros.policies.fastserve import FastServe
 from slice_ros.policies.orca import Orca
+from slice_ros.policies.slack import Slack
 from slice_ros.policies.slice import Slice
 
-POLICIES: dict[str, Callable[[], Policy]] = {"slice": Slice, "orca": Orca, "fastserve": FastServe}
+POLICIES: dict[str, Callable[[], Policy]] = {"slack": Slack, "slice": Slice, "orca": Orca, "fastserve": FastServe}
 """Every policy by the name that parameters and commands use."""
 
-DEFAULT_POLICY = "slice"
+DEFAULT_POLICY = "slack"
 
 
 def make_policy(name: str) -> Policy:

@@ -1,4 +1,4 @@
-"""FastServe: preemptive scheduling with a skip-join multi-level feedback queue (Wu et al., 2023). The second baseline of the SLICE paper."""
+"""FastServe: preemptive scheduling with a skip-join multi-level feedback queue (Wu et al., 2023). Second baseline of the SLICE paper."""
 
 from __future__ import annotations
 

@@ -1,0 +1,65 @@
+"""How long answers turn out to be, learnt per kind of goal from those that have ended; nobody peeks at a running one's end."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+
+REMEMBERED = 256
+"""Ended goals of a kind that count; older ones are forgotten, so that a change of habit is learnt."""
+PRIOR_SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Until one of its kind has ended, an answer is taken to end at one of these shares of its ``max_tokens``."""
+
+
+class Lengths:
+    """The empirical distribution of output lengths, in tokens, of each kind of goal."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, _Kind] = {}
+
+    def observe(self, kind: str, tokens: int) -> None:
+        """An answer of that kind ended after so many tokens."""
+        if kind not in self._kinds:
+            self._kinds[kind] = _Kind()
+        self._kinds[kind].observe(tokens)
+
+    def expected(self, kind: str, tokens: int, max_tokens: int) -> float:
+        """Mean length of an answer that has ``tokens`` tokens and goes on: ``E[n | n > tokens]``, at most ``max_tokens``."""
+        known = self._kinds.get(kind)
+        mean = _mean_beyond([share * max_tokens for share in PRIOR_SHARES], tokens) if known is None else known.mean_beyond(tokens)
+        return min(max(mean, tokens + 1.0), float(max_tokens))
+
+    def at_least(self, kind: str, tokens: int, max_tokens: int, risk: float) -> int:
+        """The length that an answer with ``tokens`` tokens that goes on falls short of with probability ``risk`` at most."""
+        known = self._kinds.get(kind)
+        low = 0 if known is None else known.quantile_beyond(tokens, risk)
+        return min(max(low, tokens + 1), max_tokens)
+
+
+class _Kind:
+    def __init__(self) -> None:
+        self._latest: deque[int] = deque()
+        self._ascending: list[int] = []
+        self._means: dict[int, float] = {}
+
+    def observe(self, tokens: int) -> None:
+        if len(self._latest) == REMEMBERED:
+            del self._ascending[bisect_left(self._ascending, self._latest.popleft())]
+        self._latest.append(tokens)
+        insort(self._ascending, tokens)
+        self._means.clear()
+
+    def mean_beyond(self, tokens: int) -> float:
+        if tokens not in self._means:
+            self._means[tokens] = _mean_beyond(self._ascending, tokens)
+        return self._means[tokens]
+
+    def quantile_beyond(self, tokens: int, share: float) -> int:
+        first = bisect_right(self._ascending, tokens)
+        longer = len(self._ascending) - first
+        return self._ascending[first + int(share * longer)] if longer else 0
+
+
+def _mean_beyond(ascending: list[int] | list[float], tokens: int) -> float:
+    longer = ascending[bisect_right(ascending, tokens) :]
+    return sum(longer) / len(longer) if longer else 0.0

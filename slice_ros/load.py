@@ -1,0 +1,74 @@
+"""How much real-time work arrives, learnt from the goals that have arrived: what a plan must keep free for those to come."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+MEMORY_S = 30.0
+"""An arrival counts for about this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """The goals to be expected.
+
+    Args:
+        rate: output tokens they need, in tokens/s.
+        fastest: tokens/s that one of them needs.
+        prompt_share: share of the time that their prompts take.
+        variance: variance of the tokens that arrive within one second; over T seconds their mean rate varies by ``variance / T``.
+    """
+
+    rate: float = 0.0
+    fastest: float = 0.0
+    prompt_share: float = 0.0
+    variance: float = 0.0
+
+
+class Load:
+    """Exponentially fading sums over arrivals, read as rates.
+
+    Arrivals of x each, at r a second, bring a sum to ``r * x * M * (1 - exp(-t / M))`` t seconds after the start, M = ``MEMORY_S``.
+    """
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+        self._at_s = 0.0
+        self._tokens = 0.0
+        self._tokens_squared = 0.0
+        self._prompt_s = 0.0
+        self._window_s = 0.0
+
+    def observe(self, now: float, tokens: float, prompt_s: float, window_s: float) -> None:
+        """A goal arrived that will need ``tokens`` and ``prompt_s`` of prompt work within ``window_s``."""
+        self._fade(now)
+        self._tokens += tokens
+        self._tokens_squared += tokens * tokens
+        self._prompt_s += prompt_s
+        self._window_s += window_s
+
+    def traffic(self, now: float) -> Traffic:
+        """What to expect from ``now`` on."""
+        age_s = self._fade(now)
+        if self._tokens <= 0.0:
+            return Traffic()
+        seconds = MEMORY_S * (1.0 - math.exp(-max(age_s, 1.0) / MEMORY_S))
+        return Traffic(
+            self._tokens / seconds,
+            self._tokens / self._window_s,
+            self._prompt_s / seconds,
+            self._tokens_squared / seconds,
+        )
+
+    def _fade(self, now: float) -> float:
+        if self._since_s is None:
+            self._since_s = self._at_s = now
+        if now > self._at_s:
+            factor = math.exp((self._at_s - now) / MEMORY_S)
+            self._at_s = now
+            self._tokens *= factor
+            self._tokens_squared *= factor
+            self._prompt_s *= factor
+            self._window_s *= factor
+        return now - self._since_s

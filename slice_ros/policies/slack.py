@@ -1,0 +1,203 @@
+"""The default policy: mask matrices driven by the slack of every task, with room kept for the real-time goals to come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+from slice_ros.latency import LatencyModel
+from slice_ros.lengths import Lengths
+from slice_ros.load import Load, Traffic
+from slice_ros.mask import Cell, Column, MaskMatrix
+from slice_ros.outlook import Outlook
+from slice_ros.policies.base import Limits
+from slice_ros.task import Task
+
+COLUMNS = 8
+"""A matrix has this many columns at most, ..."""
+HORIZON_S = 0.3
+"""... and begins none later than this from now."""
+CAUTION = 1.5
+"""Standard deviations of the work to come that a promise leaves room for."""
+LENGTH_DEVIATION = 0.5
+"""Standard deviation of what is left of an answer, as a share of its mean."""
+URGENCY_DECAY = 0.9
+"""A real-time row's worth in a column, relative to the real-time row due before it."""
+BEST_EFFORT_WORTH = 0.5
+"""A chosen best-effort row's worth, relative to the most urgent real-time row."""
+SPARE_WORTH = 0.1
+"""The same for a row that nothing was promised to."""
+SPARE_SHARE = 0.02
+"""Share of the time that goes to the oldest task that nothing was promised to."""
+
+
+class Slack:
+    """Real-time tasks first, by due time; of the best-effort ones those whose SLO can be kept beside them; the others in spare time.
+
+    Its state is what it has learnt (answer lengths by kind, real-time traffic) and the time it owes to the oldest spare task.
+    """
+
+    name = "slack"
+
+    def __init__(self) -> None:
+        self.lengths = Lengths()
+        self.load = Load()
+        self._latest_order = 0
+        self._lost: set[str] = set()
+        self._owed_s = 0.0
+        self._owed_at_s = 0.0
+
+    def plan(self, tasks: Sequence[Task], now: float, latency: LatencyModel, limits: Limits) -> MaskMatrix:
+        self._learn_arrivals(tasks, latency)
+        promised, spare = self._divide(tasks, now, latency, limits)
+        owed = self._oldest_if_owed(spare, now, latency)
+        return MaskMatrix(build_columns(promised, spare[: limits.max_batch], owed, now, latency, limits))
+
+    def ended(self, task: Task, *, completed: bool) -> None:
+        self._lost.discard(task.goal_id)
+        if completed:
+            self.lengths.observe(task.kind, task.tokens)
+
+    def _learn_arrivals(self, tasks: Sequence[Task], latency: LatencyModel) -> None:
+        for task in reversed(tasks):
+            if task.order <= self._latest_order:
+                break
+            job = Outlook.of(task, task.arrival_s, latency, self.lengths)
+            if task.is_real_time and job.end_s < math.inf:
+                prompt_s = latency.prompt_s(task.prompt_tokens)
+                self.load.observe(task.arrival_s, job.expected, prompt_s, max(job.end_s - task.arrival_s, job.work_s))
+        self._latest_order = max(self._latest_order, tasks[-1].order)
+
+    def _divide(self, tasks: Sequence[Task], now: float, latency: LatencyModel, limits: Limits) -> tuple[list[Outlook], list[Outlook]]:
+        """The tasks whose SLO a plan keeps, and the others in the order in which they may have the time that is left."""
+        promised: list[Outlook] = []
+        candidates: list[Outlook] = []
+        unbounded: list[Outlook] = []
+        hopeless: list[Outlook] = []
+        for task in tasks:
+            if task.goal_id in self._lost or task.is_lost(now):
+                self._lost.add(task.goal_id)
+                hopeless.append(Outlook.bare(task))
+                continue
+            job = Outlook.of(task, now, latency, self.lengths)
+            if job.is_hopeless:
+                hopeless.append(job)
+            elif task.is_real_time:
+                promised.append(job)
+            elif job.end_s == math.inf:
+                unbounded.append(job)
+            else:
+                candidates.append(job)
+        chosen = select(candidates, self.load.traffic(now), now, latency, limits)
+        promised += chosen
+        for job in promised:
+            job.is_promised = True
+        return promised, [*unbounded, *(job for job in candidates if job not in chosen), *hopeless]
+
+    def _oldest_if_owed(self, spare: Sequence[Outlook], now: float, latency: LatencyModel) -> Outlook | None:
+        """The oldest spare task, if the time owed to it has come to the length of a step."""
+        elapsed_s, self._owed_at_s = now - self._owed_at_s, now
+        if not spare:
+            self._owed_s = 0.0
+            return None
+        self._owed_s += SPARE_SHARE * elapsed_s
+        if self._owed_s < latency.step_s(1):
+            return None
+        oldest = min(spare, key=lambda job: job.task.order)
+        self._owed_s -= latency.step_s(1) + (latency.prompt_s(oldest.prompt_left) if oldest.prompt_left else 0.0)
+        return oldest
+
+
+def select(jobs: Sequence[Outlook], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits) -> list[Outlook]:
+    """The best-effort tasks whose SLO can be kept beside the real-time traffic, those with the most utility per second of work first.
+
+    Task i needs v_i tokens/s until its end is due. At an average width of w rows a token takes l(w) / w, and as a task takes at most one
+    token a column, w is at most sum(v) / max(v). So all together need the share ``sum(v) * min over w of l(w) / w`` of the time, plus
+    that of their prompts. It has to fit with ``CAUTION`` standard deviations to spare, for lengths and arrivals are only expected.
+    """
+    token_s = _token_s_up_to_width(latency, limits)
+    rate, fastest, prompt_share, length_variance = traffic.rate, traffic.fastest, traffic.prompt_share, 0.0
+    taken: list[Outlook] = []
+    for job in sorted(jobs, key=lambda job: job.work_s / job.task.slo.weight):
+        window_s = max(job.end_s - now, latency.step_s(1))
+        v = (job.expected - job.tokens) / window_s
+        pace = max(fastest, v)
+        cost_s = token_s[min(int((rate + v) / pace), limits.max_batch)]
+        prompts = prompt_share + (latency.prompt_s(job.prompt_left) / window_s if job.prompt_left else 0.0)
+        lengths = length_variance + (LENGTH_DEVIATION * v) ** 2
+        deviation = cost_s * math.sqrt(lengths + traffic.variance / max(window_s, 1.0))
+        if (rate + v) * cost_s + prompts + CAUTION * deviation <= 1.0:
+            taken.append(job)
+            rate, fastest, prompt_share, length_variance = rate + v, pace, prompts, lengths
+    return taken
+
+
+def build_columns(
+    promised: list[Outlook], spare: Sequence[Outlook], owed: Outlook | None, now: float, latency: LatencyModel, limits: Limits
+) -> tuple[Column, ...]:
+    """The coming steps, the tasks advanced from one to the next as the latency model predicts."""
+    columns: list[Column] = []
+    at_s = now
+    while len(columns) < COLUMNS and at_s <= now + HORIZON_S:
+        promised.sort(key=lambda job: (not job.task.is_real_time, job.due_s))
+        rows = choose_rows(chain(promised, spare), latency, limits)
+        if owed is not None and not columns:
+            rows = _with_row(rows, owed, limits)
+        column = tuple(Cell(job.task.goal_id, chunk) for job, chunk in rows)
+        at_s += latency.column_s(column)
+        for job, chunk in rows:
+            job.advance(chunk, at_s)
+        columns.append(column)
+    return tuple(columns)
+
+
+def choose_rows(jobs: Iterable[Outlook], latency: LatencyModel, limits: Limits) -> list[tuple[Outlook, int]]:
+    """The first rows, as many as give the most worth per second, ``sum of worth / l(rows)``."""
+    rows: list[tuple[Outlook, int]] = []
+    best = 0.0
+    best_rows = 0
+    worth = 0.0
+    real_time_worth = 1.0
+    tokens = chunks = 0
+    budget = limits.max_step_tokens
+    allowed_s = math.inf
+    for job in jobs:
+        chunk = min(job.prompt_left, budget)
+        tokens += chunk
+        chunks += chunk > 0
+        budget -= max(1, chunk)
+        rows.append((job, chunk))
+        step_s = latency.step_s(len(rows), tokens, chunks)
+        if job.is_promised and job.task.is_real_time:
+            worth += real_time_worth
+            real_time_worth *= URGENCY_DECAY
+            allowed_s = min(allowed_s, job.slack_s + latency.step_s(1, chunk, chunk > 0))
+            fits = True
+        else:
+            worth += BEST_EFFORT_WORTH if job.is_promised else SPARE_WORTH
+            fits = step_s <= allowed_s
+        gain = worth / latency.step_s(len(rows))
+        if not best_rows or (gain >= best and fits):
+            best = gain
+            best_rows = len(rows)
+        if len(rows) == limits.max_batch or budget < 1:
+            break
+    return rows[:best_rows]
+
+
+def _with_row(rows: list[tuple[Outlook, int]], job: Outlook, limits: Limits) -> list[tuple[Outlook, int]]:
+    """The rows and one more, in place of the last one if there is no room."""
+    if any(job is other for other, _ in rows):
+        return rows
+    rows = rows[: limits.max_batch - 1]
+    budget = limits.max_step_tokens - sum(max(1, chunk) for _, chunk in rows)
+    return [*rows, (job, min(job.prompt_left, budget))] if budget > 0 else rows
+
+
+def _token_s_up_to_width(latency: LatencyModel, limits: Limits) -> list[float]:
+    """Item w: time of a token in the best steps of up to w rows, ``min of l(b) / b``; item 0 as item 1."""
+    costs = [latency.step_s(1)]
+    for rows in range(1, limits.max_batch + 1):
+        costs.append(min(costs[-1], latency.step_s(rows) / rows))
+    return costs
