@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ LONG_S = 1.0
 """How long a prompt may take to compute with which the cost of KV tokens is measured."""
 LONG_TOKENS = 4096
 KV_PAIRS = 12
+MAX_TOKENS = 128
+"""Answer length of the goals that decode; they are replaced as they end."""
+SAMPLE_WORDS = 16
 
 
 def measure_latency(
@@ -53,16 +57,16 @@ def measure_latency(
     Raises:
         EngineError: the engine broke.
     """
-    with _Probe(engine, clock or MonotonicClock()) as probe:
-        rows = max(1, min(max_batch, engine.info.max_sequences, engine.info.max_step_tokens))
+    with _Probe(engine, clock or MonotonicClock(), max_batch) as probe:
+        rows = probe.max_rows
         decodes = list(_decode_steps(probe, rows, lambda share: on_progress(0.6 * share)))
         base_s = _medians(decodes)
-        probe.keep(min(COMPANIONS, engine.info.max_sequences - 1))
+        probe.keep(min(COMPANIONS, rows - 1))
         chunks = list(_chunk_steps(probe))
         on_progress(0.8)
         chunk_s, prompt_token_s = _fit_prompts(chunks, base_s)
         probe.keep(1)
-        kv_token_s = _kv_token_s(probe, prompt_token_s) if engine.info.max_sequences > 1 else 0.0
+        kv_token_s = _kv_token_s(probe, prompt_token_s) if rows > 1 else 0.0
     # What the short sequences' own KV tokens took is not to be counted twice.
     if kv_token_s:
         base_s = _medians(decodes, kv_token_s)
@@ -92,12 +96,20 @@ class _Goal:
 class _Probe:
     """Keeps goals decoding on an engine, replaces those that end, and times steps."""
 
-    def __init__(self, engine: Engine, clock: Clock) -> None:
+    def __init__(self, engine: Engine, clock: Clock, max_batch: int) -> None:
+        info = engine.info
         self.engine = engine
+        self.max_rows = max(1, min(max_batch, info.max_sequences, info.max_step_tokens))
+        # Half of the context is for the goals that decode, half for one with a long prompt.
+        self.room = info.context_tokens // 2
+        self._max_tokens = max(2, min(MAX_TOKENS, self.room // self.max_rows - 8))
         self._clock = clock
         self._decoding: list[_Goal] = []
         self._numbers = itertools.count()
-        self.room = engine.info.context_tokens // max(2, engine.info.max_sequences)
+        self._tokens_per_word = 1.0
+        sample = self.open(SAMPLE_WORDS)
+        self._tokens_per_word = sample.prompt_left / SAMPLE_WORDS
+        self.close(sample)
 
     def __enter__(self) -> _Probe:
         return self
@@ -109,10 +121,11 @@ class _Probe:
     def decoding(self) -> int:
         return len(self._decoding)
 
-    def open(self, prompt_tokens: int, max_tokens: int = 128) -> _Goal:
-        """A goal whose prompt has at least so many tokens. No two begin alike, so that none is found computed already."""
+    def open(self, prompt_tokens: int, max_tokens: int = 1) -> _Goal:
+        """A goal whose prompt has about so many tokens, rather more. No two begin alike, so that none is found computed already."""
         number = next(self._numbers)
-        request = GoalRequest(f"calibration-{number}", BestEffort(), max_tokens, prompt=f"{number}" + " a" * prompt_tokens)
+        words = math.ceil(prompt_tokens / self._tokens_per_word)
+        request = GoalRequest(f"calibration-{number}", BestEffort(), max_tokens, prompt=f"{number}" + " the" * words)
         goal = _Goal(request.goal_id, self.engine.prepare(request))
         goal.kv_tokens = self.engine.open(goal.goal_id)
         goal.prompt_left -= goal.kv_tokens
@@ -126,7 +139,7 @@ class _Probe:
         while len(self._decoding) > rows:
             self.close(self._decoding.pop())
         while len(self._decoding) < rows:
-            goal = self.open(1, max_tokens=max(2, min(128, self.room - 8)))
+            goal = self.open(1, self._max_tokens)
             self._decoding.append(goal)
             self.step(0, goal, goal.prompt_left)
 
@@ -174,18 +187,18 @@ def _decode_steps(probe: _Probe, max_rows: int, on_progress: Callable[[float], N
 
 def _chunk_steps(probe: _Probe) -> Iterator[_Step]:
     """Prompt chunks of rising length, alone and beside decodes."""
-    longest = min(probe.engine.info.max_step_tokens - probe.decoding, probe.room)
+    longest = min(probe.engine.info.max_step_tokens - probe.decoding, probe.room - 16)
     taken_s = 0.0
-    previous = 0
-    for tokens in CHUNKS:
-        if tokens > longest or (previous and taken_s * tokens / previous > CHUNK_S):
+    for index, tokens in enumerate(CHUNKS):
+        # A chunk's own cost and that of its tokens can be told apart from two lengths on.
+        if tokens > longest or (index >= 2 and taken_s * tokens / CHUNKS[index - 1] > CHUNK_S):
             return
         for decodes in (0, probe.decoding) * CHUNK_REPEATS:
-            goal = probe.open(tokens + 1, max_tokens=1)
-            step = probe.step(decodes, goal, tokens)
+            goal = probe.open(tokens + 1)
+            step = probe.step(decodes, goal, min(tokens, goal.prompt_left))
             probe.close(goal)
             yield step
-        taken_s, previous = step.taken_s, tokens
+        taken_s = step.taken_s
 
 
 def _medians(steps: Sequence[_Step], kv_token_s: float = 0.0) -> list[float]:
@@ -204,7 +217,7 @@ def _fit_prompts(steps: Sequence[_Step], base_s: Sequence[float], kv_token_s: fl
     extra_s = weights * [step.taken_s - base_s[step.rows - 1] - kv_token_s * step.kv_tokens for step in steps]
     tokens = weights * [step.prompt_tokens for step in steps]
     (chunk_s, token_s), *_ = np.linalg.lstsq(np.column_stack((weights, tokens)), extra_s)
-    if chunk_s < 0.0:
+    if chunk_s < 0.0 or len({step.prompt_tokens for step in steps}) == 1:
         chunk_s, token_s = 0.0, tokens @ extra_s / (tokens @ tokens)
     elif token_s < 0.0:
         chunk_s, token_s = weights @ extra_s / (weights @ weights), 0.0
@@ -217,8 +230,8 @@ def _kv_token_s(probe: _Probe, prompt_token_s: float) -> float:
     The lower quartile of the differences, so that noise is not taken for a cost.
     """
     info = probe.engine.info
-    tokens = min(LONG_TOKENS, info.context_tokens // 2, int(LONG_S / prompt_token_s) if prompt_token_s else LONG_TOKENS)
-    goal = probe.open(max(1, tokens // 2), max_tokens=KV_PAIRS + 2)  # " a" may be one token or two
+    tokens = min(LONG_TOKENS, probe.room - 2 * KV_PAIRS, int(LONG_S / prompt_token_s) if prompt_token_s else LONG_TOKENS)
+    goal = probe.open(max(1, tokens), KV_PAIRS + 2)
     try:
         while goal.prompt_left:
             probe.step(0, goal, min(goal.prompt_left, info.max_step_tokens))

@@ -1,0 +1,106 @@
+"""What is measured of an engine is how long its steps take."""
+
+import pytest
+from builders import PAPER
+
+from slice_ros.calibration import measure_latency
+from slice_ros.clock import VirtualClock
+from slice_ros.engines.simulated import SimulatedEngine
+from slice_ros.latency import LatencyModel
+
+SAW_TOOTH = LatencyModel("saw", (0.014, 0.027, 0.038, 0.030, 0.050), chunk_s=0.002, prompt_token_s=0.00047, kv_token_s=1e-6)
+
+
+def measured(model, max_batch, **engine):
+    clock = VirtualClock()
+    engine = SimulatedEngine(model, clock, **engine)
+    result = measure_latency(engine, max_batch=max_batch, clock=clock)
+    assert engine.kv.used == 0
+    return result
+
+
+@pytest.mark.parametrize("model", [PAPER, SAW_TOOTH], ids=lambda model: model.device)
+def test_it_finds_the_model_that_the_engine_follows(model):
+    result = measured(model, len(model.decode_s))
+    assert result.decode_s == pytest.approx(model.decode_s, rel=1e-6)
+    assert result.chunk_s == pytest.approx(model.chunk_s, abs=1e-6)
+    assert result.prompt_token_s == pytest.approx(model.prompt_token_s, abs=1e-7)
+    assert result.kv_token_s == pytest.approx(model.kv_token_s, abs=1e-9)
+
+
+@pytest.mark.parametrize("limits", [{"max_sequences": 1}, {"max_sequences": 4}, {"max_step_tokens": 40}, {"context_tokens": 600}], ids=str)
+def test_it_stays_within_what_the_engine_can_hold(limits):
+    result = measured(SAW_TOOTH, 16, **limits)
+    assert len(result.decode_s) == min(16, limits.get("max_sequences", 16))
+    assert result.prompt_token_s == pytest.approx(SAW_TOOTH.prompt_token_s, rel=0.05)
+
+
+def test_a_slow_device_is_not_asked_for_its_longest_prompts():
+    clock = VirtualClock()
+    engine = SimulatedEngine(LatencyModel("slow", (0.05, 0.06), prompt_token_s=0.01), clock)
+    longest = 0
+    step = engine.step
+
+    def watched(column):
+        nonlocal longest
+        longest = max(longest, *(cell.prompt_tokens for cell in column))
+        return step(column)
+
+    engine.step = watched
+    result = measure_latency(engine, max_batch=2, clock=clock)
+    assert longest <= 128
+    assert result.prompt_token_s == pytest.approx(0.01, rel=1e-3)
+    assert clock.now() < 15.0
+
+
+def test_an_odd_slow_step_does_not_show():
+    clock = VirtualClock()
+    engine = SimulatedEngine(PAPER, clock)
+    step, steps = engine.step, 0
+
+    def disturbed(column):
+        nonlocal steps
+        steps += 1
+        if steps % 11 == 0:
+            clock.advance(0.5)
+        return step(column)
+
+    engine.step = disturbed
+    result = measure_latency(engine, max_batch=4, clock=clock)
+    assert result.decode_s == pytest.approx(PAPER.decode_s[:4], rel=1e-3)
+    assert result.kv_token_s == pytest.approx(0.0, abs=1e-9)
+
+
+def test_goals_that_end_by_themselves_are_replaced():
+    class Terse(SimulatedEngine):
+        """Every answer is three tokens."""
+
+        def prepare(self, request):
+            tokens = super().prepare(request)
+            self._sequences[request.goal_id].max_tokens = 3
+            return tokens
+
+    clock = VirtualClock()
+    engine = Terse(PAPER, clock)
+    assert measure_latency(engine, max_batch=4, clock=clock).decode_s == pytest.approx(PAPER.decode_s[:4], rel=1e-3)
+
+
+def test_progress_rises_to_the_end():
+    shares = []
+    clock = VirtualClock()
+    measure_latency(SimulatedEngine(PAPER, clock), max_batch=4, clock=clock, on_progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_its_goals_begin_differently_so_that_no_prefix_is_found_computed():
+    class Prompts(SimulatedEngine):
+        prompts: list[str] = []  # noqa: RUF012
+
+        def prepare(self, request):
+            self.prompts.append(request.prompt)
+            return super().prepare(request)
+
+    clock = VirtualClock()
+    measure_latency(Prompts(PAPER, clock), max_batch=2, clock=clock)
+    assert len({prompt.split()[0] for prompt in Prompts.prompts}) == len(Prompts.prompts)
