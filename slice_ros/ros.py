@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 _VARIABLE = "SLICE_ROS_LAYER"
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING or LAYER == "rclpy_dds":
     from slice_ros.rclpy_dds.clock import Clock, ClockType
     from slice_ros.rclpy_dds.context import Context
     from slice_ros.rclpy_dds.duration import Duration
-    from slice_ros.rclpy_dds.exceptions import NotInitializedException, ParameterNotDeclaredException, RCLError
+    from slice_ros.rclpy_dds.exceptions import NotInitializedException, ParameterException, ParameterNotDeclaredException, RCLError
     from slice_ros.rclpy_dds.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
     from slice_ros.rclpy_dds.logging import LoggingSeverity, get_logger
     from slice_ros.rclpy_dds.network import describe_network
@@ -60,7 +60,7 @@ else:
     from rclpy.clock import Clock, ClockType
     from rclpy.context import Context
     from rclpy.duration import Duration
-    from rclpy.exceptions import NotInitializedException, ParameterNotDeclaredException
+    from rclpy.exceptions import NotInitializedException, ParameterException, ParameterNotDeclaredException
     from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
     from rclpy.logging import LoggingSeverity, get_logger
     from rclpy.node import Node
@@ -77,23 +77,6 @@ else:
         if os.environ.get("ROS_LOCALHOST_ONLY") == "1":
             where = "LOCALHOST"
         return f"ROS domain {os.environ.get('ROS_DOMAIN_ID') or 0}, discovery range {where}, {get_rmw_implementation_identifier()}"
-
-
-def burst_qos() -> dict[str, Any]:
-    """Keyword arguments for ``ActionServer`` with which bursts of goals and of feedback are not lost.
-
-    ROS 2's own profiles keep the last 10 requests and the last 10 feedback messages; the eleventh takes the first one's place unseen.
-    """
-    deep = QoSProfile(depth=1000)
-    services = {f"{part}_service_qos_profile": deep for part in ("goal", "result", "cancel")}
-    return {**services, "feedback_pub_qos_profile": deep}
-
-
-def client_burst_qos() -> dict[str, Any]:
-    """The same for ``ActionClient``."""
-    keywords = burst_qos()
-    keywords["feedback_sub_qos_profile"] = keywords.pop("feedback_pub_qos_profile")
-    return keywords
 
 
 __all__ = [
@@ -119,6 +102,7 @@ __all__ = [
     "Node",
     "NotInitializedException",
     "Parameter",
+    "ParameterException",
     "ParameterNotDeclaredException",
     "QoSProfile",
     "RCLError",
@@ -128,8 +112,6 @@ __all__ = [
     "SignalHandlerOptions",
     "SingleThreadedExecutor",
     "Time",
-    "burst_qos",
-    "client_burst_qos",
     "describe_network",
     "get_logger",
     "qos",
