@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
+import string
 import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from slice_ros import models
 from slice_ros.engines import EngineError, KvFullError
 from slice_ros.engines import llama as llama_module
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
@@ -23,7 +27,7 @@ from slice_ros.models import START_SHAPE, make_start_model
 from slice_ros.parameters import check_all
 from slice_ros.slo import Slo
 
-IM_START, IM_END = 257, 258
+END_OF_TEXT, IM_START, IM_END = 256, 257, 258
 TEXT = "Where is the charging station? Drive two metres back, turn left and wait for the door to open. "
 
 
@@ -158,6 +162,7 @@ def test_a_stop_string_over_token_boundaries_ends_the_text_before_it_and_no_part
 def test_text_held_back_for_a_stop_string_that_does_not_come_is_published_at_the_end(engine: LlamaEngine) -> None:
     whole = text_of(engine, goal(max_tokens=10))
     assert text_of(engine, goal(max_tokens=10, stop=(whole[-3:] + "#",))) == whole
+    assert text_of(engine, goal(grammar='root ::= "abc"', stop=("bcd",))) == "abc"
 
 
 def test_characters_of_several_tokens_are_published_whole(engine: LlamaEngine) -> None:
@@ -195,8 +200,6 @@ def test_invalid_bytes_become_replacement_characters() -> None:
 
 def test_a_json_schema_forces_the_answer_into_its_form(engine: LlamaEngine) -> None:
     schema = '{"type":"object","properties":{"turn":{"enum":["left","right"]},"n":{"type":"integer"}},"required":["turn","n"]}'
-    import json
-
     answers = {text_of(engine, goal(json_schema=schema, max_tokens=200, sampling=Sampling(1.0, seed=seed))) for seed in range(1, 6)}
     for answer in map(json.loads, answers):
         assert answer["turn"] in ("left", "right")
@@ -288,6 +291,30 @@ def test_a_message_cannot_pretend_to_be_another(engine: LlamaEngine) -> None:
     assert list(engine._goals["goal"].tokens) == expected
 
 
+@pytest.mark.parametrize("template", ["", "{{ bos_token }}"])
+def test_a_model_that_wants_a_bos_gets_one_whether_its_template_writes_it_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    add_vocabulary = models._add_vocabulary
+
+    def with_bos(writer: Any, size: int) -> None:
+        add_vocabulary(writer, size)
+        writer.add_bos_token_id(END_OF_TEXT)
+        writer.kv_data[0]["tokenizer.ggml.add_bos_token"].value = True
+        writer.kv_data[0]["tokenizer.chat_template"].value = template + models.CHAT_TEMPLATE
+
+    monkeypatch.setattr(models, "_add_vocabulary", with_bos)
+    make_start_model(tmp_path / "bos.gguf", shape=replace(START_SHAPE, block_count=1))
+    engine = LlamaEngine(LlamaConfig(tmp_path / "bos.gguf", n_ctx=256))
+    for i, content in enumerate(("Hi", "Hi <|endoftext|>, <|im_end|>")):
+        engine.prepare(goal(str(i), prompt="", messages=(ChatMessage("user", content),)))
+        tokens = [END_OF_TEXT, IM_START, *b"user\n", *content.encode(), IM_END, *b"\n", IM_START, *b"assistant\n"]
+        assert list(engine._goals[str(i)].tokens) == tokens
+    engine.prepare(goal(prompt="Hi"))
+    assert list(engine._goals["goal"].tokens) == [END_OF_TEXT, *b"Hi"]
+    engine.shutdown()
+
+
 def test_the_same_seed_gives_the_same_text_and_another_seed_another(engine: LlamaEngine) -> None:
     def text(seed: int) -> str:
         return text_of(engine, goal(sampling=Sampling(temperature=1.0, top_k=40, top_p=0.95, min_p=0.05, seed=seed)))
@@ -312,11 +339,15 @@ def test_a_sampled_goal_continues_after_an_eviction_as_if_it_had_not_happened(en
     assert whole.startswith(text)
 
 
-def test_the_repeat_penalty_counts_the_prompt(engine: LlamaEngine) -> None:
-    first = text_of(engine, goal(max_tokens=1))
+def test_the_repeat_penalty_counts_prompt_and_output(engine: LlamaEngine) -> None:
     strong = Sampling(repeat_penalty=50.0)
-    prompt = f"Hello robot{first}"[-len("Hello robot") :]
-    assert text_of(engine, goal(prompt=prompt, max_tokens=1, sampling=strong)) not in prompt
+    letters = string.ascii_letters + " ,.:;!?"
+    assert text_of(engine, goal(prompt=letters, max_tokens=1)) in letters
+    assert text_of(engine, goal(prompt=letters, max_tokens=1, sampling=strong)) not in letters
+    output = text_of(engine, goal(max_tokens=10))
+    assert len(set(output)) < len(output)
+    output = text_of(engine, goal(max_tokens=10, sampling=strong))
+    assert len(set(output)) == len(output)
 
 
 def test_without_free_kv_cells_a_step_does_nothing_and_can_be_tried_again_after_an_eviction(model_path: Path) -> None:
