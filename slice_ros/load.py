@@ -18,12 +18,14 @@ class Traffic:
         fastest: tokens/s that one of them needs.
         prompt_share: share of the time that their prompts take.
         variance: variance of the tokens that arrive within one second; over T seconds their mean rate varies by ``variance / T``.
+        slack_s: the least slack with which one arrived lately.
     """
 
     rate: float = 0.0
     fastest: float = 0.0
     prompt_share: float = 0.0
     variance: float = 0.0
+    slack_s: float = math.inf
 
 
 class Load:
@@ -39,14 +41,16 @@ class Load:
         self._tokens_squared = 0.0
         self._prompt_s = 0.0
         self._window_s = 0.0
+        self._slack_s = math.inf
 
-    def observe(self, now: float, tokens: float, prompt_s: float, window_s: float) -> None:
-        """A goal arrived that will need ``tokens`` and ``prompt_s`` of prompt work within ``window_s``."""
+    def observe(self, now: float, tokens: float, prompt_s: float, window_s: float, slack_s: float) -> None:
+        """A goal arrived that will need ``tokens`` and ``prompt_s`` of prompt work within ``window_s``, and could wait ``slack_s``."""
         self._fade(now)
         self._tokens += tokens
         self._tokens_squared += tokens * tokens
         self._prompt_s += prompt_s
         self._window_s += window_s
+        self._slack_s = min(self._slack_s, slack_s)
 
     def traffic(self, now: float) -> Traffic:
         """What to expect from ``now`` on."""
@@ -59,6 +63,7 @@ class Load:
             self._tokens / self._window_s,
             self._prompt_s / seconds,
             self._tokens_squared / seconds,
+            self._slack_s,
         )
 
     def _fade(self, now: float) -> float:
@@ -71,4 +76,5 @@ class Load:
             self._tokens_squared *= factor
             self._prompt_s *= factor
             self._window_s *= factor
+            self._slack_s /= factor  # a tight goal that does not come again is forgotten
         return now - self._since_s

@@ -28,6 +28,10 @@ BEST_EFFORT_WORTH = 0.5
 """A chosen best-effort row's worth, relative to the most urgent real-time row."""
 SPARE_WORTH = 0.1
 """The same for a row that nothing was promised to."""
+REACTION = 0.5
+"""No step takes longer than this share of the least slack with which real-time goals have arrived: the next one has to wait for its end."""
+SHORTEST_CHUNK = 16
+"""Prompts are not cut to pieces shorter than this, in tokens."""
 SPARE_SHARE = 0.02
 """Share of the time that goes to the oldest task that nothing was promised to."""
 
@@ -50,9 +54,10 @@ class Slack:
 
     def plan(self, tasks: Sequence[Task], now: float, latency: LatencyModel, limits: Limits) -> MaskMatrix:
         self._learn_arrivals(tasks, latency)
-        promised, spare = self._divide(tasks, now, latency, limits)
+        traffic = self.load.traffic(now)
+        promised, spare = self._divide(tasks, traffic, now, latency, limits)
         owed = self._oldest_if_owed(spare, now, latency)
-        return MaskMatrix(build_columns(promised, spare[: limits.max_batch], owed, now, latency, limits))
+        return MaskMatrix(build_columns(promised, spare[: limits.max_batch], owed, traffic.slack_s * REACTION, now, latency, limits))
 
     def ended(self, task: Task, *, completed: bool) -> None:
         self._lost.discard(task.goal_id)
@@ -66,10 +71,14 @@ class Slack:
             job = Outlook.of(task, task.arrival_s, latency, self.lengths)
             if task.is_real_time and job.end_s < math.inf:
                 prompt_s = latency.prompt_s(task.prompt_tokens)
-                self.load.observe(task.arrival_s, job.expected, prompt_s, max(job.end_s - task.arrival_s, job.work_s))
+                self.load.observe(
+                    task.arrival_s, job.expected, prompt_s, max(job.end_s - task.arrival_s, job.work_s), max(job.slack_s, 0.0)
+                )
         self._latest_order = max(self._latest_order, tasks[-1].order)
 
-    def _divide(self, tasks: Sequence[Task], now: float, latency: LatencyModel, limits: Limits) -> tuple[list[Outlook], list[Outlook]]:
+    def _divide(
+        self, tasks: Sequence[Task], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits
+    ) -> tuple[list[Outlook], list[Outlook]]:
         """The tasks whose SLO a plan keeps, and the others in the order in which they may have the time that is left."""
         promised: list[Outlook] = []
         candidates: list[Outlook] = []
@@ -89,7 +98,7 @@ class Slack:
                 unbounded.append(job)
             else:
                 candidates.append(job)
-        chosen = select(candidates, self.load.traffic(now), now, latency, limits)
+        chosen = select(candidates, traffic, now, latency, limits)
         promised += chosen
         for job in promised:
             job.is_promised = True
@@ -134,14 +143,20 @@ def select(jobs: Sequence[Outlook], traffic: Traffic, now: float, latency: Laten
 
 
 def build_columns(
-    promised: list[Outlook], spare: Sequence[Outlook], owed: Outlook | None, now: float, latency: LatencyModel, limits: Limits
+    promised: list[Outlook],
+    spare: Sequence[Outlook],
+    owed: Outlook | None,
+    longest_s: float,
+    now: float,
+    latency: LatencyModel,
+    limits: Limits,
 ) -> tuple[Column, ...]:
     """The coming steps, the tasks advanced from one to the next as the latency model predicts."""
     columns: list[Column] = []
     at_s = now
     while len(columns) < COLUMNS and at_s <= now + HORIZON_S:
         promised.sort(key=lambda job: (not job.task.is_real_time, job.due_s))
-        rows = choose_rows(chain(promised, spare), latency, limits)
+        rows = choose_rows(chain(promised, spare), longest_s, latency, limits)
         if owed is not None and not columns:
             rows = _with_row(rows, owed, limits)
         column = tuple(Cell(job.task.goal_id, chunk) for job, chunk in rows)
@@ -152,38 +167,57 @@ def build_columns(
     return tuple(columns)
 
 
-def choose_rows(jobs: Iterable[Outlook], latency: LatencyModel, limits: Limits) -> list[tuple[Outlook, int]]:
-    """The first rows, as many as give the most worth per second, ``sum of worth / l(rows)``."""
+def choose_rows(jobs: Iterable[Outlook], longest_s: float, latency: LatencyModel, limits: Limits) -> list[tuple[Outlook, int]]:
+    """The first of the tasks, as many as give the most worth per second, each with the prompt tokens it computes.
+
+    Worth per second is the sum of the rows' worth over l(rows): where a row more costs as much as a step of its own, urgent tasks run
+    alone, and where it costs little, all run together. Prompts do not count in it, as they take their time in any step. No step is
+    longer than what ``longest_s`` or the slack of a real-time task in it allows, but for its first row and real-time decodes.
+    """
     rows: list[tuple[Outlook, int]] = []
-    best = 0.0
-    best_rows = 0
-    worth = 0.0
-    real_time_worth = 1.0
+    best_rows, best, worth, real_time_worth = 0, 0.0, 0.0, 1.0
     tokens = chunks = 0
+    allowed_s = longest_s
     budget = limits.max_step_tokens
-    allowed_s = math.inf
     for job in jobs:
-        chunk = min(job.prompt_left, budget)
+        is_real_time = job.is_promised and job.task.is_real_time
+        chunk = 0
+        if job.prompt_left:
+            room_s = allowed_s - latency.step_s(len(rows) + 1, tokens, chunks + 1)
+            chunk = _chunk(min(job.prompt_left, budget), room_s, latency, must=not rows)
+            if not chunk:
+                continue
+        elif rows and not is_real_time and latency.step_s(len(rows) + 1, tokens, chunks) > allowed_s:
+            continue
         tokens += chunk
         chunks += chunk > 0
         budget -= max(1, chunk)
         rows.append((job, chunk))
-        step_s = latency.step_s(len(rows), tokens, chunks)
-        if job.is_promised and job.task.is_real_time:
-            worth += real_time_worth
+        share = chunk / job.prompt_left if chunk else 1.0
+        if is_real_time:
+            worth += share * real_time_worth
             real_time_worth *= URGENCY_DECAY
             allowed_s = min(allowed_s, job.slack_s + latency.step_s(1, chunk, chunk > 0))
-            fits = True
         else:
-            worth += BEST_EFFORT_WORTH if job.is_promised else SPARE_WORTH
-            fits = step_s <= allowed_s
+            worth += share * (BEST_EFFORT_WORTH if job.is_promised else SPARE_WORTH)
         gain = worth / latency.step_s(len(rows))
-        if not best_rows or (gain >= best and fits):
-            best = gain
-            best_rows = len(rows)
+        if gain >= best:
+            best_rows, best = len(rows), gain
         if len(rows) == limits.max_batch or budget < 1:
             break
     return rows[:best_rows]
+
+
+def _chunk(tokens: int, room_s: float, latency: LatencyModel, *, must: bool) -> int:
+    """How many of the prompt tokens to compute in a step that has so much time for them; 0 if it is not worth while."""
+    if latency.prompt_token_s * tokens <= room_s:
+        return tokens
+    if latency.prompt_token_s <= 0.0:  # a flat cost is paid once, or again for each chunk
+        return tokens if must else 0
+    fitting = min(int(max(room_s, 0.0) / latency.prompt_token_s), tokens)
+    if fitting >= SHORTEST_CHUNK:
+        return fitting
+    return min(tokens, SHORTEST_CHUNK) if must else 0
 
 
 def _with_row(rows: list[tuple[Outlook, int]], job: Outlook, limits: Limits) -> list[tuple[Outlook, int]]:
