@@ -45,7 +45,10 @@ class Context:
             if self._ok:
                 raise RuntimeError("Context.init() must only be called once")
             self.arguments = arguments.parse(sys.argv if args is None else args)
-            self._domain_id = network.domain_id() if domain_id is None else domain_id
+            domain = network.domain_id() if domain_id is None else domain_id
+            if domain != self._domain_id:
+                self.leave()
+            self._domain_id = domain
             network.discovery_range()  # a wrong value is to be told here
             if initialize_logging:
                 for name, level in self.arguments.log_levels.items():

@@ -18,6 +18,7 @@ from rosbags.interfaces import Nodetype
 
 from slice_ros.rclpy_dds import messages, network
 from slice_ros.rclpy_dds.cdr import Description
+from slice_ros.rclpy_dds.exceptions import InvalidHandle
 
 try:
     from cyclonedds import core
@@ -242,6 +243,7 @@ class _Matched:
 
     entity: Any
     _status: int
+    _closed = False
 
     @property
     def guid(self) -> bytes:
@@ -268,6 +270,7 @@ class _Matched:
         raise NotImplementedError
 
     def close(self) -> None:
+        self._closed = True
         _delete(self.entity)
 
 
@@ -282,12 +285,18 @@ class Reader(_Matched):
 
     def take(self) -> Sample | None:
         """The next sample, ``None`` when there is none. What is no data (a writer that ended) is passed over."""
-        while True:
-            samples = self.entity.take(1)
+        while not self._closed:
+            try:
+                samples = self.entity.take(1)
+            except core.DDSException:
+                if self._closed:  # meanwhile, by another thread
+                    break
+                raise
             if not samples:
-                return None
+                break
             if isinstance(samples[0], Sample):
                 return samples[0]
+        return None
 
     def matched(self) -> list[int]:
         return [_unsigned(handle) for handle in self.entity.get_matched_publications()]
@@ -297,6 +306,7 @@ class Reader(_Matched):
         return _endpoint(found) if found is not None else None
 
     def close(self) -> None:
+        self._closed = True
         self.condition.close()
         super().close()
 
@@ -314,8 +324,11 @@ class Writer(_Matched):
         """Send; ``data`` begins with its encapsulation header and is a multiple of four bytes long.
 
         Raises:
-            RuntimeError: Cyclone refuses, for example because a reliable reader has not kept up for too long.
+            InvalidHandle: this writer was closed.
+            RuntimeError: Cyclone refuses, for example because the bytes are no sample of the topic's type.
         """
+        if self._closed:
+            raise InvalidHandle("cannot send: the entity was destroyed")
         code = _write(self._ref, ctypes.byref(_Bytes(data, len(data))))
         if code < 0:
             raise RuntimeError(f"cannot send {len(data)} bytes: {core.DDSException(code)}")

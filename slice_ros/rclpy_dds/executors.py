@@ -222,7 +222,12 @@ class Executor:
 
     def _collect(self, timeout_ns: int) -> None:
         """Wait, and queue what is due."""
-        keys = self._waitset.wait(timeout_ns)
+        try:
+            keys = self._waitset.wait(timeout_ns)
+        except RuntimeError:
+            if self._context.ok():
+                raise
+            return  # the context has left the network
         with self._lock:
             for key in keys:
                 if key == self._guard.key:

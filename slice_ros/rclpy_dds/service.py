@@ -14,7 +14,7 @@ from slice_ros.rclpy_dds.callback_groups import CallbackGroup, ReentrantCallback
 from slice_ros.rclpy_dds.cdr import HEADER_SIZE, LITTLE, DecodeError
 from slice_ros.rclpy_dds.dds import Reader, Writer
 from slice_ros.rclpy_dds.exceptions import RCLError
-from slice_ros.rclpy_dds.qos import HistoryPolicy, QoSProfile
+from slice_ros.rclpy_dds.qos import QoSProfile
 from slice_ros.rclpy_dds.waitable import Waitable
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ _HEADERS = {True: struct.Struct("<Qq"), False: struct.Struct(">Qq")}
 _NATIVE = _HEADERS[sys.byteorder == "little"]
 REQUEST_HEADER_SIZE = _NATIVE.size
 _DEPTH = 1000
-"""Messages a service's writer keeps until they are acknowledged. ROS's default of 10 loses requests and replies of a burst."""
+"""Requests and replies that are kept at least until they are taken. The 10 of ROS's default lose the rest of a burst, and who waits for a
+lost reply waits for ever. A depth is not matched between peers."""
 
 
 class RequestId(NamedTuple):
@@ -54,15 +55,13 @@ def endpoints(node: Node, srv_type: Any, service: str, profile: QoSProfile, *, s
     parts = (("rq", "Request", srv_type.Request), ("rr", "Reply", srv_type.Response))
     (read, write) = parts if server else parts[::-1]
     identity = f"{'serviceid' if server else 'clientid'}={participant.unique_id()};"
-    settings = vars(profile)
-    reading = QoSProfile(**{**settings, "history": HistoryPolicy.KEEP_ALL})
-    writing = QoSProfile(**{**settings, "depth": max(profile.depth, _DEPTH)})
+    deep = QoSProfile(**{**vars(profile), "depth": max(profile.depth, _DEPTH)})
 
-    def policies(of: QoSProfile, message: Any) -> Any:
-        return qos.to_dds(of, f"{identity}typehash={messages.type_hash(message.__msgtype__)};")
+    def policies(message: Any) -> Any:
+        return qos.to_dds(deep, f"{identity}typehash={messages.type_hash(message.__msgtype__)};")
 
-    reader = participant.reader(f"{read[0]}{service}{read[1]}", read[2].__msgtype__, policies(reading, read[2]), is_service=True)
-    writer = participant.writer(f"{write[0]}{service}{write[1]}", write[2].__msgtype__, policies(writing, write[2]), is_service=True)
+    reader = participant.reader(f"{read[0]}{service}{read[1]}", read[2].__msgtype__, policies(read[2]), is_service=True)
+    writer = participant.writer(f"{write[0]}{service}{write[1]}", write[2].__msgtype__, policies(write[2]), is_service=True)
     return reader, writer
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from slice_ros.rclpy_dds import messages
 from slice_ros.rclpy_dds.callback_groups import CallbackGroup
-from slice_ros.rclpy_dds.exceptions import RCLError
+from slice_ros.rclpy_dds.exceptions import InvalidHandle, RCLError
 from slice_ros.rclpy_dds.qos import QoSProfile, qos_profile_action_status_default, qos_profile_default, qos_profile_services_default
 from slice_ros.rclpy_dds.service import DeferredService, RequestId, Service
 from slice_ros.rclpy_dds.task import Future
@@ -342,7 +342,7 @@ class ActionServer:
 
     @staticmethod
     def _answer(service: Service, request_id: RequestId, **fields: Any) -> None:
-        with suppress(RCLError):  # shut down: nobody can be answered any more
+        with suppress(RCLError, InvalidHandle):  # shut down or destroyed: nobody can be answered any more
             service.send_response(service.srv_type.Response(**fields), request_id)
 
     # ---- goals
@@ -392,7 +392,7 @@ class ActionServer:
         with self._lock:
             self._status_due = False
             states = [GoalStatus(goal_info=goal._goal_info, status=goal.status) for goal in self._goals.values()]
-        if self._node.context.ok():
+        with suppress(RCLError, InvalidHandle):
             self._status.publish(self._status.msg_type(status_list=states))
 
     def _forget_expired(self) -> None:
