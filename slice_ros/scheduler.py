@@ -26,6 +26,8 @@ DRIFT_S = 0.010
 """... and by at least this much."""
 LONGEST_PAST = 64
 """Steps taken that a snapshot shows at most, beside those to come."""
+MOST_ROWS = 64
+"""Goals that a snapshot shows at most, the latest ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +292,7 @@ class Scheduler:
         self._past = []
         shown = MaskMatrix((*(column for column, _ in past), *self._matrix.columns[self._cursor :]))
         known = self._tasks | {task.goal_id: task for _, tasks in past for task in tasks}
-        rows = [known[goal_id] for goal_id in shown.rows if goal_id in known]
+        rows = sorted(known.values(), key=lambda task: task.order)[-MOST_ROWS:]  # also who waits or is left out
         ids = tuple(task.goal_id for task in rows)
         mask = MaskSnapshot(
             ids,
