@@ -8,6 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,16 +16,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from slice_ros.bench import plots
 from slice_ros.bench.rows import Row, RowsError, mean, read_rows, write_rows
+from slice_ros.bench.simulate import simulate
 from slice_ros.bench.sweep import Case, RealTime, Runner, Simulated, fitting_bounds_scale, grid, sweep
 from slice_ros.bench.workload import Workload, WorkloadError
 from slice_ros.bench.workload_file import DEFAULT_WORKLOAD, load_workload, workload_names
 from slice_ros.engines.base import Engine, EngineError
 from slice_ros.latency import LatencyError, LatencyModel, profile_names
-from slice_ros.policies import POLICIES
+from slice_ros.policies import POLICIES, make_policy
 
 DEFAULT_PROFILE = "rtx4060ti-chatglm2-6b-int4-smooth"
 DEFAULT_RATES = "0.6,1,1.5,2,2.5,3"
+TIMELINE_S = (20.0, 32.0)
+"""The stretch of traffic that --timeline draws."""
 
 T = TypeVar("T")
 
@@ -90,16 +95,22 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, show, write.
 
     Returns:
-        Exit status: 0, 1 if the engine broke, 2 for a wrong option.
+        Exit status: 0, 1 if the engine broke or a file could not be written, 2 for a wrong option.
     """
     console = Console(stderr=True)
     try:
         _check_outputs(arguments)
-        rows = read_rows(arguments.rows) if arguments.rows else _measure(arguments, console)
+        traffic = _traffic(arguments)
+        with _runner(arguments, console) as (runner, latency):
+            rows = read_rows(arguments.rows) if arguments.rows else _measure(arguments, traffic, runner, latency, console)
         if arguments.json:
             write_rows(arguments.json, rows)
+        if arguments.plot:
+            plots.plot_rows(rows, arguments.plot)
+        if arguments.timeline:
+            _plot_timeline(arguments, traffic, latency)
         Console().print(summary(rows))
-    except (UsageError, WorkloadError, LatencyError, RowsError) as error:
+    except (UsageError, WorkloadError, LatencyError, RowsError, plots.PlotError) as error:
         console.print(f"slice-ros bench: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
         return 2
     except (EngineError, OSError) as error:
@@ -120,7 +131,7 @@ def summary(rows: Sequence[Row]) -> Table:
         table.add_column(name)
     table.add_column("goals/s", justify="right")
     table.add_column("policy", no_wrap=True)
-    for name in ("all", "RT", "BE", *("RT\nalone",) * bool(alone), "RT e2e", "BE e2e", "RT TPOT\np99"):
+    for name in ("all", "RT", "BE", *("RT\nalone",) * bool(alone), "RT end\n(s)", "BE end\n(s)", "RT TPOT\np99 (ms)"):
         table.add_column(name, justify="right")
     stretch = None
     for key, group in groups.items():
@@ -135,47 +146,76 @@ def summary(rows: Sequence[Row]) -> Table:
             policy,
             *(_cell(group, name, ".3f") for name in ("attainment", "attainment_rt", "attainment_be")),
             *(_cell(alone[key], "attainment_rt", ".3f"),) * bool(alone),
-            *(_cell(group, name, ".2f", " s") for name in ("e2e_s_mean_rt", "e2e_s_mean_be")),
-            _cell(group, "tpot_ms_p99_rt", ".0f", " ms"),
+            *(_cell(group, name, ".2f") for name in ("e2e_s_mean_rt", "e2e_s_mean_be")),
+            _cell(group, "tpot_ms_p99_rt", ".0f"),
         )
     return table
 
 
-def _cell(rows: Sequence[Row], name: str, digits: str, unit: str = "") -> str:
+def _cell(rows: Sequence[Row], name: str, digits: str) -> str:
     value = mean([getattr(row, name) for row in rows])
-    return "-" if math.isnan(value) else f"{value:{digits}}{unit}"
+    return "-" if math.isnan(value) else f"{value:{digits}}"
 
 
-def _measure(arguments: argparse.Namespace, console: Console) -> list[Row]:
+@dataclass(frozen=True, slots=True)
+class _Traffic:
+    """What the options say about traffic, checked. One workload for each real-time share."""
+
+    workloads: list[Workload]
+    rates_hz: list[float]
+    policies: list[str]
+    seeds: int
+    duration_s: float
+
+
+def _traffic(arguments: argparse.Namespace) -> _Traffic:
     real_time = arguments.engine != "simulated"
     workload = load_workload(arguments.workload)
     shares = _list("--rt-share", arguments.rt_share, float, "shares from 0 to 1, as in 0.1,0.5,0.9")
-    workloads = [workload.with_rt_share(share) for share in shares] or [workload]
     policies = _list("--policies", arguments.policies, str, f"some of {','.join(POLICIES)}")
     for policy in policies:
-        if policy not in POLICIES:
-            raise UsageError(f"--policies names {policy!r}; there are: {', '.join(POLICIES)}")
-    rates = _list("--rates", arguments.rates, float, "goals a second, as in 0.6,1,2")
-    for rate in rates:
-        _require(0.0 < rate < 1e4, f"--rates has {rate:g}; goals a second must be above 0")
+        _require(policy in POLICIES, f"--policies names {policy!r}; there are: {', '.join(POLICIES)}")
+    rates_hz = _list("--rates", arguments.rates, float, "goals a second, as in 0.6,1,2")
+    for rate_hz in rates_hz:
+        _require(0.0 < rate_hz <= 1e4, f"--rates has {rate_hz:g}; goals a second must be above 0 and at most 10000")
     seeds = (1 if real_time else 8) if arguments.seeds is None else arguments.seeds
     duration_s = (60.0 if real_time else 300.0) if arguments.duration is None else arguments.duration
+    _require(bool(policies), "--policies is empty; name at least one")
+    _require(bool(rates_hz), "--rates is empty; give at least one")
     _require(seeds >= 1, f"--seeds is {seeds}; it must be 1 or more")
-    _require(0.0 < duration_s <= 1e6, f"--duration is {duration_s:g} s; it must be above 0")
+    _require(0.0 < duration_s <= 1e6, f"--duration is {duration_s:g} s; it must be above 0 and at most 1000000")
     _require(arguments.max_batch >= 1, f"--max-batch is {arguments.max_batch}; it must be 1 or more")
     _require(arguments.jobs >= 1, f"--jobs is {arguments.jobs}; it must be 1 or more")
     _require(real_time or not arguments.model, "--model is for --engine paced or llama; the simulator has no model")
     _require(real_time or not arguments.compare_simulated, "--compare-simulated is for --engine paced or llama")
+    workloads = [workload.with_rt_share(share) for share in shares] or [workload]
+    return _Traffic(workloads, rates_hz, policies, seeds, duration_s)
 
-    with _runner(arguments, console) as (runner, latency):
-        scale = _bounds_scale(arguments.bounds_scale, workload, latency)
-        if scale != 1.0:
-            console.print(f"every SLO bound times {scale:g}")
-        cases = grid(workloads, rates, policies, range(seeds), duration_s=duration_s, bounds_scale=scale, rt_alone=arguments.rt_alone)
-        rows = _sweep(cases, runner, 1 if real_time else arguments.jobs, console)
+
+def _measure(arguments: argparse.Namespace, traffic: _Traffic, runner: Runner, latency: LatencyModel, console: Console) -> list[Row]:
+    scale = _bounds_scale(arguments.bounds_scale, traffic.workloads[0], latency)
+    if scale != 1.0:
+        console.print(f"every SLO bound times {scale:g}")
+    cases = grid(
+        traffic.workloads,
+        traffic.rates_hz,
+        traffic.policies,
+        range(traffic.seeds),
+        duration_s=traffic.duration_s,
+        bounds_scale=scale,
+        rt_alone=arguments.rt_alone,
+    )
+    rows = _sweep(cases, runner, arguments.jobs if isinstance(runner, Simulated) else 1, console)
     if arguments.compare_simulated:
         rows += _sweep(cases, Simulated(latency, arguments.max_batch), arguments.jobs, console)
     return rows
+
+
+def _plot_timeline(arguments: argparse.Namespace, traffic: _Traffic, latency: LatencyModel) -> None:
+    workload = traffic.workloads[0].with_bounds_scaled(_bounds_scale(arguments.bounds_scale, traffic.workloads[0], latency))
+    arrivals = workload.traffic(traffic.rates_hz[-1], TIMELINE_S[1], seed=0)
+    outcomes = {name: simulate(arrivals, make_policy(name), latency, max_batch=arguments.max_batch) for name in traffic.policies}
+    plots.plot_timeline(outcomes, TIMELINE_S, arguments.timeline)
 
 
 def _sweep(cases: Sequence[Case], runner: Runner, jobs: int, console: Console) -> list[Row]:
@@ -188,7 +228,7 @@ def _sweep(cases: Sequence[Case], runner: Runner, jobs: int, console: Console) -
 @contextmanager
 def _runner(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[Runner, LatencyModel]]:
     """What serves, and how long its steps take."""
-    if arguments.engine == "simulated":
+    if arguments.engine == "simulated" or arguments.rows:
         latency = LatencyModel.profile(arguments.device or DEFAULT_PROFILE)
         yield Simulated(latency, arguments.max_batch), latency
         return
@@ -242,6 +282,8 @@ def _list(option: str, text: str | None, kind: Callable[[str], T], right: str) -
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
     """Before anything runs: what it would end with."""
+    if arguments.plot or arguments.timeline:
+        plots.check_matplotlib()
     for name in ("json", "plot", "timeline"):
         path: Path | None = getattr(arguments, name)
         _require(path is None or path.absolute().parent.is_dir(), f"--{name} is {path}; there is no such folder, make it first")

@@ -1,0 +1,231 @@
+"""The benchmark as a command: what it writes, what it draws, and what it says to wrong options."""
+
+import argparse
+import json
+import math
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from slice_ros.bench import command
+from slice_ros.bench.replay import replay, write_prompts
+from slice_ros.bench.rows import mean, percentile, read_rows
+from slice_ros.bench.simulate import simulate
+from slice_ros.bench.sweep import Case, RealTime, Simulated, fitting_bounds_scale, grid, run_case, sweep
+from slice_ros.bench.workload_file import load_workload
+from slice_ros.engines.paced import PacedEngine
+from slice_ros.engines.simulated import SimulatedEngine
+from slice_ros.latency import LatencyModel
+from slice_ros.policies import make_policy
+
+ROBOT_MIX = load_workload("robot-mix")
+SMOOTH = LatencyModel.profile("rtx4060ti-chatglm2-6b-int4-smooth")
+ROW_KEYS = {
+    "policy", "engine", "device", "workload", "rate_hz", "rt_share", "seed", "goals", "attainment", "attainment_rt", "attainment_be",
+    "e2e_s_mean_rt", "e2e_s_mean_be", "ttft_ms_p50_rt", "ttft_ms_p99_rt", "tpot_ms_p99_rt", "prediction_within_20pct", "rt_alone",
+}  # fmt: skip
+
+
+def bench(*options):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(option) for option in options]))
+
+
+QUICK = ("--rates", "1,2", "--policies", "orca,slice", "--seeds", "2", "--duration", "20", "--jobs", "1")
+
+
+# ---- rows
+
+
+def test_json_holds_a_row_for_each_run_with_the_promised_keys(tmp_path):
+    path = tmp_path / "rows.json"
+    assert bench(*QUICK, "--rt-share", "0.3,0.7", "--rt-alone", "--json", path) == 0
+    rows = json.loads(path.read_text())
+    assert len(rows) == 2 * 2 * 2 * 2 * 2  # rates, policies, seeds, shares, with and without best effort
+    for row in rows:
+        assert row.keys() >= ROW_KEYS
+        assert 0.0 <= row["attainment_rt"] <= 1.0
+        assert (row["engine"], row["workload"]) == ("simulated", "robot-mix")
+    assert {(row["policy"], row["rate_hz"], row["rt_share"]) for row in rows} == {
+        (policy, rate, share) for policy in ("orca", "slice") for rate in (1.0, 2.0) for share in (0.3, 0.7)
+    }
+
+
+def test_what_was_not_measured_is_null(tmp_path):
+    path = tmp_path / "rows.json"
+    bench(*QUICK, "--rt-share", "1", "--json", path)
+    assert json.loads(path.read_text())[0]["attainment_be"] is None
+    assert math.isnan(read_rows(path)[0].attainment_be)
+
+
+def test_attainment_is_that_of_all_goals_together():
+    row = run_case(Case("slice", ROBOT_MIX, 2.0, 0, 30.0), Simulated(SMOOTH))
+    rt = row.classes["control"].goals
+    assert row.goals == sum(kind.goals for kind in row.classes.values())
+    assert row.attainment * row.goals == pytest.approx(row.attainment_rt * rt + row.attainment_be * (row.goals - rt))
+
+
+def test_rt_alone_is_the_same_traffic_without_its_best_effort_goals():
+    both, alone = (Case("orca", ROBOT_MIX, 2.0, 0, 60.0, rt_alone=alone).traffic() for alone in (False, True))
+    assert alone == [arrival for arrival in both if arrival.request.slo.is_real_time]
+
+
+def test_processes_change_how_long_it_takes_not_what_comes_out():
+    cases = grid([ROBOT_MIX], [1.0, 2.0], ["orca", "slice"], range(2), duration_s=20.0)
+
+    def without_time(rows):
+        return [repr(row).replace(f"wall_s={row.wall_s}", "") for row in rows]
+
+    assert without_time(sweep(cases, Simulated(SMOOTH), jobs=2)) == without_time(sweep(cases, Simulated(SMOOTH)))
+
+
+def test_rows_written_can_be_shown_and_written_again(tmp_path, capsys):
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    bench(*QUICK, "--json", first)
+    capsys.readouterr()
+    assert bench("--from", first, "--json", second) == 0
+    assert first.read_text() == second.read_text()
+    shown = capsys.readouterr().out
+    assert "orca" in shown
+    assert "slice" in shown
+
+
+def test_mean_and_percentile():
+    assert mean([1.0, math.nan, 3.0]) == 2.0
+    assert math.isnan(mean([]))
+    values = list(range(1, 101))
+    assert [percentile(values, p) for p in (50, 99, 100)] == [50, 99, 100]
+    assert percentile([7.0], 1) == 7.0
+
+
+# ---- bounds
+
+
+def test_bounds_that_fit_the_device_are_not_scaled():
+    assert fitting_bounds_scale(ROBOT_MIX, SMOOTH) == 1.0
+
+
+def test_bounds_grow_with_a_slower_device():
+    slow = LatencyModel("slow", tuple(4 * s for s in SMOOTH.decode_s), prompt_token_s=4 * SMOOTH.prompt_token_s)
+    scale = fitting_bounds_scale(ROBOT_MIX, slow)
+    assert 1.0 < scale <= 4.0
+    for kind in ROBOT_MIX.classes:
+        case = Case("orca", ROBOT_MIX.only(kind.label), 0.01, 0, 20_000.0, bounds_scale=scale)
+        assert run_case(case, Simulated(slow)).attainment >= 0.98
+
+
+# ---- real time
+
+
+def a_paced_engine():
+    return PacedEngine(SimulatedEngine(SMOOTH), SMOOTH)
+
+
+def test_real_time_gives_each_goal_the_lengths_of_its_script():
+    engine = a_paced_engine()
+    arrivals = ROBOT_MIX.only("control").traffic(3.0, 2.0, seed=1)
+    outcomes = replay(arrivals, make_policy("orca"), engine, SMOOTH)
+    assert [o.arrival.request.goal_id for o in outcomes] == [a.request.goal_id for a in arrivals]
+    for outcome in outcomes:
+        assert outcome.completed
+        assert outcome.report.output_tokens == outcome.arrival.lengths.output_tokens
+        assert outcome.report.prompt_tokens == outcome.arrival.lengths.prompt_tokens
+    assert engine.kv.used == 0
+
+
+def test_real_time_and_virtual_time_agree():
+    arrivals = ROBOT_MIX.traffic(2.0, 4.0, seed=2)
+    real = replay(arrivals, make_policy("orca"), a_paced_engine(), SMOOTH)
+    virtual = simulate(arrivals, make_policy("orca"), SMOOTH)
+    for one, other in zip(real, virtual, strict=True):
+        assert one.report.e2e_s == pytest.approx(other.report.e2e_s, rel=0.3)
+
+
+def test_prompts_have_the_length_of_their_script_and_no_two_begin_alike():
+    arrivals = ROBOT_MIX.traffic(2.0, 20.0, seed=0)
+    engine = SimulatedEngine(SMOOTH)
+    written = write_prompts(engine, arrivals)
+    for arrival in written:
+        assert engine.prepare(arrival.request) == arrival.lengths.prompt_tokens
+    assert len({arrival.request.prompt[:12] for arrival in written}) == len(written)
+
+
+def test_a_broken_engine_ends_the_run_with_its_error():
+    class Broken(SimulatedEngine):
+        def step(self, column):
+            raise RuntimeError("out of order")
+
+    arrivals = ROBOT_MIX.traffic(5.0, 1.0, seed=0)
+    with pytest.raises(RuntimeError, match="out of order"):
+        RealTime("llama", Broken(SMOOTH), SMOOTH).run(arrivals, make_policy("orca"))
+
+
+# ---- figures
+
+
+def png_size(path):
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", data[16:24])
+
+
+@pytest.mark.parametrize("more", [(), ("--rt-share", "0.2,0.8"), ("--rt-alone",)], ids=["rates", "shares", "alone"])
+def test_figures_are_drawn(tmp_path, more):
+    pytest.importorskip("matplotlib")
+    plot, timeline = tmp_path / "plot.png", tmp_path / "timeline.png"
+    assert bench(*QUICK, *more, "--plot", plot, "--timeline", timeline) == 0
+    for path in (plot, timeline):
+        assert min(png_size(path)) > 500
+
+
+def test_without_matplotlib_it_says_how_to_get_it_before_anything_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert bench("--plot", tmp_path / "x.png") == 2
+    assert "pip install 'slice_ros[plot]'" in capsys.readouterr().err
+
+
+# ---- options
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--rates", "fast"], "--rates is 'fast'; it must list goals a second"),
+        (["--rates", "1,0"], "--rates has 0; goals a second must be above 0"),
+        (["--rates", "nan"], "--rates has nan"),
+        (["--rates", ","], "--rates is empty"),
+        (["--rt-share", "70"], "the real-time share is 70.0; it must be from 0 to 1"),
+        (["--policies", "slice,magic"], "--policies names 'magic'; there are: "),
+        (["--seeds", "0"], "--seeds is 0; it must be 1 or more"),
+        (["--duration", "-5"], "--duration is -5 s"),
+        (["--max-batch", "0"], "--max-batch is 0"),
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--bounds-scale", "big"], "--bounds-scale is 'big'; it must be a number above 0, or auto"),
+        (["--device", "abacus"], "there is no device profile 'abacus'"),
+        (["--workload", "moon"], "there is no workload 'moon'"),
+        (["--json", "/no/such/folder/x.json"], "--json is /no/such/folder/x.json; there is no such folder"),
+        (["--model", "x.gguf"], "--model is for --engine paced or llama"),
+        (["--compare-simulated"], "--compare-simulated is for --engine paced or llama"),
+        (["--from", "/dev/null"], "/dev/null does not hold rows"),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_value_and_a_remedy(options, sentence, capsys):
+    assert bench(*options) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_missing_model_is_a_failure_not_a_traceback(tmp_path, capsys):
+    pytest.importorskip("llama_cpp")
+    assert bench("--engine", "llama", "--model", tmp_path / "none.gguf", "--rates", "1") == 1
+    assert "none.gguf" in capsys.readouterr().err
+
+
+def test_it_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "slice_ros.bench", *QUICK, "--rates", "1"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "SLO attainment" in done.stdout
