@@ -10,7 +10,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from slice_ros import qos
 from slice_ros.conversions import class_msg, fill_result, fill_status, report_msg, request_of, slo_of
 from slice_ros.engines.base import EngineError
 from slice_ros.events import Event, Finished, Progress, Snapshot
@@ -38,6 +37,7 @@ from slice_ros.ros import (
     ParameterException,
     SignalHandlerOptions,
     SingleThreadedExecutor,
+    burst_qos,
     describe_network,
     rclpy,
 )
@@ -103,7 +103,7 @@ class SliceServer(Node):  # type: ignore[misc]
             execute_callback=self._execute,
             goal_callback=self._accept,
             cancel_callback=self._cancel,
-            **qos.SERVER,
+            **burst_qos(),
         )
         info = self._ready.info
         self.get_logger().info(
