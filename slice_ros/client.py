@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slice_ros import qos
 from slice_ros.conversions import duration_msg, message_msg, report_of, sampling_msg, slo_msg, uuid_msg
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling
 from slice_ros.interfaces import Generate, SloStatus
-from slice_ros.ros import ActionClient, Future, Node, client_burst_qos, rclpy
+from slice_ros.ros import ActionClient, Future, Node, rclpy
 from slice_ros.slo import BestEffort, Slo
 from slice_ros.task import SloReport
 
@@ -143,7 +144,7 @@ class SliceClient:
     def __init__(self, node: Node, server: str = "/slice_server") -> None:
         self._node = node
         self._server = server
-        self._client = ActionClient(node, Generate, f"{server}/generate", **client_burst_qos())
+        self._client = ActionClient(node, Generate, f"{server}/generate", **qos.CLIENT)
         self._in_flight: set[Generation] = set()
         self._heartbeat = node.create_subscription(SloStatus, f"{server}/slo_status", self._hear, 1)
         self._watch = node.create_timer(WATCH_PERIOD_S, self._look_after_server)

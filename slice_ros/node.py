@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from slice_ros import qos
 from slice_ros.conversions import class_msg, fill_result, fill_status, report_msg, request_of, slo_of
 from slice_ros.engines.base import EngineError
 from slice_ros.events import Event, Finished, Progress, Snapshot
@@ -37,7 +38,6 @@ from slice_ros.ros import (
     ParameterException,
     SignalHandlerOptions,
     SingleThreadedExecutor,
-    burst_qos,
     describe_network,
     rclpy,
 )
@@ -66,7 +66,7 @@ class _Goal:
     pieces: list[str] = field(default_factory=list)
 
 
-class SliceServer(Node):  # type: ignore[misc]
+class SliceServer(Node):
     """Serves ``~/generate`` (action), ``~/check_slo`` (service) and ``~/slo_status`` (topic).
 
     Goals are kept apart from threads: each is one coroutine that waits for its end, and one list of text pieces.
@@ -103,7 +103,7 @@ class SliceServer(Node):  # type: ignore[misc]
             execute_callback=self._execute,
             goal_callback=self._accept,
             cancel_callback=self._cancel,
-            **burst_qos(),
+            **qos.SERVER,
         )
         info = self._ready.info
         self.get_logger().info(

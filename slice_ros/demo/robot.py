@@ -69,7 +69,7 @@ class Record:
     e2e_ms: list[float] = field(default_factory=list)
 
 
-class Robot(Node):  # type: ignore[misc]
+class Robot(Node):
     """Sends goals with exponential gaps until ``duration_s`` is over."""
 
     def __init__(self, label: str, *, rate_hz: float, duration_s: float, seed: int, server: str) -> None:
@@ -99,6 +99,7 @@ class Robot(Node):  # type: ignore[misc]
     def _send_due(self) -> None:
         while self._next_s <= time.monotonic() and self._next_s < self._until_s:
             self._next_s += self._rng.expovariate(self._rate_hz)
+            assert self.executor is not None  # it is calling
             self.executor.create_task(self._ask())
 
     async def _ask(self) -> None:

@@ -1,0 +1,20 @@
+"""QoS of the action's entities, the same on both sides.
+
+ROS services keep the last ten requests and replies. A burst of a hundred goals, or sixteen that end with one step, would lose some, and
+a lost reply is a client that waits for ever. Depth is not matched between peers, so clients with the default still connect.
+"""
+
+from __future__ import annotations
+
+from slice_ros.ros import QoSProfile
+
+DEPTH = 2000
+
+SERVICE = QoSProfile(depth=DEPTH)
+"""Reliable, volatile, deep."""
+
+SERVER = {f"{name}_qos_profile": SERVICE for name in ("goal_service", "result_service", "cancel_service", "feedback_pub")}
+"""Keyword arguments of ``ActionServer``."""
+
+CLIENT = {f"{name}_qos_profile": SERVICE for name in ("goal_service", "result_service", "cancel_service", "feedback_sub")}
+"""Keyword arguments of ``ActionClient``."""
