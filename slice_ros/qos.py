@@ -6,6 +6,8 @@ a lost reply is a client that waits for ever. Depth is not matched between peers
 
 from __future__ import annotations
 
+from typing import Any
+
 from slice_ros.ros import QoSProfile
 
 DEPTH = 2000
@@ -13,8 +15,8 @@ DEPTH = 2000
 SERVICE = QoSProfile(depth=DEPTH)
 """Reliable, volatile, deep."""
 
-SERVER = {f"{name}_qos_profile": SERVICE for name in ("goal_service", "result_service", "cancel_service", "feedback_pub")}
+SERVER: dict[str, Any] = {f"{name}_qos_profile": SERVICE for name in ("goal_service", "result_service", "cancel_service", "feedback_pub")}
 """Keyword arguments of ``ActionServer``."""
 
-CLIENT = {f"{name}_qos_profile": SERVICE for name in ("goal_service", "result_service", "cancel_service", "feedback_sub")}
+CLIENT: dict[str, Any] = {f"{name}_qos_profile": SERVICE for name in ("goal_service", "result_service", "cancel_service", "feedback_sub")}
 """Keyword arguments of ``ActionClient``."""
