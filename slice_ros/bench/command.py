@@ -125,13 +125,14 @@ def summary(rows: Sequence[Row]) -> Table:
     alone: dict[tuple[str, float, float, str], list[Row]] = defaultdict(list)
     for row in rows:
         (alone if row.rt_alone else groups)[row.engine, row.rt_share, row.rate_hz, row.policy].append(row)
+    show_alone = bool(alone)
     show_engine, show_share = (len({key[i] for key in groups}) > 1 for i in (0, 1))
     table = Table(title="SLO attainment, mean over seeds")
     for name in ("engine",) * show_engine + ("RT share",) * show_share:
         table.add_column(name)
     table.add_column("goals/s", justify="right")
     table.add_column("policy", no_wrap=True)
-    for name in ("all", "RT", "BE", *("RT\nalone",) * bool(alone), "RT end\n(s)", "BE end\n(s)", "RT TPOT\np99 (ms)"):
+    for name in ("all", "RT", "BE", *("RT\nalone",) * show_alone, "RT end\n(s)", "BE end\n(s)", "RT TPOT\np99 (ms)"):
         table.add_column(name, justify="right")
     stretch = None
     for key, group in groups.items():
@@ -145,7 +146,7 @@ def summary(rows: Sequence[Row]) -> Table:
             f"{rate:g}",
             policy,
             *(_cell(group, name, ".3f") for name in ("attainment", "attainment_rt", "attainment_be")),
-            *(_cell(alone[key], "attainment_rt", ".3f"),) * bool(alone),
+            *(_cell(alone[key], "attainment_rt", ".3f"),) * show_alone,
             *(_cell(group, name, ".2f") for name in ("e2e_s_mean_rt", "e2e_s_mean_be")),
             _cell(group, "tpot_ms_p99_rt", ".0f"),
         )

@@ -272,13 +272,3 @@ class Workload:
                 kind = rng.choices(classes, shares)[0]
                 goals.append(kind.goal(f"{kind.label}-{len(goals)}", time_s, rng))
         return sorted(goals, key=lambda goal: goal.time_s)
-
-
-def robot_mix(rt_share: float = 0.7) -> Workload:  # TODO: gone once nobody calls it
-    from slice_ros.bench.workload_file import load_workload
-
-    return load_workload("robot-mix").with_rt_share(rt_share)
-
-
-def poisson(workload: Workload, rate_hz: float, duration_s: float, seed: int) -> list[Arrival]:  # TODO: gone once nobody calls it
-    return workload.traffic(rate_hz, duration_s, seed)
