@@ -41,8 +41,8 @@ def test_robot_mix_is_the_published_mix():
 
 @pytest.mark.parametrize("name", workload_names())
 def test_every_workload_of_the_package_gives_the_rate_asked_for(name):
-    traffic = load_workload(name).traffic(2.0, 1000.0, seed=1)
-    assert len(traffic) == pytest.approx(2000, rel=0.2)
+    traffic = load_workload(name).traffic(0.5, 10_000.0, seed=1)
+    assert len(traffic) == pytest.approx(5000, rel=0.15)
     assert [a.time_s for a in traffic] == sorted(a.time_s for a in traffic)
     assert len({a.request.goal_id for a in traffic}) == len(traffic)
 
