@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 _VARIABLE = "SLICE_ROS_LAYER"
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING or LAYER == "rclpy_dds":
     from slice_ros.rclpy_dds.duration import Duration
     from slice_ros.rclpy_dds.exceptions import NotInitializedException, ParameterException, ParameterNotDeclaredException, RCLError
     from slice_ros.rclpy_dds.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
+    from slice_ros.rclpy_dds.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
     from slice_ros.rclpy_dds.logging import LoggingSeverity, get_logger
     from slice_ros.rclpy_dds.network import describe_network
     from slice_ros.rclpy_dds.node import Node
@@ -62,6 +63,8 @@ else:
     from rclpy.duration import Duration
     from rclpy.exceptions import NotInitializedException, ParameterException, ParameterNotDeclaredException
     from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
+    from rclpy.lifecycle import LifecycleNode as _LifecycleNode
+    from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
     from rclpy.logging import LoggingSeverity, get_logger
     from rclpy.node import Node
     from rclpy.parameter import Parameter
@@ -70,6 +73,28 @@ else:
     from rclpy.task import Future
     from rclpy.time import Time
     from rclpy.utilities import get_rmw_implementation_identifier, remove_ros_args
+
+    class LifecycleNode(_LifecycleNode):
+        """rclpy's; but a request for a transition that is not possible now is answered with no, where rclpy's ends the process."""
+
+        def __init__(self, node_name: str, **options: Any) -> None:
+            super().__init__(node_name, **options)
+            service = self._service_change_state
+            change = service.callback
+
+            def answer(request: Any, response: Any) -> Any:
+                try:
+                    return change(request, response)
+                except RCLError as error:
+                    wanted, state = request.transition, self._state_machine.current_state[1]
+                    self.get_logger().warning(
+                        f"the transition {wanted.label or wanted.id} is not possible in state {state}; nothing was changed"
+                    )
+                    self.get_logger().debug(str(error))
+                    response.success = False
+                    return response
+
+            service.callback = answer
 
     def describe_network() -> str:
         """In words, on which network this process listens and is found."""
@@ -96,6 +121,8 @@ __all__ = [
     "Future",
     "GoalResponse",
     "HistoryPolicy",
+    "LifecycleNode",
+    "LifecycleState",
     "LoggingSeverity",
     "MultiThreadedExecutor",
     "MutuallyExclusiveCallbackGroup",
@@ -112,6 +139,7 @@ __all__ = [
     "SignalHandlerOptions",
     "SingleThreadedExecutor",
     "Time",
+    "TransitionCallbackReturn",
     "describe_network",
     "get_logger",
     "qos",

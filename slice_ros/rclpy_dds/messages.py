@@ -29,6 +29,10 @@ int8 ERROR_UNKNOWN_GOAL_ID=2
 int8 ERROR_GOAL_TERMINATED=3
 int8 return_code
 GoalInfo[] goals_canceling""",
+    "lifecycle_msgs/srv/ChangeState": "Transition transition\n---\nbool success",
+    "lifecycle_msgs/srv/GetAvailableStates": "---\nState[] available_states",
+    "lifecycle_msgs/srv/GetAvailableTransitions": "---\nTransitionDescription[] available_transitions",
+    "lifecycle_msgs/srv/GetState": "---\nState current_state",
     "rcl_interfaces/srv/DescribeParameters": "string[] names\n---\nParameterDescriptor[] descriptors",
     "rcl_interfaces/srv/GetParameterTypes": "string[] names\n---\nuint8[] types",
     "rcl_interfaces/srv/GetParameters": "string[] names\n---\nParameterValue[] values",
