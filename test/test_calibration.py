@@ -73,7 +73,15 @@ def test_an_odd_slow_step_does_not_show():
 
 def test_goals_that_end_by_themselves_are_replaced():
     class Terse(SimulatedEngine):
-        """Every answer is three tokens."""
+        """Every answer is three tokens, and to ask for a fourth is an error, as it is with llama.cpp."""
+
+        ended: set[str] = set()  # noqa: RUF012
+
+        def step(self, column):
+            assert not self.ended & {cell.goal_id for cell in column}
+            outputs = super().step(column)
+            self.ended |= {output.goal_id for output in outputs if output.finish}
+            return outputs
 
         def prepare(self, request):
             tokens = super().prepare(request)
