@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from slice_ros.admission import Prediction
 from slice_ros.goal import ErrorCode, FinishReason
 from slice_ros.task import SloReport
 
@@ -63,4 +64,14 @@ class Snapshot:
     mask: MaskSnapshot
 
 
-Event = Progress | Finished | Snapshot
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The answer to ``Scheduler.check``: a prediction, or why there is none."""
+
+    check_id: str
+    prediction: Prediction | None
+    error_code: ErrorCode = ErrorCode.NONE
+    error_msg: str = ""
+
+
+Event = Progress | Finished | Checked | Snapshot

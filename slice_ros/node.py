@@ -166,7 +166,7 @@ class SliceServer(Node):
                 self._progress(event)
             elif isinstance(event, Finished):
                 self._finished(event)
-            else:
+            elif isinstance(event, Snapshot):
                 self._snapshot = event
 
     def _progress(self, event: Progress) -> None:

@@ -8,9 +8,12 @@ import queue
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from slice_ros.admission import Admission, Prediction, predict
 from slice_ros.clock import Clock, MonotonicClock
+from slice_ros.dependencies import Dependencies
 from slice_ros.engines.base import Engine
-from slice_ros.events import Event, Finished, MaskSnapshot, Progress, Snapshot
+from slice_ros.events import Checked, Event, Finished, MaskSnapshot, Progress, Snapshot
+from slice_ros.experience import Experience
 from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest
 from slice_ros.latency import LatencyModel
 from slice_ros.mask import Cell, Column, MaskMatrix
@@ -44,6 +47,13 @@ class _Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class _Check:
+    check_id: str
+    request: GoalRequest
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class _SetPolicy:
     policy: Policy
 
@@ -52,7 +62,7 @@ class _Wake:
     """Makes a waiting scheduler look again."""
 
 
-_Command = _Submit | _Cancel | _SetPolicy | _Wake
+_Command = _Submit | _Cancel | _Check | _SetPolicy | _Wake
 
 
 class Scheduler:
@@ -65,6 +75,7 @@ class Scheduler:
         emit: receives the events of one turn, in order; called on the scheduler's thread, must not block.
         clock: tells the time.
         max_batch: goals in one step at most.
+        admission: what becomes of goals whose SLO cannot be met.
     """
 
     def __init__(
@@ -76,6 +87,7 @@ class Scheduler:
         *,
         clock: Clock | None = None,
         max_batch: int = 16,
+        admission: Admission = Admission.ALWAYS,
     ) -> None:
         self._engine = engine
         self._policy = policy
@@ -84,6 +96,9 @@ class Scheduler:
         self._clock = clock or MonotonicClock()
         info = engine.info
         self._limits = Limits(min(max_batch, info.max_sequences), info.max_step_tokens)
+        self._admission = admission
+        self._experience = Experience()
+        self._dependencies = Dependencies()
         self._inbox: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._stopped = False
         self._tasks: dict[str, Task] = {}
@@ -109,6 +124,10 @@ class Scheduler:
     def cancel(self, goal_id: str, code: ErrorCode = ErrorCode.CANCELED, message: str = "the goal was canceled") -> None:
         """End a goal with that error; one that has ended or is unknown is left as it is."""
         self._inbox.put(_Cancel(goal_id, code, message))
+
+    def check(self, check_id: str, request: GoalRequest, prompt_tokens: int) -> None:
+        """Ask what a goal could expect if it were submitted now; a ``Checked`` event with that id answers."""
+        self._inbox.put(_Check(check_id, request, prompt_tokens))
 
     def set_policy(self, policy: Policy) -> None:
         """Plan with another policy from the next step on; goals go on as they are."""
@@ -169,16 +188,52 @@ class Scheduler:
 
     def _handle(self, command: _Command) -> None:
         if isinstance(command, _Submit):
-            self._arrivals += 1
-            task = Task.of(command.request, command.prompt_tokens, self._arrivals)
-            self._tasks[task.goal_id] = task
-            self._replan()
+            self._accept(command.request, command.prompt_tokens)
         elif isinstance(command, _Cancel):
             if task_ := self._tasks.get(command.goal_id):
                 self._end(task_, error=GoalError(command.code, command.message))
+        elif isinstance(command, _Check):
+            prediction = self._predict(Task.of(command.request, command.prompt_tokens, self._arrivals + 1))
+            self._events.append(Checked(command.check_id, prediction))
         elif isinstance(command, _SetPolicy):
             self._policy = command.policy
             self._replan()
+
+    def _accept(self, request: GoalRequest, prompt_tokens: int) -> None:
+        """Make a task of a goal, or end it at once."""
+        task = Task.of(request, prompt_tokens, self._arrivals + 1)
+        try:
+            task.chain_due_s = task.budget_due_s = self._dependencies.add(request, self._tasks)
+            if not self._dependencies.is_waiting(task.goal_id):  # when one that waits will start, nobody knows
+                self._admit(task)
+        except GoalError as error:
+            self._engine.close(task.goal_id)
+            self._dependencies.ended(task.goal_id, succeeded=False)
+            self._events.append(Finished(task.goal_id, None, error.code, error.message, task.report(completed=False)))
+            return
+        self._arrivals += 1
+        self._tasks[task.goal_id] = task
+        self._experience.arrived(task, self._latency)
+        self._replan()
+
+    def _admit(self, task: Task) -> None:
+        """Note what a new goal can expect.
+
+        Raises:
+            GoalError: INFEASIBLE, if admission is strict and its SLO cannot be met, or not without harm to real-time goals in hand.
+        """
+        prediction = self._predict(task)
+        task.predicted_ttft_s, task.predicted_tpot_s, task.predicted_e2e_s = prediction.ttft_s, prediction.tpot_s, prediction.e2e_s
+        if self._admission is Admission.STRICT and not prediction.fits:
+            raise GoalError(ErrorCode.INFEASIBLE, prediction.reason)
+
+    def _predict(self, task: Task) -> Prediction:
+        return predict(task, self._ready(), self._clock.now(), self._latency, self._limits, self._experience)
+
+    def _ready(self) -> list[Task]:
+        """The goals in hand that wait for no other."""
+        tasks = list(self._tasks.values())
+        return [task for task in tasks if not self._dependencies.is_waiting(task.goal_id)] if self._dependencies.any_waiting else tasks
 
     def _end_lost(self) -> None:
         now = self._clock.now()
@@ -189,12 +244,20 @@ class Scheduler:
             )
 
     def _end(self, task: Task, *, reason: FinishReason | None = None, error: GoalError | None = None) -> None:
-        del self._tasks[task.goal_id]
-        self._engine.close(task.goal_id)
-        self._policy.ended(task, completed=error is None)
+        """End a goal, and with an error all that wait for it."""
+        ends = [(task, error)]
+        while ends:
+            task, error = ends.pop()
+            if self._tasks.pop(task.goal_id, None) is None:
+                continue
+            self._engine.close(task.goal_id)
+            self._policy.ended(task, completed=error is None)
+            self._experience.ended(task, completed=error is None)
+            code, message = (ErrorCode.NONE, "") if error is None else (error.code, error.message)
+            self._events.append(Finished(task.goal_id, reason, code, message, task.report(completed=error is None)))
+            stranded, failure = self._dependencies.ended(task.goal_id, succeeded=error is None)
+            ends.extend((self._tasks[goal_id], failure) for goal_id in reversed(stranded))
         self._replan()
-        code, message = (ErrorCode.NONE, "") if error is None else (error.code, error.message)
-        self._events.append(Finished(task.goal_id, reason, code, message, task.report(completed=error is None)))
 
     # ---- planning
 
@@ -212,10 +275,11 @@ class Scheduler:
         if column:
             return column
         self._replan()  # nobody in it is left to serve, or there is no room: the oldest goal moves on all the same
-        return self._resolve((next_cell(next(iter(self._tasks.values()))),), must=True)
+        return self._resolve((next_cell(self._ready()[0]),), must=True)
 
     def _plan(self) -> None:
-        tasks = list(self._tasks.values())
+        tasks = self._ready()
+        self._dependencies.split_budgets(self._tasks, self._clock.now(), self._latency)
         matrix = self._policy.plan(tasks, self._clock.now(), self._latency, self._limits)
         self._matrix = matrix if matrix.columns else MaskMatrix(((next_cell(tasks[0]),),))
         self._cursor = 0

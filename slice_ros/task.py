@@ -44,6 +44,9 @@ class Task:
         prompt_left: prompt tokens still to compute before it can decode (after an eviction: its output so far, too).
         token_times_s: when each output token was produced.
         started_s: when its first step began.
+        chain_due_s: when the last goal of its chain is due; infinite without a chain deadline.
+        budget_due_s: when its own end is due so that the chain's can be kept; the scheduler moves it on.
+        predicted_ttft_s, predicted_tpot_s, predicted_e2e_s: what was predicted at its submission; NaN if nothing was.
     """
 
     goal_id: str
@@ -58,6 +61,11 @@ class Task:
     token_times_s: list[float] = field(default_factory=list)
     started_s: float | None = None
     is_open: bool = False
+    chain_due_s: float = math.inf
+    budget_due_s: float = math.inf
+    predicted_ttft_s: float = math.nan
+    predicted_tpot_s: float = math.nan
+    predicted_e2e_s: float = math.nan
 
     def __post_init__(self) -> None:
         self.prompt_left = self.prompt_tokens
@@ -89,13 +97,14 @@ class Task:
 
     @property
     def due_end_s(self) -> float:
-        """When its deadline passes; infinite without one."""
-        return math.inf if self.slo.deadline_s is None else self.arrival_s + self.slo.deadline_s
+        """When its end is due under its deadline and its share of a chain's; infinite without both."""
+        deadline_s = self.slo.deadline_s
+        return self.budget_due_s if deadline_s is None else min(self.arrival_s + deadline_s, self.budget_due_s)
 
     def is_lost(self, now: float) -> bool:
         """Whether no future can meet its SLO any more, however fast its remaining tokens come."""
         slo = self.slo
-        if slo.deadline_s is not None and now > self.arrival_s + slo.deadline_s:
+        if now > self.chain_due_s or (slo.deadline_s is not None and now > self.arrival_s + slo.deadline_s):
             return True
         if not self.token_times_s:
             return slo.ttft_s is not None and now > self.arrival_s + slo.ttft_s
@@ -105,14 +114,17 @@ class Task:
         return slo.tpot_s is not None and now > first + slo.tpot_s * (self.max_tokens - 1)
 
     def report(self, *, completed: bool) -> SloReport:
-        """The figures so far, and the verdict; attained needs a completed goal that met every bound it asked for."""
+        """The figures so far, and the verdict; attained needs a completed goal that met every bound it asked for.
+
+        A goal that ends after its chain is due has missed its deadline: so has the chain, whose last goal ends no earlier.
+        """
         slo, times = self.slo, self.token_times_s
         ttft = times[0] - self.arrival_s if times else math.nan
         tpot = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else math.nan
         e2e = times[-1] - self.arrival_s if times else math.nan
         ttft_met = slo.ttft_s is None or ttft <= slo.ttft_s
         tpot_met = slo.tpot_s is None or len(times) == 1 or tpot <= slo.tpot_s  # one token has no gap to judge
-        deadline_met = slo.deadline_s is None or e2e <= slo.deadline_s
+        deadline_met = (slo.deadline_s is None or e2e <= slo.deadline_s) and not (times and times[-1] > self.chain_due_s)
         return SloReport(
             attained=completed and ttft_met and tpot_met and deadline_met,
             ttft_met=ttft_met,
@@ -125,4 +137,7 @@ class Task:
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,
             output_tokens=len(times),
+            predicted_ttft_s=self.predicted_ttft_s,
+            predicted_tpot_s=self.predicted_tpot_s,
+            predicted_e2e_s=self.predicted_e2e_s,
         )

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
+from slice_ros.experience import Experience
 from slice_ros.latency import LatencyModel
-from slice_ros.lengths import Lengths
-from slice_ros.load import Load, Traffic
+from slice_ros.load import Traffic
 from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.outlook import Outlook
 from slice_ros.policies.base import Limits
@@ -45,8 +45,7 @@ class Slack:
     name = "slack"
 
     def __init__(self) -> None:
-        self.lengths = Lengths()
-        self.load = Load()
+        self._experience = Experience()
         self._latest_order = 0
         self._lost: set[str] = set()
         self._owed_s = 0.0
@@ -54,26 +53,20 @@ class Slack:
 
     def plan(self, tasks: Sequence[Task], now: float, latency: LatencyModel, limits: Limits) -> MaskMatrix:
         self._learn_arrivals(tasks, latency)
-        traffic = self.load.traffic(now)
+        traffic = self._experience.load.traffic(now)
         promised, spare = self._divide(tasks, traffic, now, latency, limits)
         owed = self._oldest_if_owed(spare, now, latency)
         return MaskMatrix(build_columns(promised, spare[: limits.max_batch], owed, traffic.slack_s * REACTION, now, latency, limits))
 
     def ended(self, task: Task, *, completed: bool) -> None:
         self._lost.discard(task.goal_id)
-        if completed:
-            self.lengths.observe(task.kind, task.tokens)
+        self._experience.ended(task, completed=completed)
 
     def _learn_arrivals(self, tasks: Sequence[Task], latency: LatencyModel) -> None:
         for task in reversed(tasks):
             if task.order <= self._latest_order:
                 break
-            job = Outlook.of(task, task.arrival_s, latency, self.lengths)
-            if task.is_real_time and job.end_s < math.inf:
-                prompt_s = latency.prompt_s(task.prompt_tokens)
-                self.load.observe(
-                    task.arrival_s, job.expected, prompt_s, max(job.end_s - task.arrival_s, job.work_s), max(job.slack_s, 0.0)
-                )
+            self._experience.arrived(task, latency)
         self._latest_order = max(self._latest_order, tasks[-1].order)
 
     def _divide(
@@ -89,7 +82,7 @@ class Slack:
                 self._lost.add(task.goal_id)
                 hopeless.append(Outlook.bare(task))
                 continue
-            job = Outlook.of(task, now, latency, self.lengths)
+            job = Outlook.of(task, now, latency, self._experience.lengths)
             if job.is_hopeless:
                 hopeless.append(job)
             elif task.is_real_time:
@@ -206,6 +199,16 @@ def choose_rows(jobs: Iterable[Outlook], longest_s: float, latency: LatencyModel
         if len(rows) == limits.max_batch or budget < 1:
             break
     return rows[:best_rows]
+
+
+def best_width(worths: Sequence[float], latency: LatencyModel, limits: Limits) -> int:
+    """How many rows give the most worth per second, if ``worths`` are those of the rows in order; see :func:`choose_rows`."""
+    width, best, total = 1, 0.0, 0.0
+    for rows, worth in enumerate(worths[: limits.max_batch], 1):
+        total += worth
+        if total >= best * latency.step_s(rows):
+            width, best = rows, total / latency.step_s(rows)
+    return width
 
 
 def _chunk(tokens: int, room_s: float, latency: LatencyModel, *, must: bool) -> int:
