@@ -28,6 +28,8 @@ import numpy.typing as npt
 # program beside them makes steps ten to a hundred times longer. 1000 turns are enough on a quiet machine. OpenMP reads this on loading.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# When llama.cpp aborts, it prints where. Without this it would have gdb print the stack, too, while clients wait for the news.
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
 import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
