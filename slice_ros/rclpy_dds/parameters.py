@@ -39,14 +39,14 @@ class Parameters:
         allow_undeclared: bool,
         announce: Callable[[Sequence[Parameter], Sequence[Parameter], Sequence[Parameter]], None],
     ) -> None:
-        self._parameter_overrides = dict(overrides)
-        self._allow_undeclared_parameters = allow_undeclared
-        self._announce = announce
-        self._parameters: dict[str, Parameter] = {}
-        self._descriptors: dict[str, Any] = {}
-        self._pre_set: list[Callable[[list[Parameter]], list[Parameter]]] = []
-        self._on_set: list[Callable[[list[Parameter]], Any]] = []
-        self._post_set: list[Callable[[list[Parameter]], None]] = []
+        self.__parameter_overrides = dict(overrides)
+        self.__allow_undeclared_parameters = allow_undeclared
+        self.__announce = announce
+        self.__parameters: dict[str, Parameter] = {}
+        self.__descriptors: dict[str, Any] = {}
+        self.__pre_set: list[Callable[[list[Parameter]], list[Parameter]]] = []
+        self.__on_set: list[Callable[[list[Parameter]], Any]] = []
+        self.__post_set: list[Callable[[list[Parameter]], None]] = []
 
     # ---- declaring
 
@@ -69,7 +69,7 @@ class Parameters:
         """
         if not name or not isinstance(name, str):
             raise InvalidParameterException(name)
-        if name in self._parameters:
+        if name in self.__parameters:
             raise ParameterAlreadyDeclaredException(name)
         descriptor = Descriptor() if descriptor is None else copy.deepcopy(descriptor)
         if isinstance(value, Parameter.Type):
@@ -81,16 +81,16 @@ class Parameters:
             if descriptor.type == Parameter.Type.NOT_SET.value:
                 raise ValueError(f"parameter {name!r} has neither a default value nor a type; give one of them, or dynamic_typing")
         parameter = Parameter(name, value=value)
-        if not ignore_override and name in self._parameter_overrides:
-            parameter = self._parameter_overrides[name]
+        if not ignore_override and name in self.__parameter_overrides:
+            parameter = self.__parameter_overrides[name]
             if parameter.value == []:  # an empty list is of every array type
                 parameter = Parameter(name, Parameter.Type(descriptor.type), [])
-        result = self._set([parameter], {name: descriptor})
+        result = self.__set([parameter], {name: descriptor})
         if not result.successful:
             if result.reason.startswith("Wrong parameter type"):
                 raise InvalidParameterTypeException(parameter, Parameter.Type(descriptor.type).name)
             raise InvalidParameterValueException(name, parameter.value, result.reason)
-        return self._parameters[name]
+        return self.__parameters[name]
 
     def declare_parameters(self, namespace: str, parameters: Sequence[tuple[Any, ...]], ignore_override: bool = False) -> list[Parameter]:
         """Declare several: tuples (name, value or type[, descriptor]); names below ``namespace`` where it is not empty."""
@@ -106,14 +106,14 @@ class Parameters:
         ParameterNotDeclaredException: there is none of this name.
         ParameterImmutableException: it is read-only.
         """
-        if name not in self._parameters:
+        if name not in self.__parameters:
             raise ParameterNotDeclaredException(name)
-        if self._descriptors[name].read_only:
+        if self.__descriptors[name].read_only:
             raise ParameterImmutableException(name)
-        del self._parameters[name], self._descriptors[name]
+        del self.__parameters[name], self.__descriptors[name]
 
     def has_parameter(self, name: str) -> bool:
-        return name in self._parameters
+        return name in self.__parameters
 
     # ---- reading
 
@@ -122,12 +122,12 @@ class Parameters:
         ParameterNotDeclaredException: there is none of this name, and undeclared ones are not allowed.
         ParameterUninitializedException: it was declared with a type only and has no value yet.
         """
-        parameter = self._parameters.get(name)
+        parameter = self.__parameters.get(name)
         if parameter is None:
-            if self._allow_undeclared_parameters:
+            if self.__allow_undeclared_parameters:
                 return Parameter(name)
             raise ParameterNotDeclaredException(name)
-        if parameter.type_ is Parameter.Type.NOT_SET and not self._descriptors[name].dynamic_typing:
+        if parameter.type_ is Parameter.Type.NOT_SET and not self.__descriptors[name].dynamic_typing:
             raise ParameterUninitializedException(name)
         return parameter
 
@@ -136,7 +136,7 @@ class Parameters:
 
     def get_parameter_or(self, name: str, alternative_value: Parameter | None = None) -> Parameter:
         """The parameter, or another where it is not declared or has no value."""
-        parameter = self._parameters.get(name)
+        parameter = self.__parameters.get(name)
         if parameter is not None and parameter.type_ is not Parameter.Type.NOT_SET:
             return parameter
         return alternative_value or Parameter(name)
@@ -144,12 +144,12 @@ class Parameters:
     def get_parameters_by_prefix(self, prefix: str) -> dict[str, Parameter]:
         """Parameters below a prefix, by the rest of their name."""
         start = f"{prefix}{PARAMETER_SEPARATOR_STRING}" if prefix else ""
-        return {name[len(start) :]: parameter for name, parameter in self._parameters.items() if name.startswith(start)}
+        return {name[len(start) :]: parameter for name, parameter in self.__parameters.items() if name.startswith(start)}
 
     def get_parameter_type(self, name: str) -> Parameter.Type:
-        if name in self._parameters:
-            return self._parameters[name].type_
-        if self._allow_undeclared_parameters:
+        if name in self.__parameters:
+            return self.__parameters[name].type_
+        if self.__allow_undeclared_parameters:
             return Parameter.Type.NOT_SET
         raise ParameterNotDeclaredException(name)
 
@@ -157,9 +157,9 @@ class Parameters:
         return [self.get_parameter_type(name) for name in names]
 
     def describe_parameter(self, name: str) -> Any:
-        if name in self._descriptors:
-            return self._descriptors[name]
-        if self._allow_undeclared_parameters:
+        if name in self.__descriptors:
+            return self.__descriptors[name]
+        if self.__allow_undeclared_parameters:
             return Descriptor()
         raise ParameterNotDeclaredException(name)
 
@@ -178,7 +178,7 @@ class Parameters:
                     return True
             return False
 
-        names = [name for name in self._parameters if listed(name)]
+        names = [name for name in self.__parameters if listed(name)]
         groups = [name.rpartition(PARAMETER_SEPARATOR_STRING)[0] for name in names]
         result = messages.message("rcl_interfaces/msg/ListParametersResult")
         return result(names=names, prefixes=list(dict.fromkeys(group for group in groups if group)))
@@ -200,43 +200,43 @@ class Parameters:
             ParameterNotDeclaredException: one is not declared, and undeclared ones are not allowed.
         """
         parameters = list(parameter_list)
-        for pre_set in self._pre_set:
+        for pre_set in self.__pre_set:
             parameters = pre_set(parameters)
-        if not parameters and self._pre_set:
+        if not parameters and self.__pre_set:
             return SetParametersResult(successful=False, reason="parameter list cannot be empty, a pre_set_parameters_callback made it so")
-        unknown = [parameter.name for parameter in parameters if parameter.name not in self._descriptors]
-        if unknown and not self._allow_undeclared_parameters:
+        unknown = [parameter.name for parameter in parameters if parameter.name not in self.__descriptors]
+        if unknown and not self.__allow_undeclared_parameters:
             raise ParameterNotDeclaredException(*unknown)
-        return self._set(parameters)
+        return self.__set(parameters)
 
     def add_pre_set_parameters_callback(self, callback: Callable[[list[Parameter]], list[Parameter]]) -> None:
         """``callback`` may change the list before it is checked. The one added last is called first."""
-        self._pre_set.insert(0, callback)
+        self.__pre_set.insert(0, callback)
 
     def add_on_set_parameters_callback(self, callback: Callable[[list[Parameter]], Any]) -> None:
         """``callback`` answers with a ``SetParametersResult``: may these be set? The one added last is called first."""
-        self._on_set.insert(0, callback)
+        self.__on_set.insert(0, callback)
 
     def add_post_set_parameters_callback(self, callback: Callable[[list[Parameter]], None]) -> None:
         """``callback`` is told what was set. The one added last is called first."""
-        self._post_set.insert(0, callback)
+        self.__post_set.insert(0, callback)
 
     def remove_pre_set_parameters_callback(self, callback: Callable[[list[Parameter]], list[Parameter]]) -> None:
-        self._pre_set.remove(callback)
+        self.__pre_set.remove(callback)
 
     def remove_on_set_parameters_callback(self, callback: Callable[[list[Parameter]], Any]) -> None:
-        self._on_set.remove(callback)
+        self.__on_set.remove(callback)
 
     def remove_post_set_parameters_callback(self, callback: Callable[[list[Parameter]], None]) -> None:
-        self._post_set.remove(callback)
+        self.__post_set.remove(callback)
 
-    def _set(self, parameters: list[Parameter], declared: Mapping[str, Any] | None = None) -> Any:
+    def __set(self, parameters: list[Parameter], declared: Mapping[str, Any] | None = None) -> Any:
         """Check and store; ``declared`` holds the descriptors of new parameters."""
         for parameter in parameters:
-            reason = self._objection(parameter, declared)
+            reason = self.__objection(parameter, declared)
             if reason:
                 return SetParametersResult(successful=False, reason=reason)
-        for callback in self._on_set:
+        for callback in self.__on_set:
             result = callback(parameters)
             if not result.successful:
                 return result
@@ -246,24 +246,24 @@ class Parameters:
         for parameter in parameters:
             if declared is None and parameter.type_ is Parameter.Type.NOT_SET:
                 deleted.append(parameter)
-                self._parameters.pop(parameter.name, None)
-                self._descriptors.pop(parameter.name, None)
+                self.__parameters.pop(parameter.name, None)
+                self.__descriptors.pop(parameter.name, None)
                 continue
             had_value = self.get_parameter_or(parameter.name).type_ is not Parameter.Type.NOT_SET
             (changed if had_value else new).append(parameter)
             if declared is not None:
-                self._descriptors[parameter.name] = declared[parameter.name]
+                self.__descriptors[parameter.name] = declared[parameter.name]
             else:
-                self._descriptors.setdefault(parameter.name, Descriptor(name=parameter.name, dynamic_typing=True))
-            self._parameters[parameter.name] = parameter
-        self._announce(new, changed, deleted)
-        for post_set in self._post_set:
+                self.__descriptors.setdefault(parameter.name, Descriptor(name=parameter.name, dynamic_typing=True))
+            self.__parameters[parameter.name] = parameter
+        self.__announce(new, changed, deleted)
+        for post_set in self.__post_set:
             post_set(parameters)
         return SetParametersResult(successful=True)
 
-    def _objection(self, parameter: Parameter, declared: Mapping[str, Any] | None) -> str:
+    def __objection(self, parameter: Parameter, declared: Mapping[str, Any] | None) -> str:
         """Why this parameter may not have this value; empty where it may."""
-        descriptor = (self._descriptors if declared is None else declared).get(parameter.name)
+        descriptor = (self.__descriptors if declared is None else declared).get(parameter.name)
         if descriptor is None:
             return ""
         descriptor.name = parameter.name
