@@ -206,6 +206,21 @@ def test_a_json_schema_forces_the_answer_into_its_form(engine: LlamaEngine) -> N
         assert isinstance(answer["n"], int)
 
 
+@pytest.mark.parametrize("likely", [1, 10_000])
+def test_greedy_decoding_takes_the_best_token_that_the_grammar_allows(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch, likely: int
+) -> None:
+    grammar = "root ::= [aeiou]+ [.]"
+    text = text_of(engine, goal(grammar=grammar))
+    monkeypatch.setattr(llama_module, "LIKELY_TOKENS", likely)  # asked about one token first, or about all at once
+    assert text_of(engine, goal(grammar=grammar)) == text
+    engine.prepare(goal())
+    engine.open("goal")
+    engine.step((Cell("goal", 11),))
+    logits = engine._logits(1)[0]
+    assert text[0] == max("aeiou", key=lambda letter: logits[ord(letter)])
+
+
 def test_a_grammar_that_allows_no_token_ends_the_goal_and_not_the_process(engine: LlamaEngine) -> None:
     # llama.cpp never draws a token that begins with a NUL byte.
     assert run(engine, goal(grammar='root ::= "a\\x00b"')) == (["a", ""], FinishReason.STOP)

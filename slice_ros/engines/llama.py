@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,6 +35,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from llama_cpp.llama_grammar import json_schema_to_gbnf
 
 from slice_ros.engines.base import EngineError, EngineInfo, KvFullError, KvUse, Output
+from slice_ros.engines.grammar import check_grammar, locate
 from slice_ros.engines.text import TextStream
 from slice_ros.goal import ChatMessage, ErrorCode, FinishReason, GoalError, GoalRequest, Sampling
 from slice_ros.mask import Column
@@ -51,9 +51,8 @@ CHATML = (
 PENALTY_TOKENS = 64
 """How many of the latest tokens the repeat penalty looks at; llama.cpp's default."""
 
-LONGEST_GRAMMAR = 64 * 1024
-DEEPEST_GRAMMAR = 100
-"""llama.cpp parses grammars by recursion, without a bound of its own: a deeper one could overflow the stack and end the process."""
+LIKELY_TOKENS = 64
+"""How many of the most likely tokens a grammar is asked about before it is asked about all."""
 
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "q4_0": 2}
 """Types of KV cells, with ggml's numbers."""
@@ -179,7 +178,8 @@ class LlamaEngine:
         n_ctx, n_batch = llama_cpp.llama_n_ctx(self._context), llama_cpp.llama_n_batch(self._context)
         self._info = EngineInfo(Path(config.model_path).name, _device(config), n_ctx, config.n_seq_max, n_batch)
         # Positions beyond those of its training make a model talk nonsense.
-        self._longest = min(n_ctx, llama_cpp.llama_model_n_ctx_train(self._model) or n_ctx)
+        self._trained: int = llama_cpp.llama_model_n_ctx_train(self._model)
+        self._longest = min(n_ctx, self._trained)
         self._sequences = deque(range(config.n_seq_max))
         self._kv_used = 0
         self._batch = _Batch(n_batch, n_ctx)
@@ -204,8 +204,8 @@ class LlamaEngine:
         if limit > self._longest:
             raise GoalError(
                 ErrorCode.CONTEXT_EXCEEDED,
-                f"the prompt has {len(prompt)} tokens and max_tokens is {request.max_tokens}: {limit} together, "
-                f"where {self._info.model} takes {self._longest}",
+                f"the prompt has {len(prompt)} tokens and max_tokens is {request.max_tokens}, together {limit}; at most {self._longest} "
+                f"fit (n_ctx is {self._info.context_tokens}, the model was trained with {self._trained})",
             )
         goal = _Goal(prompt, limit, TextStream(request.stop))
         goal.grammar = self._grammar(request)
@@ -309,18 +309,32 @@ class LlamaEngine:
             candidates.load(logits)
             token = candidates.draw(goal.sampler)
         if goal.grammar is not None:
-            # To ask the grammar about one token is cheap, about the whole vocabulary is not, and mostly the token drawn first is right.
+            # To ask about one token is cheap, and mostly the one drawn first is right.
             if not candidates.allows(goal.grammar, token):
-                candidates.load(logits)
-                candidates.apply(goal.grammar)
-                if not candidates.any_left():
+                allowed = self._sample_allowed(goal, logits)
+                if allowed is None:
                     return None
-                token = candidates.best() if goal.sampler is None else candidates.draw(goal.sampler)
+                token = allowed
             # llama.cpp aborts the process when a token is accepted that the grammar does not allow.
             llama_cpp.llama_sampler_accept(goal.grammar, token)
         if goal.sampler is not None:
             llama_cpp.llama_sampler_accept(goal.sampler, token)
         return token
+
+    def _sample_allowed(self, goal: _Goal, logits: npt.NDArray[np.float32]) -> int | None:
+        """Draw among the tokens that a goal's grammar allows; ``None`` if it allows none."""
+        candidates = self._candidates
+        if goal.sampler is None:  # to ask about the whole vocabulary takes long, and the best one is mostly among the most likely
+            likely = min(LIKELY_TOKENS, len(logits))
+            candidates.load(logits, np.argpartition(logits, -likely)[-likely:])
+            candidates.apply(goal.grammar)
+            if candidates.any_left():
+                return candidates.best()
+        candidates.load(logits)
+        candidates.apply(goal.grammar)
+        if not candidates.any_left():
+            return None
+        return candidates.best() if goal.sampler is None else candidates.draw(goal.sampler)
 
     def _extend(self, goal_id: str, goal: _Goal, token: int | None) -> Output:
         """Add a sampled token to a goal."""
@@ -449,11 +463,13 @@ class _Candidates:
         self._single = llama_cpp.llama_token_data()
         self._single_array = llama_cpp.llama_token_data_array(ctypes.pointer(self._single), 1, -1, False)
 
-    def load(self, logits: npt.NDArray[np.float32]) -> None:
-        self._data["id"] = self._ids  # samplers sort and cut the array
-        self._data["logit"] = logits
-        self._array.data = ctypes.cast(self._data.ctypes.data, llama_cpp.llama_token_data_p)
-        self._array.size = len(self._data)
+    def load(self, logits: npt.NDArray[np.float32], ids: npt.NDArray[np.intp] | None = None) -> None:
+        """Take all tokens, or some."""
+        count = self._array.size = len(self._ids if ids is None else ids)
+        data = self._data[:count]
+        data["id"] = self._ids if ids is None else ids  # samplers sort and cut the array
+        data["logit"] = logits if ids is None else logits[ids]
+        self._array.data = ctypes.cast(data.ctypes.data, llama_cpp.llama_token_data_p)
         self._array.selected = -1
         self._array.sorted = False
 
@@ -466,11 +482,11 @@ class _Candidates:
         return int(self._array.data[self._array.selected].id)
 
     def any_left(self) -> bool:
-        return bool(self._data["logit"].max() > -np.inf)
+        return bool(self._data["logit"][: self._array.size].max() > -np.inf)
 
     def best(self) -> int:
-        """The most likely token, before anything sorted or cut the array."""
-        return int(self._data["logit"].argmax())
+        """The most likely token."""
+        return int(self._data["id"][self._data["logit"][: self._array.size].argmax()])
 
     def allows(self, grammar: Any, token: int) -> bool:
         """Whether a grammar allows a token next."""
@@ -740,7 +756,8 @@ def physical_cores() -> int:
         except OSError:
             cores.add(str(cpu))
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        group = Path("/proc/self/cgroup").read_text().partition("::")[2].strip()
+        quota, period = Path(f"/sys/fs/cgroup{group}/cpu.max").read_text().split()
         return max(1, min(len(cores), int(quota) // int(period)))
     except (OSError, ValueError):  # no such file, or "max": no quota
         return len(cores)
@@ -786,15 +803,7 @@ def _init_grammar(vocabulary: Any, grammar: str, source: str) -> Any:
     Raises:
         GoalError: INVALID_GRAMMAR, with the place where it is wrong.
     """
-    if "\0" in grammar:
-        raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{source} holds a NUL character; leave it out")
-    if len(grammar) > LONGEST_GRAMMAR:
-        raise GoalError(
-            ErrorCode.INVALID_GRAMMAR, f"{source} makes a grammar of {len(grammar)} characters; at most {LONGEST_GRAMMAR} are allowed"
-        )
-    depth = _grammar_depth(grammar)
-    if depth > DEEPEST_GRAMMAR:
-        raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{source} nests {depth} parentheses; at most {DEEPEST_GRAMMAR} are allowed")
+    check_grammar(grammar, source)
     data = grammar.encode("utf-8", "replace")
     with _grammar_lock, _log.collect_errors() as errors:
         # llama.cpp prints what its parser says, and logs only what it finds later.
@@ -805,24 +814,7 @@ def _init_grammar(vocabulary: Any, grammar: str, source: str) -> Any:
         os.write(2, f"{before}{after}".encode())
     if sampler:
         return sampler
-    raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{source} is not valid: {_locate(complaint, grammar) if complaint else _reason(errors)}")
-
-
-def _grammar_depth(grammar: str) -> int:
-    """How deep parentheses nest, outside of literals, character classes and comments."""
-    bare = re.sub(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', "", grammar)
-    depths = accumulate((letter == "(") - (letter == ")") for letter in bare)
-    return max(depths, default=0)
-
-
-def _locate(complaint: str, grammar: str) -> str:
-    """The parser's complaint, with line and column where it quotes the rest of the grammar."""
-    what, at, rest = complaint.partition(" at ")
-    if not at or not grammar.endswith(rest):
-        return complaint
-    before = grammar.removesuffix(rest)
-    line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-    return f"{what} at line {line}, column {column}, " + (f"which is {rest.splitlines()[0][:40]!r}" if rest.strip() else "where it ends")
+    raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{source} is not valid: {locate(complaint, grammar) if complaint else _reason(errors)}")
 
 
 def _call_capturing_stderr(function: Callable[[], Any]) -> tuple[Any, str]:
