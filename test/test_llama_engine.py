@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from slice_ros import models
@@ -111,6 +112,33 @@ def test_interleaved_goals_get_the_text_each_would_get_alone(engine: LlamaEngine
     assert evictions > 10
     assert mixed > 10
     assert texts == alone
+
+
+@pytest.mark.parametrize("quantization", models.QUANTIZATIONS)
+def test_sharing_a_step_changes_logits_by_rounding_only_whatever_the_type(tmp_path: Path, quantization: str) -> None:
+    shape = replace(models.SHAPES["qwen2.5-0.5b"], vocab_size=512, block_count=2, feed_forward_length=512)
+    models.make_model(shape, tmp_path / "model.gguf", quantization)
+    engine = LlamaEngine(LlamaConfig(tmp_path / "model.gguf", n_ctx=1024))
+    goals = [goal(str(i), prompt=TEXT[: 10 + 7 * i]) for i in range(6)]
+
+    def start(request: GoalRequest, chunk: int) -> None:
+        tokens = engine.prepare(request)
+        engine.open(request.goal_id)
+        engine.step((Cell(request.goal_id, tokens - chunk),))
+        engine.step((Cell(request.goal_id, chunk),))
+        engine._goals[request.goal_id].tokens[-1] = ord("a")  # the same next token in both runs, whatever rounding did
+
+    alone = []
+    for request in goals:
+        start(request, chunk=1)
+        engine.step((Cell(request.goal_id),))
+        alone.append(engine._logits(1)[0].copy())
+        engine.close(request.goal_id)
+    for request in goals:
+        start(request, chunk=5)
+    engine.step(tuple(Cell(request.goal_id) for request in goals))
+    assert np.abs(engine._logits(6) - alone).max() < 0.1 * np.std(alone)
+    engine.shutdown()
 
 
 def test_an_evicted_goal_computes_prompt_and_output_again_and_continues_its_text(engine: LlamaEngine) -> None:
