@@ -81,17 +81,17 @@ def _predict_real_time(
     step_s, rows = _step(len(real_time) + 1, len(best_effort), latency, limits)
     token_s = step_s / rows
 
-    ahead_s = sum(_work_s(job, token_s, latency) for job in ahead)
+    ahead_s = sum(_work_s(job, token_s) for job in ahead)
     start_s = ahead_s * max(0.0, 1.0 - (rows - 1) / len(ahead)) if ahead else 0.0
-    prompt_s = latency.prompt_s(own.prompt_left)
+    prompt_s = own.prompt_s
     ttft_s = start_s + prompt_s + step_s
-    e2e_s = max(start_s + prompt_s + step_s * own.expected, ahead_s + _work_s(own, token_s, latency))
+    e2e_s = max(start_s + prompt_s + step_s * own.expected, ahead_s + _work_s(own, token_s))
 
     at_s = now + ahead_s
     is_safe = True
     for job in behind:
-        at_s += _work_s(job, token_s, latency)
-        is_safe = is_safe and not at_s <= job.end_s < at_s + _work_s(own, token_s, latency)
+        at_s += _work_s(job, token_s)
+        is_safe = is_safe and not at_s <= job.end_s < at_s + _work_s(own, token_s)
     backlog_s = at_s - now
     return _verdict(own, ttft_s, e2e_s, is_safe=is_safe, backlog_s=backlog_s, now=now, latency=latency)
 
@@ -116,11 +116,11 @@ def _predict_best_effort(
     rt_token_s = step_s / rt_rows
     busy = min(traffic.rate * rt_token_s + traffic.prompt_share, BUSIEST)
     gap_s = be_step_s / (1.0 - busy)
-    backlog_s = sum(_work_s(job, rt_token_s, latency) for job in real_time)
+    backlog_s = sum(_work_s(job, rt_token_s) for job in real_time)
     if best_width([1.0] + [BEST_EFFORT_WORTH] * rows, latency, limits) > 1:  # it rides in the real-time tasks' steps
         gap_s = min(gap_s, max(step_s, be_step_s) / (1.0 - min(traffic.prompt_share, BUSIEST)))
-        backlog_s = sum(latency.prompt_s(job.prompt_left) for job in real_time if job.prompt_left)
-    ttft_s = backlog_s + latency.prompt_s(own.prompt_left) + be_step_s
+        backlog_s = sum(job.prompt_s for job in real_time)
+    ttft_s = backlog_s + own.prompt_s + be_step_s
     e2e_s = ttft_s + gap_s * (own.expected - 1)
     verdict = _verdict(own, ttft_s, e2e_s, is_safe=True, backlog_s=backlog_s, now=now, latency=latency)
     if not bounded or own in chosen or math.isinf(verdict.fits_in_s):
@@ -158,5 +158,5 @@ def _step(real_time: int, best_effort: int, latency: LatencyModel, limits: Limit
     return latency.step_s(width), min(width, real_time)
 
 
-def _work_s(job: Outlook, token_s: float, latency: LatencyModel) -> float:
-    return token_s * (job.expected - job.tokens) + (latency.prompt_s(job.prompt_left) if job.prompt_left else 0.0)
+def _work_s(job: Outlook, token_s: float) -> float:
+    return token_s * (job.expected - job.tokens) + job.prompt_s

@@ -25,7 +25,9 @@ class Experience:
         job = Outlook.of(task, task.arrival_s, latency, self.lengths)
         if job.end_s < math.inf:
             window_s = max(job.end_s - task.arrival_s, job.work_s)
-            self.load.observe(task.arrival_s, job.expected, latency.prompt_s(task.prompt_tokens), window_s, max(job.slack_s, 0.0))
+            self.load.observe(
+                task.arrival_s, job.expected, latency.prompt_s(task.prompt_tokens), window_s, max(job.slack_s, latency.step_s(1))
+            )
 
     def ended(self, task: Task, *, completed: bool) -> None:
         """A task is gone; with ``completed`` its number of output tokens is its answer's length."""

@@ -27,6 +27,8 @@ class Outlook:
         first_s: when its first output token came.
         short: s, the length in tokens that it hardly falls short of.
         expected: the length in tokens that it will have in the mean.
+        kv_tokens: KV tokens its next step attends to.
+        prompt_s: what is left of its prompt, as time beyond that of its rows.
         work_s: time to its expected end, alone in its steps.
         due_s: when its next tokens are due under TTFT, TPOT and deadline together; infinite without such a bound.
         end_s: when its last token is due if it comes to its expected length; infinite without such a bound.
@@ -41,6 +43,8 @@ class Outlook:
     first_s: float | None
     short: int = 0
     expected: float = 0.0
+    kv_tokens: int = 0
+    prompt_s: float = 0.0
     work_s: float = 0.0
     due_s: float = math.inf
     end_s: float = math.inf
@@ -51,13 +55,15 @@ class Outlook:
     @classmethod
     def bare(cls, task: Task) -> Outlook:
         """Of a task that no bound matters for."""
-        return cls(task, task.tokens, task.prompt_left, None)
+        return cls(task, task.tokens, task.prompt_left, None, kv_tokens=task.kv_tokens)
 
     @classmethod
     def of(cls, task: Task, now: float, latency: LatencyModel, lengths: Lengths) -> Outlook:
         slo, tokens = task.slo, task.tokens
-        token_s = latency.step_s(1)
-        start_s = now + (latency.prompt_s(task.prompt_left) if task.prompt_left else 0.0)
+        kv_tokens = task.kv_tokens
+        token_s = latency.step_s(1, kv_tokens=kv_tokens)
+        prompt_s = latency.prompt_s(task.prompt_left) if task.prompt_left else 0.0
+        start_s = now + prompt_s
         short = lengths.at_least(task.kind, tokens, task.max_tokens, SHORT_RISK)
         expected = lengths.expected(task.kind, tokens, task.max_tokens)
         short_at_s = start_s + token_s * (short - tokens)  # when it has that many tokens, alone from now on
@@ -80,13 +86,17 @@ class Outlook:
             if slo.ttft_s is not None:
                 hope_s = min(hope_s, task.arrival_s + slo.ttft_s - start_s - token_s)
                 slack_s = min(slack_s, hope_s)
-        job = cls(task, tokens, task.prompt_left, first_s, short, expected, expected_at_s - now, math.inf, end_s, slack_s, hope_s < 0.0)
+        job = cls(
+            task, tokens, task.prompt_left, first_s, short, expected, kv_tokens, prompt_s, expected_at_s - now,
+            math.inf, end_s, slack_s, hope_s < 0.0,
+        )  # fmt: skip
         job._set_due()
         return job
 
     def advance(self, prompt_tokens: int, now: float) -> None:
         """It took part in a step that ends at ``now``, with so many prompt tokens."""
         self.prompt_left -= prompt_tokens
+        self.kv_tokens += max(1, prompt_tokens)
         if self.prompt_left > 0:
             return
         self.tokens += 1

@@ -56,7 +56,10 @@ class Slack:
         traffic = self._experience.load.traffic(now)
         promised, spare = self._divide(tasks, traffic, now, latency, limits)
         owed = self._oldest_if_owed(spare, now, latency)
-        return MaskMatrix(build_columns(promised, spare[: limits.max_batch], owed, traffic.slack_s * REACTION, now, latency, limits))
+        columns = build_columns(promised, spare[: limits.max_batch], owed, traffic.slack_s * REACTION, now, latency, limits)
+        if owed is not None:
+            self._owed_s -= sum(latency.column_s((cell,)) for cell in columns[0] if cell.goal_id == owed.task.goal_id)
+        return MaskMatrix(columns)
 
     def ended(self, task: Task, *, completed: bool) -> None:
         self._lost.discard(task.goal_id)
@@ -91,11 +94,10 @@ class Slack:
                 unbounded.append(job)
             else:
                 candidates.append(job)
-        chosen = select(candidates, traffic, now, latency, limits)
-        promised += chosen
+        promised += select(candidates, traffic, now, latency, limits)
         for job in promised:
             job.is_promised = True
-        return promised, [*unbounded, *(job for job in candidates if job not in chosen), *hopeless]
+        return promised, [*unbounded, *(job for job in candidates if not job.is_promised), *hopeless]
 
     def _oldest_if_owed(self, spare: Sequence[Outlook], now: float, latency: LatencyModel) -> Outlook | None:
         """The oldest spare task, if the time owed to it has come to the length of a step."""
@@ -104,11 +106,7 @@ class Slack:
             self._owed_s = 0.0
             return None
         self._owed_s += SPARE_SHARE * elapsed_s
-        if self._owed_s < latency.step_s(1):
-            return None
-        oldest = min(spare, key=lambda job: job.task.order)
-        self._owed_s -= latency.step_s(1) + (latency.prompt_s(oldest.prompt_left) if oldest.prompt_left else 0.0)
-        return oldest
+        return min(spare, key=lambda job: job.task.order) if self._owed_s >= latency.step_s(1) else None
 
 
 def select(jobs: Sequence[Outlook], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits) -> list[Outlook]:
@@ -119,19 +117,19 @@ def select(jobs: Sequence[Outlook], traffic: Traffic, now: float, latency: Laten
     that of their prompts. It has to fit with ``CAUTION`` standard deviations to spare, for lengths and arrivals are only expected.
     """
     token_s = _token_s_up_to_width(latency, limits)
-    rate, fastest, prompt_share, length_variance = traffic.rate, traffic.fastest, traffic.prompt_share, 0.0
+    rate, fastest, serial_share, length_variance = traffic.rate, traffic.fastest, traffic.prompt_share, 0.0
     taken: list[Outlook] = []
     for job in sorted(jobs, key=lambda job: job.work_s / job.task.slo.weight):
         window_s = max(job.end_s - now, latency.step_s(1))
         v = (job.expected - job.tokens) / window_s
         pace = max(fastest, v)
         cost_s = token_s[min(int((rate + v) / pace), limits.max_batch)]
-        prompts = prompt_share + (latency.prompt_s(job.prompt_left) / window_s if job.prompt_left else 0.0)
+        serial = serial_share + (job.prompt_s / window_s) + v * job.kv_tokens * latency.kv_token_s
         lengths = length_variance + (LENGTH_DEVIATION * v) ** 2
         deviation = cost_s * math.sqrt(lengths + traffic.variance / max(window_s, 1.0))
-        if (rate + v) * cost_s + prompts + CAUTION * deviation <= 1.0:
+        if (rate + v) * cost_s + serial + CAUTION * deviation <= 1.0:
             taken.append(job)
-            rate, fastest, prompt_share, length_variance = rate + v, pace, prompts, lengths
+            rate, fastest, serial_share, length_variance = rate + v, pace, serial, lengths
     return taken
 
 
@@ -144,53 +142,60 @@ def build_columns(
     latency: LatencyModel,
     limits: Limits,
 ) -> tuple[Column, ...]:
-    """The coming steps, the tasks advanced from one to the next as the latency model predicts."""
+    """The coming steps, the tasks advanced from one to the next as the latency model predicts; ``owed`` takes part in the first."""
     columns: list[Column] = []
     at_s = now
     while len(columns) < COLUMNS and at_s <= now + HORIZON_S:
         promised.sort(key=lambda job: (not job.task.is_real_time, job.due_s))
         rows = choose_rows(chain(promised, spare), longest_s, latency, limits)
         if owed is not None and not columns:
-            rows = _with_row(rows, owed, limits)
+            rows = _with_row(rows, owed, longest_s, latency, limits)
         column = tuple(Cell(job.task.goal_id, chunk) for job, chunk in rows)
-        at_s += latency.column_s(column)
+        at_s += latency.column_s(column, sum(job.kv_tokens for job, _ in rows))
         for job, chunk in rows:
             job.advance(chunk, at_s)
         columns.append(column)
     return tuple(columns)
 
 
-def choose_rows(jobs: Iterable[Outlook], longest_s: float, latency: LatencyModel, limits: Limits) -> list[tuple[Outlook, int]]:
-    """The first of the tasks, as many as give the most worth per second, each with the prompt tokens it computes.
+Rows = list[tuple[Outlook, int]]
+"""The tasks of a step, each with the prompt tokens it computes."""
 
-    Worth per second is the sum of the rows' worth over l(rows): where a row more costs as much as a step of its own, urgent tasks run
-    alone, and where it costs little, all run together. Prompts do not count in it, as they take their time in any step. No step is
-    longer than what ``longest_s`` or the slack of a real-time task in it allows, but for its first row and real-time decodes.
+
+def choose_rows(jobs: Iterable[Outlook], longest_s: float, latency: LatencyModel, limits: Limits) -> Rows:
+    """The first of the tasks, as many as give the most worth per second, ``sum of the rows' worth / l(rows)``.
+
+    Where one more row costs as much as a step of its own, urgent tasks run alone; where it costs little, all run together. Prompts and
+    KV tokens do not count in that, as they take their time in any step. A row that would make the step longer than ``longest_s`` or the
+    slack of a real-time row is left out, or its prompt is cut, but for the first row and real-time decodes.
     """
-    rows: list[tuple[Outlook, int]] = []
+    rows: Rows = []
     best_rows, best, worth, real_time_worth = 0, 0.0, 0.0, 1.0
-    tokens = chunks = 0
-    allowed_s = longest_s
+    tokens = chunks = kv_tokens = 0
+    allowed_s, step_s = longest_s, 0.0
     budget = limits.max_step_tokens
     for job in jobs:
         is_real_time = job.is_promised and job.task.is_real_time
         chunk = 0
         if job.prompt_left:
-            room_s = allowed_s - latency.step_s(len(rows) + 1, tokens, chunks + 1)
+            room_s = max(allowed_s, step_s) - latency.step_s(len(rows) + 1, tokens, chunks + 1, kv_tokens + job.kv_tokens)
             chunk = _chunk(min(job.prompt_left, budget), room_s, latency, must=not rows)
             if not chunk:
                 continue
-        elif rows and not is_real_time and latency.step_s(len(rows) + 1, tokens, chunks) > allowed_s:
+        with_it_s = latency.step_s(len(rows) + 1, tokens + chunk, chunks + (chunk > 0), kv_tokens + job.kv_tokens)
+        if rows and not chunk and not is_real_time and with_it_s > max(allowed_s, step_s):
             continue
+        step_s = with_it_s
         tokens += chunk
         chunks += chunk > 0
+        kv_tokens += job.kv_tokens
         budget -= max(1, chunk)
         rows.append((job, chunk))
         share = chunk / job.prompt_left if chunk else 1.0
         if is_real_time:
             worth += share * real_time_worth
             real_time_worth *= URGENCY_DECAY
-            allowed_s = min(allowed_s, job.slack_s + latency.step_s(1, chunk, chunk > 0))
+            allowed_s = min(allowed_s, job.slack_s + latency.step_s(1, chunk, chunk > 0, job.kv_tokens))
         else:
             worth += share * (BEST_EFFORT_WORTH if job.is_promised else SPARE_WORTH)
         gain = worth / latency.step_s(len(rows))
@@ -223,13 +228,20 @@ def _chunk(tokens: int, room_s: float, latency: LatencyModel, *, must: bool) -> 
     return min(tokens, SHORTEST_CHUNK) if must else 0
 
 
-def _with_row(rows: list[tuple[Outlook, int]], job: Outlook, limits: Limits) -> list[tuple[Outlook, int]]:
-    """The rows and one more, in place of the last one if there is no room."""
+def _with_row(rows: Rows, job: Outlook, longest_s: float, latency: LatencyModel, limits: Limits) -> Rows:
+    """The rows and one more, in place of the last one if there is no room, its prompt cut to what the others' slack allows."""
     if any(job is other for other, _ in rows):
         return rows
     rows = rows[: limits.max_batch - 1]
     budget = limits.max_step_tokens - sum(max(1, chunk) for _, chunk in rows)
-    return [*rows, (job, min(job.prompt_left, budget))] if budget > 0 else rows
+    if budget < 1:
+        return rows
+    if not job.prompt_left:
+        return [*rows, (job, 0)]
+    tokens = sum(chunk for _, chunk in rows)
+    step_s = latency.step_s(len(rows) + 1, tokens, 1 + sum(chunk > 0 for _, chunk in rows))
+    slack_s = min((other.slack_s for other, _ in rows if other.is_promised and other.task.is_real_time), default=math.inf)
+    return [*rows, (job, _chunk(min(job.prompt_left, budget), min(longest_s, slack_s) - step_s, latency, must=True))]
 
 
 def _token_s_up_to_width(latency: LatencyModel, limits: Limits) -> list[float]:
