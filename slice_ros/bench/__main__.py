@@ -9,9 +9,7 @@ from slice_ros.bench import command
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="slice-ros bench", description=command.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="slice-ros bench", description=command.__doc__)
     command.add_arguments(parser)
     try:
         return command.run(parser.parse_args())

@@ -40,12 +40,13 @@ class UsageError(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``slice-ros bench``."""
+    parser.formatter_class = argparse.HelpFormatter  # the texts name the defaults themselves, as some depend on other options
     engine = parser.add_argument_group("what serves")
     engine.add_argument(
         "--engine",
         choices=("simulated", "paced", "llama"),
         default="simulated",
-        help="simulated = virtual clock; paced = real tokens at the device profile's speed; llama = as fast as this machine can",
+        help="simulated = virtual clock; paced = real tokens, the profile's speed; llama = at full speed (default: %(default)s)",
     )
     engine.add_argument(
         "--device",
@@ -53,15 +54,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"step times: one of {', '.join(profile_names())}, or a .yaml file (default: {DEFAULT_PROFILE}; llama: measured)",
     )
     engine.add_argument("--model", type=Path, metavar="PATH", help="GGUF file for paced and llama (default: the package's own)")
-    engine.add_argument("--threads", type=int, default=0, metavar="N", help="threads of llama.cpp; 0 = all cores")
-    engine.add_argument("--context", type=int, default=8192, metavar="TOKENS", help="KV cells of llama.cpp")
-    engine.add_argument("--max-batch", type=int, default=16, metavar="N", help="goals in one step at most")
+    engine.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="threads of llama.cpp; 0 = the physical cores (default: %(default)s)"
+    )
+    engine.add_argument("--context", type=int, default=8192, metavar="TOKENS", help="KV cells of llama.cpp (default: %(default)s)")
+    engine.add_argument("--max-batch", type=int, default=16, metavar="N", help="goals in one step at most (default: %(default)s)")
 
     traffic = parser.add_argument_group("what arrives")
     traffic.add_argument(
-        "--workload", default=DEFAULT_WORKLOAD, metavar="NAME", help=f"one of {', '.join(workload_names())}, or a .yaml file"
+        "--workload",
+        default=DEFAULT_WORKLOAD,
+        metavar="NAME",
+        help=f"one of {', '.join(workload_names())}, or a .yaml file (default: %(default)s)",
     )
-    traffic.add_argument("--rates", default=DEFAULT_RATES, metavar="HZ,...", help="goals a second")
+    traffic.add_argument("--rates", default=DEFAULT_RATES, metavar="HZ,...", help="goals a second (default: %(default)s)")
     traffic.add_argument("--rt-share", metavar="X,...", help="shares of real-time goals, 0 to 1 (default: as in the workload)")
     traffic.add_argument("--rt-alone", action="store_true", help="run everything again without the best-effort goals")
     traffic.add_argument("--duration", type=float, metavar="S", help="how long goals arrive (default: 300 s; in real time 60 s)")
@@ -70,20 +76,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bounds-scale",
         default="1",
         metavar="FACTOR",
-        help="multiply every SLO bound, for a slower device; auto = the smallest with which goals served alone meet their bounds",
+        help="multiply every SLO bound, for a slower device; auto = as little as lets goals meet theirs alone (default: %(default)s)",
     )
 
-    parser.add_argument("--policies", default=",".join(POLICIES), metavar="NAME,...", help="which to measure")
-    parser.add_argument(
+    output = parser.add_argument_group("what is measured and shown")
+    output.add_argument("--policies", default=",".join(POLICIES), metavar="NAME,...", help="which to measure (default: %(default)s)")
+    output.add_argument(
         "--compare-simulated",
         action="store_true",
         help="with paced and llama: run the same traffic in the simulator, too, with the same step times, and show both",
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes for the simulator")
-    parser.add_argument("--from", dest="rows", type=Path, metavar="FILE", help="show and plot what an earlier --json wrote; run nothing")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write one row for each run")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw attainment and completion times (needs the extra 'plot')")
-    parser.add_argument(
+    output.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes for the simulator (default: the cores, %(default)s)"
+    )
+    output.add_argument("--from", dest="rows", type=Path, metavar="FILE", help="show and plot what an earlier --json wrote; run nothing")
+    output.add_argument("--json", type=Path, metavar="FILE", help="write one row for each run")
+    output.add_argument("--plot", type=Path, metavar="FILE.png", help="draw attainment and completion times (needs the extra 'plot')")
+    output.add_argument(
         "--timeline",
         type=Path,
         metavar="FILE.png",

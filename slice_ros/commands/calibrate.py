@@ -10,11 +10,16 @@ HELP = "measure step times and write a device profile"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.HelpFormatter  # the texts name the defaults themselves
     parser.add_argument("--model", type=Path, metavar="PATH", help="GGUF file (default: the package's own)")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="threads of llama.cpp; 0 = the physical cores")
-    parser.add_argument("--gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU, if there is one; -1 = all")
-    parser.add_argument("--context", type=int, default=8192, metavar="TOKENS", help="KV cells of llama.cpp")
-    parser.add_argument("--max-batch", type=int, default=16, metavar="N", help="measure steps of 1 to N goals")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="threads of llama.cpp; 0 = the physical cores (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU, if there is one; -1 = all (default: %(default)s)"
+    )
+    parser.add_argument("--context", type=int, default=8192, metavar="TOKENS", help="KV cells of llama.cpp (default: %(default)s)")
+    parser.add_argument("--max-batch", type=int, default=16, metavar="N", help="measure steps of 1 to N goals (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE.yaml", help="profile to write (default: standard output)")
 
 
