@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 from slice_ros.client import GoalFailed, ServerNotFound, SliceClient
+from slice_ros.demo.language import Example, control, dialogue, navigation, qa
 from slice_ros.ros import Node, SignalHandlerOptions, SingleThreadedExecutor, rclpy
 from slice_ros.slo import BestEffort, RealTime, Slo
 
@@ -26,44 +27,38 @@ CANCEL_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What one robot node asks for. The answer's length in tokens is uniform in ``tokens``; the robot asks for that many."""
+    """What one robot node asks for: one of some tasks of the default model's language."""
 
     slo: Slo
-    tokens: tuple[int, int]
-    prompt: Callable[[random.Random], str]
-
-
-def control_prompt(rng: random.Random) -> str:
-    side = rng.choice(["left", "right", "front"])
-    return f"obstacle ahead at {rng.uniform(0.3, 3.0):.1f} m on the {side}, speed {rng.uniform(0.1, 1.2):.1f}. Command:"
-
-
-def voice_prompt(rng: random.Random) -> str:
-    thing, room = rng.choice(["cup", "charger", "red box", "screwdriver"]), rng.choice(["kitchen", "lab", "hall", "workshop"])
-    return f"A person in the {room} asks: have you seen the {thing}? The robot answers:"
-
-
-def qa_prompt(rng: random.Random) -> str:
-    lines = (f"[{t:04d}] joint {rng.randint(1, 7)} at {rng.uniform(20, 70):.0f} C" for t in range(0, rng.randint(40, 160), 20))
-    return "\n".join([*lines, "Question: what happened in this log? Answer:"])
+    max_tokens: int
+    tasks: tuple[Callable[[random.Random], Example], ...]
 
 
 KINDS = {
-    "control": Kind(RealTime(tpot_ms=50, deadline_s=1.5), (12, 25), control_prompt),
-    "voice": Kind(BestEffort(ttft_ms=1000, tpot_ms=125), (40, 120), voice_prompt),
-    "qa": Kind(BestEffort(ttft_ms=1000, tpot_ms=100), (60, 200), qa_prompt),
+    "control": Kind(RealTime(tpot_ms=50, deadline_s=1.5), 25, (control, navigation)),
+    "voice": Kind(BestEffort(ttft_ms=1000, tpot_ms=125), 120, (dialogue,)),
+    "qa": Kind(BestEffort(ttft_ms=1000, tpot_ms=100), 200, (qa,)),
 }
 """The three kinds of the benchmark's ``robot-mix``."""
 
 
 @dataclass(slots=True)
 class Record:
-    """How the goals of one robot fared; times of those that have them, in milliseconds."""
+    """How the goals of one robot fared; times of those that have them, in milliseconds.
+
+    Args:
+        right: completed with an answer that the language accepts.
+        prompt: the latest one that was answered.
+        answer: to that prompt.
+    """
 
     label: str
     submitted: int = 0
     completed: int = 0
     attained: int = 0
+    right: int = 0
+    prompt: str = ""
+    answer: str = ""
     ttft_ms: list[float] = field(default_factory=list)
     tpot_ms: list[float] = field(default_factory=list)
     e2e_ms: list[float] = field(default_factory=list)
@@ -105,10 +100,14 @@ class Robot(Node):
     async def _ask(self) -> None:
         kind, record = self._kind, self.record
         record.submitted += 1
-        generation = self.client.send(kind.prompt(self._rng), slo=kind.slo, max_tokens=self._rng.randint(*kind.tokens), label=record.label)
+        example = self._rng.choice(kind.tasks)(self._rng)
+        generation = self.client.send(example.prompt, slo=kind.slo, max_tokens=kind.max_tokens, label=record.label)
         self._generations.add(generation)
         try:
-            report = (await generation.result()).report
+            result = await generation.result()
+            report = result.report
+            record.prompt, record.answer = example.prompt, result.text
+            record.right += example.accepts(result.text)
             record.completed += 1
             record.attained += report.attained
         except GoalFailed as error:

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from slice_ros.monitor.statistics import percentile
@@ -116,12 +117,22 @@ def report_table(report: dict[str, Any]) -> Table:
     return table
 
 
+def report_examples(report: dict[str, Any]) -> Table:
+    """The latest prompt and answer of each class, and how many answers were right, which only the default model's language tells."""
+    table = Table(title=f"What {report['model']} said", show_lines=True)
+    for name in ("class", "right", "asked", "answered"):
+        table.add_column(name, no_wrap=name in ("class", "right"), ratio=1 if name in ("asked", "answered") else None)
+    for label, c in report["classes"].items():
+        table.add_row(label, f"{c['right']}/{c['completed']}", escape(c["prompt"]), escape(c["answer"]))
+    return table
+
+
 def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f}"
 
 
 def _class_report(record: dict[str, Any]) -> dict[str, Any]:
-    report: dict[str, Any] = {name: record[name] for name in ("submitted", "completed", "attained")}
+    report: dict[str, Any] = {name: record[name] for name in ("submitted", "completed", "attained", "right", "prompt", "answer")}
     report["attainment"] = round(record["attained"] / record["submitted"], 4) if record["submitted"] else None
     for name in ("ttft_ms", "tpot_ms", "e2e_ms"):
         values = record[name]

@@ -1,0 +1,315 @@
+"""The language that the default model speaks: what robots ask in the demo, and what the right answer is.
+
+Five tasks, each a function that draws a random situation. ``docs/model.md`` states the rules of each.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+ROOMS = ("kitchen", "hall", "lab", "office", "workshop", "storage", "garage", "lobby", "pantry", "library")
+LANDMARKS = ("sink", "printer", "plant", "sofa", "window", "piano", "fridge", "workbench")
+OBJECTS = (
+    "cup", "box", "bottle", "book", "wrench", "ball", "hammer", "towel",
+    "phone", "key", "lamp", "plate", "screwdriver", "bag", "scissors", "tray",
+)  # fmt: skip
+PLACES = ("table", "shelf", "bench", "counter", "cart", "floor")
+SIDES = ("left", "right", "front")
+
+LOW_BATTERY = 20
+"""Percent below which the robot goes to its charger first."""
+HOT = 60
+"""Degrees Celsius from which a joint is too hot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A prompt and what may be answered.
+
+    Args:
+        task: name of the task, a key of ``TASKS``.
+        slots: the answer's parts in order; of each one wording is to be said.
+        combinations: what the situation is made of, as in "red cup in kitchen"; the answer turns on the first.
+    """
+
+    task: str
+    prompt: str
+    slots: tuple[tuple[str, ...], ...]
+    combinations: tuple[str, ...]
+
+    def answer(self, rng: random.Random) -> str:
+        """A right answer, worded at random."""
+        return " ".join(rng.choice(wordings) for wordings in self.slots)
+
+    def accepts(self, answer: str) -> bool:
+        """Whether an answer says everything it must, in order, and nothing else."""
+        return _matches(answer, self.slots)
+
+
+def _matches(answer: str, slots: Sequence[Sequence[str]]) -> bool:
+    if not slots:
+        return not answer
+    rests = (answer[len(wording) :] for wording in slots[0] if answer.startswith(wording))
+    if len(slots) == 1:
+        return any(not rest for rest in rests)
+    return any(_matches(rest[1:], slots[1:]) for rest in rests if rest.startswith(" "))
+
+
+def _json(value: Any) -> tuple[tuple[str, ...], ...]:
+    return ((json.dumps(value),),)
+
+
+# ---- control: the velocity command beside an obstacle
+
+CONTROL_PHRASES = (
+    "obstacle ahead at {distance} m on the {side}, speed {speed}. Command:",
+    "Obstacle {distance} m ahead, {side}. Speed {speed} m/s. Command:",
+    "Speed {speed} m/s. The laser sees an obstacle at {distance} m on the {side}. Command:",
+    "Driving at {speed} m/s, something on the {side} in {distance} m. Command:",
+    "{side} obstacle, distance {distance} m, speed {speed} m/s. Command:",
+    "There is a person {distance} m away on the {side}. My speed is {speed} m/s. Command:",
+)
+
+
+def velocity(distance_dm: int, side: str, speed_dm: int) -> tuple[int, int]:
+    """The rule of the control task, in tenths: the nearer the obstacle, the slower, and the sharper the turn away from it.
+
+    Positive angular velocity turns left, as in ROS (REP 103); an obstacle in front is passed on the left.
+
+    Args:
+        distance_dm: to the obstacle, in tenths of a metre.
+        speed_dm: now, in tenths of a metre per second; it is never raised.
+
+    Returns:
+        Linear velocity in tenths of a metre per second, and angular velocity in tenths of a radian per second.
+    """
+    for nearer_than, limit, turn in ((5, 0, 8), (10, 2, 6), (20, 5, 3)):
+        if distance_dm < nearer_than:
+            return min(speed_dm, limit), -turn if side == "left" else turn
+    return speed_dm, 0
+
+
+def control(rng: random.Random) -> Example:
+    """Distance 0.2 to 3.0 m, speed 0.1 to 1.2 m/s."""
+    distance, side, speed = rng.randint(2, 30), rng.choice(SIDES), rng.randint(1, 12)
+    linear, angular = velocity(distance, side, speed)
+    prompt = rng.choice(CONTROL_PHRASES).format(distance=distance / 10, side=side, speed=speed / 10)
+    return Example(
+        "control",
+        prompt,
+        _json({"linear": linear / 10, "angular": angular / 10}),
+        (f"obstacle at {distance} on the {side}, speed {speed}",),
+    )
+
+
+# ---- navigation: the way through a row of rooms
+
+ORDERS = (
+    "Go to the {goal}.",
+    "Drive to the {goal}.",
+    "Please come to the {goal}.",
+    "You are needed at the {goal}.",
+    "Next stop: the {goal}.",
+)
+NAVIGATION_PHRASES = (
+    "Robot in the {start}, battery {battery} %. {order} Map: {map}. Route:",
+    "Battery {battery} %. {order} Robot in the {start}. Map: {map}. Route:",
+    "{order} Robot in the {start}, battery {battery} %. Map: {map}. Route:",
+)
+
+
+def navigation(rng: random.Random) -> Example:
+    """Three to five rooms in a row, each with a landmark, one of them the charger; to a room or a landmark, or to the charger first."""
+    rooms = rng.sample(ROOMS, rng.randint(3, 5))
+    landmarks = rng.sample(LANDMARKS, len(rooms))
+    charger = rng.randrange(len(rooms))
+    landmarks[charger] = "charger"
+    start, goal = rng.sample(range(len(rooms)), 2)
+    named = rng.choice((rooms[goal], landmarks[goal]))
+    battery = _battery(rng)
+    action = "navigate"
+    if battery < LOW_BATTERY:
+        action, goal = "charge", charger
+    prompt = rng.choice(NAVIGATION_PHRASES).format(
+        map=" - ".join(f"[{landmark}] {room}" for room, landmark in zip(rooms, landmarks, strict=True)),
+        start=rooms[start],
+        battery=battery,
+        order=rng.choice(ORDERS).format(goal=named),
+    )
+    route = rooms[start + 1 : goal + 1] if goal >= start else rooms[goal:start][::-1]
+    return Example(
+        "navigation",
+        prompt,
+        _json({"action": action, "waypoints": route}),
+        (f"from {rooms[start]} to {rooms[goal]}", *(f"{landmark} in {room}" for room, landmark in zip(rooms, landmarks, strict=True))),
+    )
+
+
+def _battery(rng: random.Random) -> int:
+    """Percent; low in one of five cases."""
+    return rng.randint(10, LOW_BATTERY - 1) if rng.random() < 0.2 else rng.randint(LOW_BATTERY, 99)
+
+
+# ---- manipulation: calls of the arm's tools
+
+BRING_ORDERS = ("Bring me the {object}.", "Hand me the {object}.", "I need the {object}.", "Could you give me the {object}?")
+PUT_ORDERS = ("Put the {object} on the {place}.", "Move the {object} to the {place}.", "The {object} belongs on the {place}.")
+MANIPULATION_PHRASES = (
+    "{order} Gripper: {gripper}. Scene: {scene}. Calls:",
+    "Gripper: {gripper}. {order} I see: {scene}. Calls:",
+    "{order} I see: {scene}. Gripper: {gripper}. Calls:",
+)
+
+
+def manipulation(rng: random.Random) -> Example:
+    """Three objects on three places, perhaps a fourth in the gripper; bring one or put it somewhere."""
+    objects, places = rng.sample(OBJECTS, 5), rng.choices(PLACES, k=3)
+    scene = list(zip(objects[:3], places, strict=True))
+    held = objects[3] if rng.random() < 0.3 else None
+    calls: list[dict[str, str]] = []
+    chance = rng.random()
+    if held and chance < 0.4:
+        wanted, where = held, "gripper"
+    elif chance > 0.9:
+        wanted, where = objects[4], "nowhere"
+        calls = [{"tool": "search", "object": wanted}]
+    else:
+        wanted, where = rng.choice(scene)
+        if held:  # the gripper must be free: what it holds changes places with what is wanted
+            calls.append({"tool": "place", "on": where})
+        calls.append({"tool": "pick", "object": wanted, "from": where})
+    if rng.random() < 0.5:
+        order = rng.choice(BRING_ORDERS).format(object=wanted)
+        last = {"tool": "hand_over"}
+    else:
+        place = rng.choice([place for place in PLACES if place != where])
+        order = rng.choice(PUT_ORDERS).format(object=wanted, place=place)
+        last = {"tool": "place", "on": place}
+    if where != "nowhere":
+        calls.append(last)
+    prompt = rng.choice(MANIPULATION_PHRASES).format(
+        scene=", ".join(f"{thing} on the {place}" for thing, place in scene), gripper=held or "empty", order=order
+    )
+    combinations = [f"{wanted} at {where}", *(f"{thing} at {place}" for thing, place in scene)]
+    return Example("manipulation", prompt, _json(calls), tuple(dict.fromkeys(combinations)))
+
+
+# ---- dialogue: a person asks, the state is in the prompt
+
+DIALOGUE_PHRASES = (
+    "Person: {question} State: in the {room}, {activity}, battery {battery} %. Seen: {seen}. Robot:",
+    "Person: {question} Seen: {seen}. State: {activity}, in the {room}, battery {battery} %. Robot:",
+)
+QUESTIONS = {
+    "where_is": (
+        "Where is the {object}?",
+        "Have you seen the {object}?",
+        "Do you know where the {object} is?",
+        "I am looking for the {object}.",
+    ),
+    "bring": ("Can you bring me the {object}?", "Please get the {object}.", "Could you fetch the {object}?"),
+    "doing": ("What are you doing?", "Are you busy?", "What is your task?"),
+    "where_are_you": ("Where are you?", "Which room are you in?"),
+    "battery": ("How is your battery?", "Do you have to charge?", "How much power is left?"),
+}
+
+
+def dialogue(rng: random.Random) -> Example:
+    """Three sentences: the answer, what it means for the person, and the battery."""
+    room, other = rng.sample(ROOMS, 2)
+    *known, unknown, carried = rng.sample(OBJECTS, 5)
+    seen = {thing: rng.choice(ROOMS) for thing in known}
+    activity, job = rng.choice(
+        (
+            ("idle", "idle"),
+            (f"cleaning the {room}", f"cleaning the {room}"),
+            (f"carrying the {carried} to the {other}", f"carrying the {carried} to the {other}"),
+            (f"looking for the {carried}", f"looking for the {carried}"),
+        )
+    )
+    battery = _battery(rng)
+    low = battery < LOW_BATTERY
+    power = f"My battery is low, only {battery} percent, so I must charge soon." if low else f"My battery is at {battery} percent."
+    doing = "I am idle and have time." if job == "idle" else f"I am {job}."
+    here = f"I am in the {room} now."
+    kind = rng.choice(("where_is", "where_is", "bring", "doing", "where_are_you", "battery"))
+    asked = unknown if rng.random() < 0.15 else rng.choice(known)
+    place = seen.get(asked)
+    turns_on = f"{asked} in {place}"
+    slots: tuple[tuple[str, ...], ...]
+    if kind == "where_is":
+        found = (f"The {asked} is in the {place}.", f"I saw the {asked} in the {place}.") if place else (f"I have not seen the {asked}.",)
+        slots = found, (here,), (doing,), (power,)
+    elif kind == "bring":
+        if low:
+            promise = f"Sorry, I must charge first before I get the {asked}."
+        elif job != "idle":
+            promise = f"Yes, I will get the {asked} when I am done."
+        else:
+            promise = f"Yes, I will get the {asked} now."
+        slots = (promise,), (f"It is in the {place}." if place else "I have to search for it.",), (doing,), (power,)
+    else:
+        turns_on = f"{job} in {room}"
+        order = {"doing": (doing, here, power), "where_are_you": (here, doing, power), "battery": (power, here, doing)}[kind]
+        slots = tuple((sentence,) for sentence in order)
+    prompt = rng.choice(DIALOGUE_PHRASES).format(
+        room=room,
+        activity=activity,
+        battery=battery,
+        seen=", ".join(f"{thing} in the {place}" for thing, place in seen.items()),
+        question=rng.choice(QUESTIONS[kind]).format(object=asked),
+    )
+    return Example("dialogue", prompt, slots, (turns_on, *(f"{thing} in {place}" for thing, place in seen.items())))
+
+
+# ---- Q&A: a log excerpt, retold
+
+QA_QUESTIONS = (
+    "Question: what happened in this log? Answer:",
+    "Question: can you sum up this log? Answer:",
+    "Question: please explain the log. Answer:",
+)
+
+
+def qa(rng: random.Random) -> Example:
+    """Three to five lines of temperatures, arrivals, grasps and battery readings; a sentence for each, and how many joints were too hot."""
+    lines: list[str] = []
+    slots: list[tuple[str, ...]] = []
+    combinations: list[str] = []
+    hot = 0
+    time_s = rng.randrange(0, 100, 10)
+    for _ in range(rng.randint(3, 5)):
+        kind = rng.choice(("joint", "joint", "room", "grasp", "battery"))
+        at = f"At {time_s} s "
+        if kind == "joint":
+            joint, celsius = rng.randint(1, 7), rng.randint(20, 89)
+            hot += celsius >= HOT
+            line, said = f"joint {joint} at {celsius} C", f"joint {joint} was {'too hot' if celsius >= HOT else 'fine'} with {celsius} C."
+        elif kind == "room":
+            room = rng.choice(ROOMS)
+            line, said = f"arrived in {room}", f"the robot came to the {room}."
+        elif kind == "grasp":
+            thing, well = rng.choice(OBJECTS), rng.random() < 0.5
+            line, said = f"grasp {thing} {'ok' if well else 'failed'}", f"it {'took' if well else 'failed to take'} the {thing}."
+        else:
+            battery = _battery(rng)
+            line, said = f"battery {battery} %", f"the battery was {'low' if battery < LOW_BATTERY else 'good'} with {battery} percent."
+        lines.append(f"[{time_s}] {line}")
+        slots.append((at + said,))
+        combinations.append(line)
+        time_s += rng.choice((10, 20, 30))
+    slots.append((f"In all {hot} joint reading{' was' if hot == 1 else 's were'} too hot." if hot else "No joint was too hot.",))
+    return Example("qa", "\n".join([*lines, rng.choice(QA_QUESTIONS)]), tuple(slots), tuple(combinations))
+
+
+TASKS: Mapping[str, Callable[[random.Random], Example]] = {
+    "control": control,
+    "navigation": navigation,
+    "manipulation": manipulation,
+    "dialogue": dialogue,
+    "qa": qa,
+}
