@@ -105,14 +105,21 @@ START_VERSION = 1
 
 
 def default_model_path() -> Path:
-    """The model to serve when none is named: one that ships with the package, else the start model, made on first use.
+    """The model to serve when none is named: the one that ships with the package, else the start model.
 
     Raises:
         OSError: the cache directory cannot be written.
     """
     shipped = sorted((share_dir() / "models").glob("*.gguf"))
-    if shipped:
-        return shipped[0]
+    return shipped[0] if shipped else start_model_path()
+
+
+def start_model_path() -> Path:
+    """The start model, made on first use: it never ends an answer by itself, so that scripted answer lengths hold.
+
+    Raises:
+        OSError: the cache directory cannot be written.
+    """
     path = cache_dir() / f"start-v{START_VERSION}.gguf"
     if not path.exists():
         make_start_model(path)
@@ -290,7 +297,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, size: int) -> None:
     words = size - 256 - len(SPECIAL_TOKENS)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([*_byte_letters(), *map(_word, range(words)), *SPECIAL_TOKENS])
+    writer.add_token_list([*byte_letters(), *map(_word, range(words)), *SPECIAL_TOKENS])
     writer.add_token_types([TokenType.NORMAL] * (256 + words) + [TokenType.CONTROL] * len(SPECIAL_TOKENS))
     # llama.cpp insists on merges. These two bytes never meet in UTF-8.
     writer.add_token_merges(["\u00fe \u00ff"])
@@ -300,7 +307,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, size: int) -> None:
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """The printable stand-ins of the 256 bytes, as GPT-2 chose them: printable Latin-1 is itself, the others follow U+0100 in order."""
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)}
     others = iter(range(256))
