@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from slice_ros.demo.show import DemoConfig, DemoError, report_table, run_demo
+    from slice_ros.demo.show import DemoConfig, DemoError, report_examples, report_table, run_demo
 
     if arguments.duration <= 0 or arguments.rate <= 0:
         print(f"slice-ros demo: duration is {arguments.duration} s and rate {arguments.rate}/s; both must be above 0", file=sys.stderr)
@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     except DemoError as error:
         print(f"slice-ros demo: {error}", file=sys.stderr)
         return 1
+    console.print(report_examples(report))
     console.print(report_table(report))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
