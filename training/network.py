@@ -1,0 +1,101 @@
+"""The model in PyTorch, as llama.cpp computes the ``llama`` architecture: RMS norm, rotary positions, SwiGLU, no biases."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from slice_ros.models import ModelShape
+
+NORM_EPSILON = 1e-5
+
+
+def rotations(positions: Tensor, shape: ModelShape) -> Tensor:
+    """A complex number of length 1 for each position and pair of a head's dimensions, shape (batch, length, 1, head length / 2)."""
+    pairs = torch.arange(0, shape.head_length, 2) / shape.head_length
+    angles = positions[:, :, None, None] * shape.rope_freq_base**-pairs
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotary positions over neighbouring dimensions: llama.cpp's order for this architecture, so that export needs no permutation."""
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns).flatten(-2)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward; the parts are named as GGUF names them."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        wide, ff, narrow = shape.embedding_length, shape.feed_forward_length, shape.head_length * shape.head_count_kv
+        self.attn_norm = nn.RMSNorm(wide, NORM_EPSILON)
+        self.attn_q = nn.Linear(wide, wide, bias=False)
+        self.attn_k = nn.Linear(wide, narrow, bias=False)
+        self.attn_v = nn.Linear(wide, narrow, bias=False)
+        self.attn_output = nn.Linear(wide, wide, bias=False)
+        self.ffn_norm = nn.RMSNorm(wide, NORM_EPSILON)
+        self.ffn_gate = nn.Linear(wide, ff, bias=False)
+        self.ffn_up = nn.Linear(wide, ff, bias=False)
+        self.ffn_down = nn.Linear(ff, wide, bias=False)
+        self.head_length = shape.head_length
+        self.kv_groups = shape.head_count // shape.head_count_kv
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Heads start by looking for tokens like their own and passing them on, which most answers need (cf. arXiv 2305.09828)."""
+        for part in (self.attn_k, self.attn_v, self.ffn_gate, self.ffn_up):
+            nn.init.normal_(part.weight, std=part.in_features**-0.5)
+        heads = (-1, self.head_length)
+        self.attn_q.weight.copy_(self.attn_k.weight.unflatten(0, heads).repeat_interleave(self.kv_groups, 0).flatten(0, 1))
+        self.attn_output.weight.copy_(self.attn_v.weight.unflatten(0, heads).repeat_interleave(self.kv_groups, 0).flatten(0, 1).T * 0.03)
+        nn.init.zeros_(self.ffn_down.weight)
+
+    def forward(self, x: Tensor, turns: Tensor, mask: Tensor) -> Tensor:
+        normed = self.attn_norm(x)
+        q, k, v = (part(normed).unflatten(-1, (-1, self.head_length)) for part in (self.attn_q, self.attn_k, self.attn_v))
+        q, k, v = (part.transpose(1, 2) for part in (rotate(q, turns), rotate(k, turns), v))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=self.kv_groups > 1)
+        x = x + self.attn_output(attended.transpose(1, 2).flatten(2))
+        normed = self.ffn_norm(x)
+        return x + cast(Tensor, self.ffn_down(F.silu(self.ffn_gate(normed)) * self.ffn_up(normed)))
+
+
+class Network(nn.Module):
+    """A stack of blocks between an embedding and its transpose."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.token_embd = nn.Embedding(shape.vocab_size, shape.embedding_length)
+        self.blk = nn.ModuleList(Block(shape) for _ in range(shape.block_count))
+        self.output_norm = nn.RMSNorm(shape.embedding_length, NORM_EPSILON)
+        nn.init.normal_(self.token_embd.weight, std=0.03)
+        for block in self.blk:
+            block.initialise()
+
+    def forward(self, tokens: Tensor, examples: Tensor, positions: Tensor) -> Tensor:
+        """What the last norm makes of each token, shape (batch, length, width).
+
+        Args:
+            tokens: shape (batch, length); several examples may share a row.
+            examples: the example that each token belongs to; tokens see the earlier ones of their own.
+            positions: each token's position in its example.
+        """
+        length = tokens.shape[1]
+        mask = (examples[:, None, :, None] == examples[:, None, None, :]) & torch.ones(length, length, dtype=torch.bool).tril()
+        turns = rotations(positions, self.shape)
+        x = self.token_embd(tokens)
+        for block in self.blk:
+            x = block(x, turns, mask)
+        return cast(Tensor, self.output_norm(x))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.token_embd.weight)
+
+    def last_logits(self, tokens: list[int]) -> Tensor:
+        """Logits behind the last of some tokens."""
+        row = torch.tensor([tokens])
+        return self.logits(self(row, torch.zeros_like(row), torch.arange(len(tokens))[None]))[0, -1]

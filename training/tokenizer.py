@@ -1,0 +1,116 @@
+"""A byte-level BPE tokenizer, trained on the corpus; llama.cpp's ``qwen2`` pre-tokenizer splits a text in the same way, digit by digit."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from slice_ros.models import SPECIAL_TOKENS, byte_letters
+
+PRE_TOKENIZER = "qwen2"
+_LETTER, _NUMBER = r"[^\W\d_]", r"\d"
+_WORD = re.compile(rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|(?:[^\r\n\w]|_)?{_LETTER}+|{_NUMBER}| ?(?:[^\s\w]|_)+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+class Tokenizer:
+    """Token b is byte b, then one token for each merge, the special tokens last.
+
+    Args:
+        merges: pairs of tokens, the most important first.
+    """
+
+    def __init__(self, merges: Sequence[tuple[int, int]]) -> None:
+        self.merges = [(first, second) for first, second in merges]
+        self._ranks = {pair: 256 + rank for rank, pair in enumerate(self.merges)}
+        self._words: dict[str, list[int]] = {}
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int) -> Tokenizer:
+        """Learn up to ``size`` tokens, special ones included: the pair that is most frequent now becomes a token, again and again."""
+        counts = Counter(word for text in texts for word in _WORD.findall(text))
+        words = [(list(word.encode()), count) for word, count in counts.items()]
+        merges: list[tuple[int, int]] = []
+        while 256 + len(merges) + len(SPECIAL_TOKENS) < size:
+            pairs: Counter[tuple[int, int]] = Counter()
+            for tokens, count in words:
+                for pair in itertools.pairwise(tokens):
+                    pairs[pair] += count
+            if not pairs:
+                break
+            best = max(pairs, key=lambda pair: (pairs[pair], pair))
+            for tokens, _ in words:
+                _merge(tokens, best, 256 + len(merges))
+            merges.append(best)
+        return cls(merges)
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        return cls([(first, second) for first, second in json.loads(path.read_text())])
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(self.merges))
+
+    @property
+    def size(self) -> int:
+        return 256 + len(self.merges) + len(SPECIAL_TOKENS)
+
+    @cached_property
+    def special(self) -> dict[str, int]:
+        """Special tokens by their text."""
+        return {text: self.size - len(SPECIAL_TOKENS) + i for i, text in enumerate(SPECIAL_TOKENS)}
+
+    @cached_property
+    def pieces(self) -> list[bytes]:
+        """The bytes of each token that is not special."""
+        pieces = [bytes([byte]) for byte in range(256)]
+        for first, second in self.merges:
+            pieces.append(pieces[first] + pieces[second])
+        return pieces
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text; special tokens are recognised by their texts."""
+        tokens: list[int] = []
+        for part in re.split(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})", text):
+            if part in self.special:
+                tokens.append(self.special[part])
+            else:
+                for word in _WORD.findall(part):
+                    tokens += self._encode_word(word)
+        return tokens
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return b"".join(self.pieces[token] for token in tokens if token < len(self.pieces)).decode("utf-8", "replace")
+
+    def gguf_tokens(self) -> list[str]:
+        """All tokens as GGUF writes them."""
+        letters = byte_letters()
+        return ["".join(letters[byte] for byte in piece) for piece in self.pieces] + list(SPECIAL_TOKENS)
+
+    def gguf_merges(self) -> list[str]:
+        texts = self.gguf_tokens()
+        return [f"{texts[first]} {texts[second]}" for first, second in self.merges]
+
+    def _encode_word(self, word: str) -> list[int]:
+        if word not in self._words:
+            tokens = list(word.encode())
+            while len(tokens) > 1:
+                pair = min(itertools.pairwise(tokens), key=lambda pair: self._ranks.get(pair, self.size))
+                if pair not in self._ranks:
+                    break
+                _merge(tokens, pair, self._ranks[pair])
+            self._words[word] = tokens
+        return self._words[word]
+
+
+def _merge(tokens: list[int], pair: tuple[int, int], merged: int) -> None:
+    """Replace a pair wherever it stands."""
+    i = 0
+    while i < len(tokens) - 1:
+        if (tokens[i], tokens[i + 1]) == pair:
+            tokens[i : i + 2] = [merged]
+        i += 1

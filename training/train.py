@@ -1,0 +1,213 @@
+"""Train the default model: ``python -m training.train --output build/robot.pt``; ``training.export`` makes a GGUF of it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from slice_ros.demo.language import Example
+from slice_ros.models import SPECIAL_TOKENS, ModelShape
+from training.corpus import training_examples
+from training.muon import Muon
+from training.network import Network
+from training.tokenizer import Tokenizer
+from training.wrapping import END, wrap
+
+SHARES = {"control": 0.25, "navigation": 0.35, "manipulation": 0.15, "dialogue": 0.17, "qa": 0.08}
+"""How often each task is drawn."""
+VOCABULARY_EXAMPLES = 15000
+"""So many examples show the tokenizer every word."""
+MOST_TOKENS = 1024
+CONTEXT_LENGTH = 8192
+"""What the file says it can take. Training saw examples of at most 256 tokens."""
+NO_TARGET = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides the weights.
+
+    Args:
+        row_tokens: length of a row; several examples share one.
+        muon_lr: peak learning rate of the blocks' matrices.
+        adam_lr: peak learning rate of embedding and norms.
+    """
+
+    seed: int = 1
+    copy_steps: int = 150
+    steps: int = 2000
+    warm_up_steps: int = 100
+    rows: int = 12
+    row_tokens: int = 192
+    width: int = 128
+    blocks: int = 4
+    heads: int = 4
+    feed_forward: int = 384
+    muon_lr: float = 1.5e-2
+    adam_lr: float = 4e-3
+    longest_gradient: float = 1.0
+
+    def shape(self, vocab_size: int) -> ModelShape:
+        wide, ff, heads = self.width, self.feed_forward, self.heads
+        return ModelShape("slice_ros robot", "llama", vocab_size, wide, self.blocks, heads, heads, ff, CONTEXT_LENGTH, tied=True)
+
+    def rate(self, step: int) -> float:
+        """The learning rate's share of its peak: up in a line, down in a cosine."""
+        if step < self.warm_up_steps:
+            return (step + 1) / self.warm_up_steps
+        return 0.5 + 0.5 * math.cos(math.pi * (step - self.warm_up_steps) / max(1, self.steps - self.warm_up_steps))
+
+
+def draw(rng: random.Random) -> Iterator[tuple[str, str]]:
+    """Endless prompts, half of them as chat messages, and answers."""
+    sources = {task: training_examples(task, rng) for task in SHARES}
+    while True:
+        (task,) = rng.choices(list(SHARES), list(SHARES.values()))
+        example: Example = next(sources[task])
+        yield wrap(example.prompt, chat=rng.random() < 0.5), example.answer(rng)
+
+
+def learn_vocabulary(seed: int) -> Tokenizer:
+    examples = islice(draw(random.Random(f"vocabulary {seed}")), VOCABULARY_EXAMPLES)
+    return Tokenizer.train((text for example in examples for text in example), MOST_TOKENS)
+
+
+def batches(tokenizer: Tokenizer, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Endless batches of fresh examples: tokens, examples, positions and targets, shape (rows, row tokens) each.
+
+    Only answers, and the token that ends them, are targets.
+    """
+    rng = random.Random(f"examples {recipe.seed}")
+    examples = draw(rng)
+    done = 0
+    padding = (tokenizer.special[SPECIAL_TOKENS[0]], 0, 0, NO_TARGET)
+    rows: list[list[tuple[int, int, int, int]]] = [[]]
+    for number, (question, text) in enumerate(examples, 1):
+        prompt, answer = tokenizer.encode(question), [*tokenizer.encode(text), tokenizer.special[END]]
+        if done < recipe.copy_steps and rng.random() < 0.7 * (1 - done / recipe.copy_steps):
+            prompt = rng.choices(range(tokenizer.size), k=rng.randint(8, 50))
+            answer = prompt
+        tokens, targets = [*prompt, *answer[:-1]], [NO_TARGET] * (len(prompt) - 1) + answer
+        if len(rows[-1]) + len(tokens) > recipe.row_tokens:
+            if len(rows) == recipe.rows:
+                batch = torch.tensor([[*row, *[padding] * (recipe.row_tokens - len(row))] for row in rows])
+                yield batch[..., 0], batch[..., 1], batch[..., 2], batch[..., 3]
+                rows = []
+                done += 1
+            rows.append([])
+        rows[-1] += [(token, number, i, target) for i, (token, target) in enumerate(zip(tokens, targets, strict=True))]
+
+
+def train(network: Network, tokenizer: Tokenizer, recipe: Recipe, progress: Progress, threads: int) -> Iterator[int]:
+    """Train step by step; yields the number of each step done."""
+    parameters = dict(network.named_parameters())
+    matrices = [name for name, weights in parameters.items() if name.startswith("blk.") and weights.ndim == 2]
+    others = [weights for name, weights in parameters.items() if name not in matrices]
+    optimizers: list[torch.optim.Optimizer] = [
+        Muon((parameters[name] for name in matrices), lr=recipe.muon_lr, weight_decay=0.01),
+        torch.optim.AdamW(others, recipe.adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.rate) for optimizer in optimizers]
+    bar = progress.add_task("training", total=recipe.steps)
+    began, mean = time.monotonic(), 0.0
+    # One thread for each part of a batch: they meet once in a step, where PyTorch's own threads would meet in every operation.
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for step, batch in zip(range(1, recipe.steps + 1), batches(tokenizer, recipe), strict=False):
+            parts = list(
+                pool.map(
+                    partial(_gradients, network, int((batch[3] != NO_TARGET).sum())),
+                    zip(*(part.chunk(threads) for part in batch), strict=True),
+                )
+            )
+            for weights, *gradients in zip(parameters.values(), *(part for _, part in parts), strict=True):
+                weights.grad = torch.stack(gradients).sum(0)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.longest_gradient)
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                schedule.step()
+            mean += (sum(loss for loss, _ in parts) - mean) / min(step, 50)
+            progress.update(bar, advance=1, description=f"loss {mean:.4f}")
+            if step % 50 == 0 or step == recipe.steps:
+                elapsed = time.monotonic() - began
+                speed = step * batch[0].numel() / elapsed
+                times = f"{elapsed:.0f} s, {time.process_time():.0f} s of CPU"
+                progress.console.print(f"step {step}: loss {mean:.4f}, {speed:.0f} tokens/s, {times}", highlight=False)
+            yield step
+
+
+def _gradients(network: Network, count: int, part: Sequence[Tensor]) -> tuple[float, tuple[Tensor, ...]]:
+    """Loss and gradients of a part of a batch, divided by the targets of the whole."""
+    tokens, examples, positions, targets = part
+    hidden, wanted = network(tokens, examples, positions), targets != NO_TARGET
+    loss = F.cross_entropy(network.logits(hidden[wanted]), targets[wanted], reduction="sum") / count
+    return loss.item(), torch.autograd.grad(loss, list(network.parameters()))
+
+
+@torch.no_grad()
+def alike(network: Network, tokenizer: Tokenizer) -> None:
+    """Let words begin as the same with and without a space before them, but for one shared direction."""
+    ids = {piece: token for token, piece in enumerate(tokenizer.pieces)}
+    weights = network.token_embd.weight
+    for piece, token in ids.items():
+        if piece[:1] == b" " and piece[1:] in ids:
+            weights[token] = weights[ids[piece[1:]]] + weights[ids[b" "]]
+
+
+def save(network: Network, tokenizer: Tokenizer, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"shape": asdict(network.shape), "merges": tokenizer.merges, "weights": network.state_dict()}, path)
+
+
+def load(path: Path) -> tuple[Network, Tokenizer]:
+    """A saved network and its tokenizer.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    saved = torch.load(path, weights_only=True)
+    network = Network(ModelShape(**saved["shape"]))
+    network.load_state_dict(saved["weights"])
+    return network, Tokenizer(saved["merges"])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train and save."""
+    standard = Recipe()
+    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("build/robot.pt"), help="checkpoint (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=standard.steps, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=standard.seed, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
+    parser.add_argument("--save-every", type=int, default=250, metavar="STEPS", help="default: %(default)s")
+    arguments = parser.parse_args(argv)
+    torch.manual_seed(arguments.seed)
+    console, recipe = Console(), Recipe(seed=arguments.seed, steps=arguments.steps)
+    tokenizer = learn_vocabulary(recipe.seed)
+    network = Network(recipe.shape(tokenizer.size))
+    alike(network, tokenizer)
+    console.print(f"{sum(weights.numel() for weights in network.parameters())} weights, {tokenizer.size} tokens; {recipe}")
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
+        for step in train(network, tokenizer, recipe, progress, arguments.threads):
+            if step % arguments.save_every == 0:
+                save(network, tokenizer, arguments.output)
+    save(network, tokenizer, arguments.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
