@@ -33,6 +33,7 @@ class Outlook:
         due_s: when its next tokens are due under TTFT, TPOT and deadline together; infinite without such a bound.
         end_s: when its last token is due if it comes to its expected length; infinite without such a bound.
         slack_s: how long it can be left out and still be in time, alone in its steps from then on, even if its answer is short.
+        is_real_time: the task's class.
         is_hopeless: whether its SLO is out of reach, even alone in its steps from now on.
         is_promised: whether the plan keeps its SLO; the others have the time that is left.
     """
@@ -49,6 +50,7 @@ class Outlook:
     due_s: float = math.inf
     end_s: float = math.inf
     slack_s: float = math.inf
+    is_real_time: bool = False
     is_hopeless: bool = False
     is_promised: bool = False
 
@@ -88,7 +90,7 @@ class Outlook:
                 slack_s = min(slack_s, hope_s)
         job = cls(
             task, tokens, task.prompt_left, first_s, short, expected, kv_tokens, prompt_s, expected_at_s - now,
-            math.inf, end_s, slack_s, hope_s < 0.0,
+            math.inf, end_s, slack_s, task.is_real_time, hope_s < 0.0,
         )  # fmt: skip
         job._set_due()
         return job

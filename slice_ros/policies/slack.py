@@ -14,7 +14,7 @@ from slice_ros.outlook import Outlook
 from slice_ros.policies.base import Limits
 from slice_ros.task import Task
 
-COLUMNS = 8
+COLUMNS = 6
 """A matrix has this many columns at most, ..."""
 HORIZON_S = 0.3
 """... and begins none later than this from now."""
@@ -116,7 +116,7 @@ def select(jobs: Sequence[Outlook], traffic: Traffic, now: float, latency: Laten
     token a column, w is at most sum(v) / max(v). So all together need the share ``sum(v) * min over w of l(w) / w`` of the time, plus
     that of their prompts. It has to fit with ``CAUTION`` standard deviations to spare, for lengths and arrivals are only expected.
     """
-    token_s = _token_s_up_to_width(latency, limits)
+    token_s = _token_s_by_width(latency, limits)
     rate, fastest, serial_share, length_variance = traffic.rate, traffic.fastest, traffic.prompt_share, 0.0
     taken: list[Outlook] = []
     for job in sorted(jobs, key=lambda job: job.work_s / job.task.slo.weight):
@@ -144,63 +144,72 @@ def build_columns(
 ) -> tuple[Column, ...]:
     """The coming steps, the tasks advanced from one to the next as the latency model predicts; ``owed`` takes part in the first."""
     columns: list[Column] = []
+    row_s = _step_s_by_rows(latency, limits)
+    promised = sorted(promised, key=_urgency)[: 2 * limits.max_batch]  # nobody else's turn comes within the horizon
     at_s = now
     while len(columns) < COLUMNS and at_s <= now + HORIZON_S:
-        promised.sort(key=lambda job: (not job.task.is_real_time, job.due_s))
-        rows = choose_rows(chain(promised, spare), longest_s, latency, limits)
+        rows = choose_rows(chain(promised, spare), longest_s, row_s, latency, limits)
         if owed is not None and not columns:
             rows = _with_row(rows, owed, longest_s, latency, limits)
-        column = tuple(Cell(job.task.goal_id, chunk) for job, chunk in rows)
-        at_s += latency.column_s(column, sum(job.kv_tokens for job, _ in rows))
+        column = tuple([Cell(job.task.goal_id, chunk) for job, chunk in rows])
+        at_s += latency.column_s(column, sum([job.kv_tokens for job, _ in rows]))
         for job, chunk in rows:
             job.advance(chunk, at_s)
         columns.append(column)
+        promised.sort(key=_urgency)
     return tuple(columns)
+
+
+def _urgency(job: Outlook) -> tuple[bool, float]:
+    return not job.is_real_time, job.due_s
 
 
 Rows = list[tuple[Outlook, int]]
 """The tasks of a step, each with the prompt tokens it computes."""
 
 
-def choose_rows(jobs: Iterable[Outlook], longest_s: float, latency: LatencyModel, limits: Limits) -> Rows:
+def choose_rows(jobs: Iterable[Outlook], longest_s: float, row_s: Sequence[float], latency: LatencyModel, limits: Limits) -> Rows:
     """The first of the tasks, as many as give the most worth per second, ``sum of the rows' worth / l(rows)``.
 
     Where one more row costs as much as a step of its own, urgent tasks run alone; where it costs little, all run together. Prompts and
     KV tokens do not count in that, as they take their time in any step. A row that would make the step longer than ``longest_s`` or the
     slack of a real-time row is left out, or its prompt is cut, but for the first row and real-time decodes.
+
+    Args:
+        jobs: in order of urgency.
+        longest_s: how long the step may be.
+        row_s: item b is l(b).
     """
     rows: Rows = []
     best_rows, best, worth, real_time_worth = 0, 0.0, 0.0, 1.0
-    tokens = chunks = kv_tokens = 0
-    allowed_s, step_s = longest_s, 0.0
+    allowed_s, serial_s = longest_s, 0.0
     budget = limits.max_step_tokens
     for job in jobs:
-        is_real_time = job.is_promised and job.task.is_real_time
-        chunk = 0
+        decode_s = row_s[len(rows) + 1]
+        is_real_time = job.is_promised and job.is_real_time
+        own_s = latency.kv_token_s * job.kv_tokens
+        chunk, share = 0, 1.0
         if job.prompt_left:
-            room_s = max(allowed_s, step_s) - latency.step_s(len(rows) + 1, tokens, chunks + 1, kv_tokens + job.kv_tokens)
+            room_s = longest_s - decode_s - serial_s - own_s - latency.chunk_s
             chunk = _chunk(min(job.prompt_left, budget), room_s, latency, must=not rows)
             if not chunk:
                 continue
-        with_it_s = latency.step_s(len(rows) + 1, tokens + chunk, chunks + (chunk > 0), kv_tokens + job.kv_tokens)
-        if rows and not chunk and not is_real_time and with_it_s > max(allowed_s, step_s):
+            share = chunk / job.prompt_left
+            own_s += latency.prompt_s(chunk)
+        elif rows and not is_real_time and decode_s + serial_s + own_s > longest_s:
             continue
-        step_s = with_it_s
-        tokens += chunk
-        chunks += chunk > 0
-        kv_tokens += job.kv_tokens
-        budget -= max(1, chunk)
         rows.append((job, chunk))
-        share = chunk / job.prompt_left if chunk else 1.0
+        serial_s += own_s
+        budget -= max(1, chunk)
         if is_real_time:
             worth += share * real_time_worth
             real_time_worth *= URGENCY_DECAY
-            allowed_s = min(allowed_s, job.slack_s + latency.step_s(1, chunk, chunk > 0, job.kv_tokens))
+            allowed_s = min(allowed_s, job.slack_s + row_s[1] + own_s)
         else:
             worth += share * (BEST_EFFORT_WORTH if job.is_promised else SPARE_WORTH)
-        gain = worth / latency.step_s(len(rows))
-        if gain >= best:
-            best_rows, best = len(rows), gain
+        longest_s = max(allowed_s, decode_s + serial_s)  # what makes the step no longer than it is does no harm
+        if worth >= best * decode_s:
+            best_rows, best = len(rows), worth / decode_s
         if len(rows) == limits.max_batch or budget < 1:
             break
     return rows[:best_rows]
@@ -240,13 +249,19 @@ def _with_row(rows: Rows, job: Outlook, longest_s: float, latency: LatencyModel,
         return [*rows, (job, 0)]
     tokens = sum(chunk for _, chunk in rows)
     step_s = latency.step_s(len(rows) + 1, tokens, 1 + sum(chunk > 0 for _, chunk in rows))
-    slack_s = min((other.slack_s for other, _ in rows if other.is_promised and other.task.is_real_time), default=math.inf)
+    slack_s = min((other.slack_s for other, _ in rows if other.is_promised and other.is_real_time), default=math.inf)
     return [*rows, (job, _chunk(min(job.prompt_left, budget), min(longest_s, slack_s) - step_s, latency, must=True))]
 
 
-def _token_s_up_to_width(latency: LatencyModel, limits: Limits) -> list[float]:
+def _step_s_by_rows(latency: LatencyModel, limits: Limits) -> list[float]:
+    """Item b: l(b), up to the batch limit."""
+    return [latency.step_s(rows) for rows in range(limits.max_batch + 1)]
+
+
+def _token_s_by_width(latency: LatencyModel, limits: Limits) -> list[float]:
     """Item w: time of a token in the best steps of up to w rows, ``min of l(b) / b``; item 0 as item 1."""
-    costs = [latency.step_s(1)]
+    step_s = _step_s_by_rows(latency, limits)
+    costs = [step_s[1]]
     for rows in range(1, limits.max_batch + 1):
-        costs.append(min(costs[-1], latency.step_s(rows) / rows))
+        costs.append(min(costs[-1], step_s[rows] / rows))
     return costs
