@@ -20,7 +20,7 @@ from slice_ros.slo import BestEffort
 ROUNDS = (3, 25)
 """How often each number of rows is measured, at least and at most."""
 ROUNDS_S = 3.0
-"""How long rounds go on beyond the least."""
+"""How long rounds go on beyond the least; they end after three times as long in any case."""
 CHUNKS = (8, 32, 128, 512)
 """Lengths of prompt chunks to measure; ..."""
 CHUNK_S = 0.5
@@ -179,7 +179,7 @@ def _decode_steps(probe: _Probe, max_rows: int, on_progress: Callable[[float], N
             step = probe.step(rows)
             spent_s += step.taken_s
             yield step
-        share_of_time = spent_s / ROUNDS_S if done + 1 >= least else 0.0
+        share_of_time = spent_s / (ROUNDS_S if done + 1 >= least else 3 * ROUNDS_S)
         on_progress(max((done + 1) / most, min(1.0, share_of_time)))
         if share_of_time >= 1.0:
             return
@@ -236,7 +236,7 @@ def _kv_token_s(probe: _Probe, prompt_token_s: float) -> float:
         while goal.prompt_left:
             probe.step(0, goal, min(goal.prompt_left, info.max_step_tokens))
         pairs: list[tuple[_Step, _Step]] = []
-        while len(pairs) < KV_PAIRS and not goal.ended:
+        while len(pairs) < KV_PAIRS and not goal.ended and sum(a.taken_s + b.taken_s for a, b in pairs) < LONG_S:
             pairs.append((probe.step(1), probe.step(0, goal)))
     finally:
         probe.close(goal)

@@ -223,6 +223,21 @@ def test_a_missing_model_is_a_failure_not_a_traceback(tmp_path, capsys):
     assert "none.gguf" in capsys.readouterr().err
 
 
+def test_llama_cpp_itself_serves_the_traffic_beside_its_simulation(tmp_path):
+    pytest.importorskip("llama_cpp")
+    from slice_ros.models import make_start_model
+
+    make_start_model(tmp_path / "start.gguf")
+    path = tmp_path / "rows.json"
+    engine = ("--engine", "llama", "--model", tmp_path / "start.gguf", "--threads", "1", "--compare-simulated")
+    assert bench(*engine, "--bounds-scale", "auto", "--json", path, "--rates", "1", "--policies", "slice", "--duration", "3") == 0
+    real, simulated = read_rows(path)
+    assert (real.engine, simulated.engine) == ("llama", "simulated")
+    assert real.goals == simulated.goals > 0
+    assert real.failed == 0
+    assert real.bounds_scale == simulated.bounds_scale >= 1.0
+
+
 def test_it_runs_as_a_module():
     done = subprocess.run(
         [sys.executable, "-m", "slice_ros.bench", *QUICK, "--rates", "1"], capture_output=True, text=True, timeout=60, check=False

@@ -112,3 +112,20 @@ def test_its_goals_begin_differently_so_that_no_prefix_is_found_computed():
     clock = VirtualClock()
     measure_latency(Prompts(PAPER, clock), max_batch=2, clock=clock)
     assert len({prompt.split()[0] for prompt in Prompts.prompts}) == len(Prompts.prompts)
+
+
+def test_llama_cpp_itself_is_measured_and_left_clean(tmp_path):
+    pytest.importorskip("llama_cpp")
+    from slice_ros.engines.llama import LlamaConfig, LlamaEngine
+    from slice_ros.models import make_start_model
+
+    make_start_model(tmp_path / "start.gguf")
+    engine = LlamaEngine(LlamaConfig(tmp_path / "start.gguf", n_ctx=2048, n_seq_max=8, n_threads=1))
+    try:
+        result = measure_latency(engine, max_batch=4)
+        assert engine.kv.used == 0
+    finally:
+        engine.shutdown()
+    assert len(result.decode_s) == 4
+    assert min(result.decode_s) > 0.0
+    assert result.step_s(1, prompt_tokens=512, chunks=1) > 2 * result.step_s(1)
