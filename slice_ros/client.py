@@ -196,6 +196,7 @@ class SliceClient:
         prompt: str | Sequence[ChatMessage],
         *,
         slo: Slo | None = None,
+        preset: str = "",
         max_tokens: int = 0,
         label: str = "",
         sampling: Sampling | None = None,
@@ -210,7 +211,8 @@ class SliceClient:
 
         Args:
             prompt: text to complete, or messages of a conversation.
-            slo: default is best effort without bounds.
+            slo: default is the server's preset of the label's name, else best effort without bounds.
+            preset: name of one of the server's SLO presets; what ``slo`` says beside it replaces the preset's.
             max_tokens: output tokens at most; 0 is the server's default.
             label: kind of goal, for statistics and learnt lengths.
             sampling: default is greedy.
@@ -226,7 +228,7 @@ class SliceClient:
             goal.prompt = prompt
         else:
             goal.messages = [message_msg(message) for message in prompt]
-        goal.slo = slo_msg(slo or BestEffort())
+        goal.slo = slo_msg(slo or BestEffort(), preset)
         goal.max_tokens = max_tokens
         goal.label = label
         goal.sampling = sampling_msg(sampling or Sampling())

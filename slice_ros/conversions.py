@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
-from slice_ros.events import Snapshot
+from slice_ros.events import Checked, Snapshot
 from slice_ros.goal import ChatMessage, ErrorCode, FinishReason, GoalError, GoalRequest, Sampling
-from slice_ros.interfaces import UUID
+from slice_ros.interfaces import UUID, DiagnosticStatus, KeyValue
 from slice_ros.interfaces import ChatMessage as ChatMessageMsg
 from slice_ros.interfaces import ClassStatus as ClassStatusMsg
 from slice_ros.interfaces import Duration as DurationMsg
@@ -15,6 +17,7 @@ from slice_ros.interfaces import MaskStatus as MaskStatusMsg
 from slice_ros.interfaces import Sampling as SamplingMsg
 from slice_ros.interfaces import Slo as SloMsg
 from slice_ros.interfaces import SloReport as SloReportMsg
+from slice_ros.monitor.health import Diagnosis
 from slice_ros.monitor.statistics import ClassFigures, percentile
 from slice_ros.slo import OnMiss, ServiceClass, Slo, SloError
 from slice_ros.task import SloReport
@@ -35,8 +38,8 @@ def duration_msg(seconds: float | None) -> Any:
     return DurationMsg(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 
-def slo_of(msg: Any) -> Slo:
-    """Plain SLO of a ``slice_ros/Slo``.
+def slo_of(msg: Any, presets: Mapping[str, Slo] = MappingProxyType({}), label: str = "") -> Slo:
+    """Plain SLO of a ``slice_ros/Slo``; its preset, or the one that bears the label of a goal without an SLO, fills in what is zero.
 
     Raises:
         GoalError: INVALID_SLO with the field, its value and what would be right.
@@ -46,20 +49,25 @@ def slo_of(msg: Any) -> Slo:
             raise SloError(f"service_class is {msg.service_class}; it must be 0 (BEST_EFFORT) or 1 (REAL_TIME)")
         if msg.on_miss not in tuple(OnMiss):
             raise SloError(f"on_miss is {msg.on_miss}; it must be 0 (CONTINUE) or 1 (ABORT)")
+        if msg.preset and msg.preset not in presets:
+            raise SloError(f"preset is {msg.preset!r}; this server has: {', '.join(sorted(presets)) or 'none'}")
+        preset = msg.preset or (label if label in presets and msg == SloMsg() else "")
+        base = presets[preset] if preset else Slo()
         return Slo(
-            ServiceClass(msg.service_class),
-            duration_s(msg.ttft),
-            duration_s(msg.tpot),
-            duration_s(msg.deadline),
-            None if msg.utility == 0.0 else float(msg.utility),
-            OnMiss(msg.on_miss),
+            ServiceClass(msg.service_class or base.service_class),
+            duration_s(msg.ttft) or base.ttft_s,
+            duration_s(msg.tpot) or base.tpot_s,
+            duration_s(msg.deadline) or base.deadline_s,
+            float(msg.utility) or base.utility,
+            OnMiss(msg.on_miss or base.on_miss),
         )
     except SloError as error:
         raise GoalError(ErrorCode.INVALID_SLO, str(error)) from error
 
 
-def slo_msg(slo: Slo) -> Any:
+def slo_msg(slo: Slo, preset: str = "") -> Any:
     return SloMsg(
+        preset=preset,
         service_class=int(slo.service_class),
         ttft=duration_msg(slo.ttft_s),
         tpot=duration_msg(slo.tpot_s),
@@ -69,7 +77,9 @@ def slo_msg(slo: Slo) -> Any:
     )
 
 
-def request_of(goal_id: str, goal: Any, *, submitted_s: float, default_max_tokens: int) -> GoalRequest:
+def request_of(
+    goal_id: str, goal: Any, *, submitted_s: float, default_max_tokens: int, presets: Mapping[str, Slo] = MappingProxyType({})
+) -> GoalRequest:
     """Plain goal of a ``slice_ros/Generate`` goal.
 
     Raises:
@@ -78,7 +88,7 @@ def request_of(goal_id: str, goal: Any, *, submitted_s: float, default_max_token
     drawn = goal.sampling
     return GoalRequest(
         goal_id,
-        slo_of(goal.slo),
+        slo_of(goal.slo, presets, goal.label),
         goal.max_tokens or default_max_tokens,
         prompt=goal.prompt,
         messages=tuple(ChatMessage(m.role, m.content) for m in goal.messages),
@@ -129,6 +139,16 @@ def report_of(msg: Any) -> SloReport:
     return SloReport(**fields)
 
 
+def diagnostic_msg(diagnosis: Diagnosis, node: str, hardware_id: str) -> Any:
+    return DiagnosticStatus(
+        level=bytes((diagnosis.level,)),
+        name=f"{node}: {diagnosis.name}",
+        message=diagnosis.message,
+        hardware_id=hardware_id,
+        values=[KeyValue(key=key, value=value) for key, value in diagnosis.values.items()],
+    )
+
+
 def fill_result(result: Any, text: str, reason: FinishReason | None, code: ErrorCode, message: str, report: SloReport) -> Any:
     """The result message of a goal's end."""
     result.text = text
@@ -137,6 +157,17 @@ def fill_result(result: Any, text: str, reason: FinishReason | None, code: Error
     result.error_msg = message
     result.report = report_msg(report)
     return result
+
+
+def fill_check(response: Any, checked: Checked) -> Any:
+    """The answer of ``~/check_slo``."""
+    response.error_code, response.error_msg = int(checked.error_code), checked.error_msg
+    if checked.prediction is not None:
+        prediction = checked.prediction
+        response.feasible, response.safe = prediction.is_feasible, prediction.is_safe
+        response.ttft_ms, response.tpot_ms, response.e2e_ms = prediction.ttft_s * 1e3, prediction.tpot_s * 1e3, prediction.e2e_s * 1e3
+        response.fits_in_ms = math.nan if math.isinf(prediction.fits_in_s) else prediction.fits_in_s * 1e3
+    return response
 
 
 def class_msg(figures: ClassFigures) -> Any:

@@ -16,9 +16,11 @@ import threading
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 
+from slice_ros.admission import Admission
 from slice_ros.clock import MonotonicClock
-from slice_ros.engine_protocol import Answer, Cancel, Command, Failed, Ready, SetPolicy, Start, Stop, Submit
+from slice_ros.engine_protocol import Answer, Cancel, Check, Command, Failed, Ready, SetParameters, Start, Stop, Submit
 from slice_ros.engines.base import Engine, EngineError
+from slice_ros.events import Checked
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 from slice_ros.latency import LatencyError, LatencyModel
 from slice_ros.parameters import Value
@@ -81,6 +83,7 @@ def serve(connection: Connection) -> int:
         answers.put,
         clock=MonotonicClock(),
         max_batch=int(start.parameters["scheduler.max_batch"]),
+        admission=Admission(start.parameters["scheduler.admission"]),
     )
     answers.put(Ready(engine.info, latency))
     # The scheduler never waits for the pipe, and commands are taken in while a step is computed.
@@ -112,11 +115,29 @@ def _receive_all(connection: Connection, scheduler: Scheduler, answers: queue.Si
         if isinstance(command, Submit):
             _submit(command.request, scheduler, answers)
         elif isinstance(command, Cancel):
-            scheduler.cancel(command.goal_id)
-        elif isinstance(command, SetPolicy):
-            scheduler.set_policy(make_policy(command.name))
+            scheduler.cancel(command.goal_id, command.code, command.message)
+        elif isinstance(command, Check):
+            _check(command, scheduler, answers)
+        elif isinstance(command, SetParameters):
+            _adopt(command.values, scheduler)
         elif isinstance(command, Stop):
             scheduler.stop()
+
+
+def _adopt(values: Mapping[str, Value], scheduler: Scheduler) -> None:
+    if "scheduler.policy" in values:
+        scheduler.set_policy(make_policy(str(values["scheduler.policy"])))
+    if "scheduler.max_batch" in values:
+        scheduler.set_max_batch(int(values["scheduler.max_batch"]))
+    if "scheduler.admission" in values:
+        scheduler.set_admission(Admission(values["scheduler.admission"]))
+
+
+def _check(command: Check, scheduler: Scheduler, answers: queue.SimpleQueue[Answer | None]) -> None:
+    try:
+        scheduler.check(command.check_id, command.request, command.prompt_tokens)
+    except GoalError as error:
+        answers.put([Checked(command.check_id, None, error.code, error.message)])
 
 
 def _submit(request: GoalRequest, scheduler: Scheduler, answers: queue.SimpleQueue[Answer | None]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from slice_ros.engines.base import EngineInfo
 from slice_ros.events import Event
-from slice_ros.goal import GoalRequest
+from slice_ros.goal import ErrorCode, GoalRequest
 from slice_ros.latency import LatencyModel
 from slice_ros.parameters import Value
 
@@ -26,12 +26,27 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
+    """End a goal with this error."""
+
     goal_id: str
+    code: ErrorCode = ErrorCode.CANCELED
+    message: str = "the goal was canceled"
 
 
 @dataclass(frozen=True, slots=True)
-class SetPolicy:
-    name: str
+class Check:
+    """What could a goal expect if it were submitted now? A ``Checked`` event answers; ``prompt_tokens`` 0 = count the prompt's own."""
+
+    check_id: str
+    request: GoalRequest
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetParameters:
+    """Go on with other values of live parameters; they have been checked."""
+
+    values: Mapping[str, Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +54,7 @@ class Stop:
     """End every goal with SHUTTING_DOWN, then the process."""
 
 
-Command = Submit | Cancel | SetPolicy | Stop
+Command = Submit | Cancel | Check | SetParameters | Stop
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from enum import Enum
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from slice_ros.engine_protocol import Answer, Cancel, Command, Failed, Ready, SetPolicy, Start, Stop, Submit
+from slice_ros.engine_protocol import Answer, Cancel, Check, Command, Failed, Ready, SetParameters, Start, Stop, Submit
 from slice_ros.engines.base import EngineError
-from slice_ros.events import Event, Finished
+from slice_ros.events import Checked, Event, Finished
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 from slice_ros.parameters import Value
 from slice_ros.scheduler import failed
@@ -58,6 +58,7 @@ class EngineHost:
         self._lock = threading.Lock()
         self._in_flight: dict[str, GoalRequest] = {}
         self._waiting: list[GoalRequest] = []
+        self._checks: set[str] = set()
         self._commands: queue.SimpleQueue[Command | None] | None = None  # None while no engine is ready
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
@@ -100,31 +101,43 @@ class EngineHost:
                 return
         self._end_in_flight(self._gone())
 
-    def cancel(self, goal_id: str) -> None:
-        """End a goal with CANCELED; one that has ended or is unknown is left as it is."""
+    def cancel(self, goal_id: str, error: GoalError | None = None) -> None:
+        """End a goal with CANCELED or another error; one that has ended or is unknown is left as it is."""
+        error = error or GoalError(ErrorCode.CANCELED, "the goal was canceled")
         with self._lock:
             request = next((r for r in self._waiting if r.goal_id == goal_id), None)
             if request is not None:
                 self._waiting.remove(request)
             elif self._commands is not None:
-                self._commands.put(Cancel(goal_id))
+                self._commands.put(Cancel(goal_id, error.code, error.message))
         if request is not None:
-            self._deliver([failed(request, GoalError(ErrorCode.CANCELED, "the goal was canceled before the engine was ready"))])
+            self._deliver([failed(request, error)])
 
-    def set_policy(self, name: str) -> None:
-        """Schedule with another policy, also after a restart; the name has been checked."""
+    def check(self, check_id: str, request: GoalRequest, prompt_tokens: int = 0) -> None:
+        """Ask what a goal could expect now; exactly one ``Checked`` answers. ``prompt_tokens`` 0 = count the prompt's own."""
         with self._lock:
-            self._parameters["scheduler.policy"] = name
+            self._checks.add(check_id)
             if self._commands is not None:
-                self._commands.put(SetPolicy(name))
+                self._commands.put(Check(check_id, request, prompt_tokens))
+                return
+        self._end_checks()
+
+    def set_parameters(self, values: Mapping[str, Value]) -> None:
+        """Go on with other values of live parameters, also after a restart; they have been checked."""
+        with self._lock:
+            self._parameters.update(values)
+            if self._commands is not None:
+                self._commands.put(SetParameters(values))
 
     def stop(self) -> None:
         """End every goal with SHUTTING_DOWN and the process; returns when it is gone."""
         self._stopping.set()
         with self._lock:
+            process, is_ready = self._process, self._commands is not None
             if self._commands is not None:
                 self._commands.put(Stop())
-        process = self._process
+        if process is not None and not is_ready:
+            process.kill()  # it loads a model and hears nothing
         if process is not None:
             try:
                 process.wait(STOP_TIMEOUT_S)
@@ -132,6 +145,8 @@ class EngineHost:
                 process.kill()
         if self._supervisor.is_alive():
             self._supervisor.join()
+        elif self._supervisor.ident is None:
+            self.state = EngineState.STOPPED  # it never started
 
     # ---- the supervisor's thread
 
@@ -188,6 +203,7 @@ class EngineHost:
             commands.put(None)
             connection.close()
             self.failure = self._reap(process) or self.failure
+            self._end_checks()
         return became_ready
 
     def _spawn(self) -> tuple[Connection, subprocess.Popen[bytes]]:
@@ -201,7 +217,10 @@ class EngineHost:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path},
             )
-        self._process = process
+        with self._lock:
+            self._process = process
+            if self._stopping.is_set():
+                process.kill()
         return Connection(ours.detach()), process
 
     def _reap(self, process: subprocess.Popen[bytes]) -> str:
@@ -237,8 +256,12 @@ class EngineHost:
         passed: list[Event] = []
         with self._lock:
             for event in events:
-                if not isinstance(event, Finished) or self._in_flight.pop(event.goal_id, None) is not None:
-                    passed.append(event)
+                if isinstance(event, Finished):
+                    if self._in_flight.pop(event.goal_id, None) is None:
+                        continue
+                elif isinstance(event, Checked):
+                    self._checks.discard(event.check_id)
+                passed.append(event)
         if passed:
             self._on_events(passed)
 
@@ -251,6 +274,12 @@ class EngineHost:
             waiting = {request.goal_id for request in self._waiting} if self.state is EngineState.RESTARTING else set()
             lost = [request for request in self._in_flight.values() if request.goal_id not in waiting]
         self._deliver([failed(request, error) for request in lost])
+
+    def _end_checks(self) -> None:
+        with self._lock:
+            lost, self._checks = self._checks, set()
+        error = self._gone()
+        self._deliver([Checked(check_id, None, error.code, error.message) for check_id in lost])
 
     def _end_waiting(self) -> None:
         with self._lock:

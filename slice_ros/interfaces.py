@@ -16,14 +16,16 @@ if TYPE_CHECKING or LAYER == "rclpy":
     from builtin_interfaces.msg import Duration, Time
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
     from lifecycle_msgs.msg import State, Transition, TransitionDescription, TransitionEvent
+    from lifecycle_msgs.srv import ChangeState, GetAvailableStates, GetAvailableTransitions, GetState
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, Log, ParameterDescriptor, ParameterEvent, SetParametersResult
+    from rcl_interfaces.srv import GetParameters, SetParameters
     from std_msgs.msg import Header, String
     from std_srvs.srv import Empty, SetBool, Trigger
     from unique_identifier_msgs.msg import UUID
 
     try:
         from slice_ros.action import Generate
-        from slice_ros.msg import ChatMessage, ClassStatus, MaskStatus, Sampling, Slo, SloReport, SloStatus
+        from slice_ros.msg import ChatMessage, ClassStatus, GoalEvent, MaskStatus, Sampling, Slo, SloReport, SloStatus
         from slice_ros.srv import CheckSlo
     except ImportError as error:
         raise ImportError(
@@ -37,6 +39,7 @@ else:
 
     ChatMessage = _messages.message("slice_ros/msg/ChatMessage")
     ClassStatus = _messages.message("slice_ros/msg/ClassStatus")
+    GoalEvent = _messages.message("slice_ros/msg/GoalEvent")
     MaskStatus = _messages.message("slice_ros/msg/MaskStatus")
     Sampling = _messages.message("slice_ros/msg/Sampling")
     Slo = _messages.message("slice_ros/msg/Slo")
@@ -58,12 +61,18 @@ else:
     Transition = _messages.message("lifecycle_msgs/msg/Transition")
     TransitionDescription = _messages.message("lifecycle_msgs/msg/TransitionDescription")
     TransitionEvent = _messages.message("lifecycle_msgs/msg/TransitionEvent")
+    ChangeState = _messages.service("lifecycle_msgs/srv/ChangeState")
+    GetAvailableStates = _messages.service("lifecycle_msgs/srv/GetAvailableStates")
+    GetAvailableTransitions = _messages.service("lifecycle_msgs/srv/GetAvailableTransitions")
+    GetState = _messages.service("lifecycle_msgs/srv/GetState")
     FloatingPointRange = _messages.message("rcl_interfaces/msg/FloatingPointRange")
     IntegerRange = _messages.message("rcl_interfaces/msg/IntegerRange")
     Log = _messages.message("rcl_interfaces/msg/Log")
     ParameterDescriptor = _messages.message("rcl_interfaces/msg/ParameterDescriptor")
     ParameterEvent = _messages.message("rcl_interfaces/msg/ParameterEvent")
     SetParametersResult = _messages.message("rcl_interfaces/msg/SetParametersResult")
+    GetParameters = _messages.service("rcl_interfaces/srv/GetParameters")
+    SetParameters = _messages.service("rcl_interfaces/srv/SetParameters")
     Header = _messages.message("std_msgs/msg/Header")
     String = _messages.message("std_msgs/msg/String")
     Empty = _messages.service("std_srvs/srv/Empty")
@@ -74,6 +83,7 @@ else:
 __all__ = [
     "UUID",
     "CancelGoal",
+    "ChangeState",
     "ChatMessage",
     "CheckSlo",
     "ClassStatus",
@@ -83,6 +93,11 @@ __all__ = [
     "Empty",
     "FloatingPointRange",
     "Generate",
+    "GetAvailableStates",
+    "GetAvailableTransitions",
+    "GetParameters",
+    "GetState",
+    "GoalEvent",
     "GoalInfo",
     "GoalStatus",
     "GoalStatusArray",
@@ -95,6 +110,7 @@ __all__ = [
     "ParameterEvent",
     "Sampling",
     "SetBool",
+    "SetParameters",
     "SetParametersResult",
     "Slo",
     "SloReport",

@@ -1,4 +1,4 @@
-"""The action server node ``slice_server``: goals in, feedback and results out, status and parameters beside them."""
+"""The action server node ``slice_server``: a managed node; goals in, feedback and results out, status and parameters beside them."""
 
 from __future__ import annotations
 
@@ -6,27 +6,37 @@ import math
 import signal
 import sys
 import time
+import uuid
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from slice_ros import qos
-from slice_ros.conversions import class_msg, fill_result, fill_status, report_msg, request_of, slo_of
-from slice_ros.engines.base import EngineError
-from slice_ros.events import Event, Finished, Progress, Snapshot
-from slice_ros.goal import ErrorCode, GoalError
-from slice_ros.host import EngineHost, EngineState
-from slice_ros.interfaces import (
-    CheckSlo,
-    FloatingPointRange,
-    Generate,
-    IntegerRange,
-    ParameterDescriptor,
-    SetParametersResult,
-    SloStatus,
+from slice_ros.bond import form_bond
+from slice_ros.conversions import (
+    class_msg,
+    diagnostic_msg,
+    fill_check,
+    fill_result,
+    fill_status,
+    report_msg,
+    request_of,
+    slo_msg,
+    slo_of,
+    uuid_msg,
 )
+from slice_ros.engine_protocol import Ready
+from slice_ros.engines.base import EngineError
+from slice_ros.events import Checked, Event, Finished, Progress, Snapshot
+from slice_ros.goal import ErrorCode, GoalError, GoalRequest
+from slice_ros.host import EngineHost, EngineState
+from slice_ros.interfaces import CheckSlo, DiagnosticArray, Generate, GoalEvent, SloStatus
+from slice_ros.monitor.health import diagnose_engine, diagnose_slo
+from slice_ros.monitor.recent import LastMinute
 from slice_ros.monitor.statistics import Statistics
-from slice_ros.parameters import PARAMETERS, Parameter, ParameterError, Value, check_all
+from slice_ros.parameters import ParameterError, Value
 from slice_ros.ros import (
     LAYER,
     ActionServer,
@@ -34,13 +44,17 @@ from slice_ros.ros import (
     ExternalShutdownException,
     Future,
     GoalResponse,
-    Node,
-    ParameterException,
+    LifecycleNode,
+    LifecycleState,
+    RCLError,
+    ReentrantCallbackGroup,
     SignalHandlerOptions,
     SingleThreadedExecutor,
+    TransitionCallbackReturn,
     describe_network,
     rclpy,
 )
+from slice_ros.server_parameters import ServerParameters
 from slice_ros.task import SloReport
 
 DISCOVERY_S = 1.0
@@ -51,6 +65,8 @@ DRAIN_S = 1.0
 
 LEAVE_S = 0.1
 """... and how long the last of these may take to leave."""
+
+DIAGNOSTICS_PERIOD_S = 1.0
 
 
 class ServerError(Exception):
@@ -63,39 +79,134 @@ class _Goal:
 
     handle: Any
     end: Any
+    request: GoalRequest
     pieces: list[str] = field(default_factory=list)
 
 
-class SliceServer(Node):
-    """Serves ``~/generate`` (action), ``~/check_slo`` (service) and ``~/slo_status`` (topic).
+class SliceServer(LifecycleNode):
+    """Serves ``~/generate`` (action) and ``~/check_slo`` (service); tells ``~/slo_status``, ``~/goal_events`` and ``/diagnostics``.
+
+    Configuring starts the engine, activating lets goals in, deactivating lets them end, cleaning up frees the engine's memory.
+    A transition that fails leads through error processing back to unconfigured; ``failure`` says why.
 
     Goals are kept apart from threads: each is one coroutine that waits for its end, and one list of text pieces.
 
     Raises:
-        ServerError: a parameter is wrong, the engine cannot start, or a server of this name is there already.
+        ServerError: a parameter is wrong.
     """
 
     def __init__(self, **node_arguments: Any) -> None:
-        super().__init__("slice_server", **node_arguments)
-        began = time.monotonic()
-        self._parameters_now = self._declare_parameters()
+        super().__init__(
+            "slice_server", automatically_declare_parameters_from_overrides=True, allow_undeclared_parameters=True, **node_arguments
+        )
+        self._born_s = time.monotonic()
+        self._host: EngineHost | None = None
+        self._ready: Ready | None = None
+        self._active = False
         self._goals: dict[str, _Goal] = {}
+        self._checks: dict[str, Any] = {}
+        self._executing = 0
         self._statistics = Statistics()
+        self._last_minute = LastMinute()
         self._snapshot: Snapshot | None = None
         self._events: deque[Event] = deque()
-        self._accepting = True
-        self._executing = 0
-        self._wake = self.create_guard_condition(self._handle_events)
-        self._host = EngineHost(self._parameters_now, self._receive, restart=bool(self._parameters_now["engine.restart"]))
+        self._bond: Any = None
+        self._status_publisher: Any = None
+        self.failure = ""
+        self.is_blocking = False
         try:
-            self._ready = self._host.start()
-            self._refuse_a_second_server(began)
-        except (EngineError, ServerError) as error:
-            self._host.stop()
+            self._parameters_now = ServerParameters(self, lambda: self._host is not None, self._change_live)
+        except ParameterError as error:
             raise ServerError(str(error)) from error
+        self._wake = self.create_guard_condition(self._handle_events)
+        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._diagnostics_timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+
+    def start(self) -> None:
+        """Configure and activate.
+
+        Raises:
+            ServerError: one of them failed.
+        """
+        for transition in (self.trigger_configure, self.trigger_activate):
+            if transition() is not TransitionCallbackReturn.SUCCESS:
+                raise ServerError(self.failure)
+
+    # ---- transitions
+
+    def on_configure(self, _state: LifecycleState) -> Any:
+        with self._transition() as outcome:
+            self.failure = ""
+            self._host = EngineHost(self._parameters_now.values, self._receive, restart=bool(self._parameters_now["engine.restart"]))
+            self._ready = self._host.start()
+            if self._status_publisher is None:
+                self._refuse_a_second_server()
+                self._offer()
+            info = self._ready.info
+            self.get_logger().info(
+                f"configured: {info.model} on {info.device} with policy {self._parameters_now['scheduler.policy']}, "
+                f"{info.context_tokens} KV cells, {info.max_sequences} sequences; ROS layer {LAYER}, {describe_network()}"
+            )
+        return outcome()
+
+    def on_activate(self, _state: LifecycleState) -> Any:
+        with self._transition() as outcome:
+            if self._engine_state is EngineState.FAILED:
+                raise EngineError(self._host.failure if self._host else "there is no engine")
+            self._active = True
+            self._bond = form_bond(self, float(self._parameters_now["lifecycle.bond_period_s"]))
+            self.get_logger().info("active: goals are accepted")
+        return outcome()
+
+    def on_deactivate(self, _state: LifecycleState) -> Any:
+        with self._transition() as outcome:
+            self._close_for_goals()
+            if self.failure:
+                raise EngineError(self.failure)
+            self._wait(lambda: not self._goals, float(self._parameters_now["lifecycle.drain_s"]))
+            self._end_goals("the server was deactivated")
+            self.get_logger().info("inactive: goals are rejected")
+        return outcome()
+
+    def on_cleanup(self, _state: LifecycleState) -> Any:
+        with self._transition() as outcome:
+            self._stop_engine()
+            self.get_logger().info("unconfigured: the engine's memory is free")
+        return outcome()
+
+    def on_shutdown(self, _state: LifecycleState) -> Any:
+        with self._transition() as outcome:
+            self._close_for_goals()
+            self._stop_engine()
+        return outcome()
+
+    def on_error(self, _state: LifecycleState) -> Any:
+        with self._transition() as outcome:
+            self._close_for_goals()
+            self._stop_engine()
+        return outcome()
+
+    @contextmanager
+    def _transition(self) -> Iterator[Callable[[], Any]]:
+        """Turns what a transition raises into its answer; a signal may interrupt it."""
+        answer = TransitionCallbackReturn.SUCCESS
+        self.is_blocking = True
+        try:
+            yield lambda: answer
+        except (EngineError, ServerError) as error:
+            self.failure = str(error)
+            self.get_logger().error(self.failure)
+            answer = TransitionCallbackReturn.ERROR
+        finally:
+            self.is_blocking = False
+
+    def _offer(self) -> None:
+        """What others can reach; it stays for the node's life, so that nobody's request is lost between two configurations."""
         self._status_publisher = self.create_publisher(SloStatus, "~/slo_status", 10)
         self._status_timer = self.create_timer(1.0 / float(self._parameters_now["status.rate_hz"]), self._publish_status)
-        self._check_service = self.create_service(CheckSlo, "~/check_slo", self._check_slo)
+        self._goal_events = self.create_publisher(GoalEvent, "~/goal_events", qos.GOAL_EVENTS)
+        # A group of its own: a check that waits for the engine must not keep the engine's events from being handled.
+        self._check_service = self.create_service(CheckSlo, "~/check_slo", self._check_slo, callback_group=ReentrantCallbackGroup())
         self._action_server = ActionServer(
             self,
             Generate,
@@ -105,16 +216,55 @@ class SliceServer(Node):
             cancel_callback=self._cancel,
             **qos.SERVER,
         )
-        info = self._ready.info
-        self.get_logger().info(
-            f"serving {info.model} on {info.device} with policy {self._parameters_now['scheduler.policy']}: "
-            f"{info.context_tokens} KV cells, {info.max_sequences} sequences; ROS layer {LAYER}, {describe_network()}"
-        )
+
+    def _refuse_a_second_server(self) -> None:
+        time.sleep(max(0.0, self._born_s + DISCOVERY_S - time.monotonic()))
+        if self.count_publishers("~/slo_status") > 0:
+            raise ServerError(
+                f"a server named {self.get_fully_qualified_name()} is running already; "
+                "stop it, or give this one another name (-r __node:=NAME)"
+            )
+
+    def _close_for_goals(self) -> None:
+        self._active = False
+        if self._bond is not None:
+            self._bond.shutdown()
+            self._bond = None
+
+    def _end_goals(self, why: str) -> None:
+        """End the goals in flight with SHUTTING_DOWN, and wait for their ends."""
+        error = GoalError(ErrorCode.SHUTTING_DOWN, f"{why}; send the goal again when it is back")
+        for goal_id in self._goals:
+            if self._host is not None:
+                self._host.cancel(goal_id, error)
+        self._wait(lambda: not self._goals, DRAIN_S)
+
+    def _stop_engine(self) -> None:
+        if self._host is not None:
+            self._host.stop()
+            self._handle_events()
+        self._host = self._ready = self._snapshot = None
+
+    def _wait(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        """Wait in a transition. It holds the executor, so events and the heartbeat are seen to here."""
+        period_s = 1.0 / float(self._parameters_now["status.rate_hz"])
+        deadline = time.monotonic() + timeout_s
+        heartbeat_s = 0.0
+        while not condition() and (now := time.monotonic()) < deadline:
+            self._handle_events()
+            if now >= heartbeat_s:
+                self._publish_status()
+                heartbeat_s = now + period_s
+            time.sleep(0.005)
+
+    @property
+    def _engine_state(self) -> EngineState:
+        return EngineState.STOPPED if self._host is None else self._host.state
 
     # ---- goals
 
     def _accept(self, _goal: Any) -> Any:
-        return GoalResponse.ACCEPT if self._accepting else GoalResponse.REJECT
+        return GoalResponse.ACCEPT if self._active else GoalResponse.REJECT
 
     async def _execute(self, handle: Any) -> Any:
         self._executing += 1
@@ -127,17 +277,22 @@ class SliceServer(Node):
         goal_id = bytes(handle.goal_id.uuid).hex()
         result = Generate.Result()
         try:
+            if self._host is None or not self._active:
+                raise GoalError(ErrorCode.SHUTTING_DOWN, "the server was deactivated; send the goal again when it is back")
             request = request_of(
                 goal_id,
                 handle.request,
                 submitted_s=time.monotonic(),
                 default_max_tokens=int(self._parameters_now["generation.max_tokens"]),
+                presets=self._parameters_now.presets,
             )
         except GoalError as error:
             handle.abort()
+            self._tell(GoalEvent.FINISHED, goal_id, handle.request.label, handle.request.slo, SloReport(), error=error)
             return fill_result(result, "", None, error.code, error.message, SloReport())
-        goal = self._goals[goal_id] = _Goal(handle, Future(executor=self.executor))
+        goal = self._goals[goal_id] = _Goal(handle, Future(executor=self.executor), request)
         self._statistics.submitted(goal_id, request.kind, request.slo.service_class)
+        self._tell_of(GoalEvent.ACCEPTED, goal, SloReport())
         self._host.submit(request)
         end: Finished = await goal.end
         if end.error_code is ErrorCode.NONE:
@@ -149,7 +304,8 @@ class SliceServer(Node):
         return fill_result(result, "".join(goal.pieces), end.reason, end.error_code, end.error_msg, end.report)
 
     def _cancel(self, handle: Any) -> Any:
-        self._host.cancel(bytes(handle.goal_id.uuid).hex())
+        if self._host is not None:
+            self._host.cancel(bytes(handle.goal_id.uuid).hex())
         return CancelResponse.ACCEPT
 
     # ---- events of the engine
@@ -167,13 +323,17 @@ class SliceServer(Node):
             elif isinstance(event, Finished):
                 self._finished(event)
             elif isinstance(event, Snapshot):
-                self._snapshot = event
+                self._take_snapshot(event)
+            elif event.check_id in self._checks:
+                self._checks[event.check_id].set_result(event)
 
     def _progress(self, event: Progress) -> None:
         goal = self._goals.get(event.goal_id)
         if goal is None:
             return
         self._statistics.started(event.goal_id)
+        if not goal.pieces:
+            self._tell_of(GoalEvent.FIRST_TOKEN, goal, event.report)
         goal.pieces.append(event.text)
         goal.handle.publish_feedback(Generate.Feedback(text=event.text, tokens=event.report.output_tokens, report=report_msg(event.report)))
 
@@ -182,85 +342,105 @@ class SliceServer(Node):
         if goal is None:
             return
         self._statistics.ended(event.goal_id, event.report, completed=event.error_code is ErrorCode.NONE)
+        self._last_minute.ended(time.monotonic(), real_time=goal.request.slo.is_real_time, attained=event.report.attained)
         if event.error_code is not ErrorCode.NONE:
             self.get_logger().debug(f"goal {event.goal_id} ended with {event.error_code.name}: {event.error_msg}")
+        self._tell_of(GoalEvent.FINISHED, goal, event.report, event)
         goal.end.set_result(event)
 
-    # ---- status
+    def _take_snapshot(self, snapshot: Snapshot) -> None:
+        steps = snapshot.steps - (self._snapshot.steps if self._snapshot is not None else 0)
+        self._last_minute.stepped(time.monotonic(), steps, snapshot.step_s, snapshot.step_predicted_s)
+        self._snapshot = snapshot
+
+    # ---- what it tells
+
+    def _tell_of(self, kind: int, goal: _Goal, report: SloReport, end: Finished | None = None) -> None:
+        error = GoalError(end.error_code, end.error_msg) if end is not None else None
+        reason = end.reason.value if end is not None and end.reason is not None else ""
+        slo = slo_msg(goal.request.slo, goal.handle.request.slo.preset)
+        self._tell(kind, goal.request.goal_id, goal.request.kind, slo, report, error=error, reason=reason)
+
+    def _tell(
+        self, kind: int, goal_id: str, label: str, slo: Any, report: SloReport, *, error: GoalError | None = None, reason: str = ""
+    ) -> None:
+        event = GoalEvent(event=kind, goal_id=uuid_msg(goal_id), label=label, slo=slo, report=report_msg(report), finish_reason=reason)
+        event.stamp = self.get_clock().now().to_msg()
+        event.policy = str(self._parameters_now["scheduler.policy"])
+        if error is not None:
+            event.error_code, event.error_msg = int(error.code), error.message
+        self._goal_events.publish(event)
 
     def _publish_status(self) -> None:
         self._status_publisher.publish(self.status())
+        if self._active and self._engine_state is EngineState.FAILED and self._host is not None:
+            self.failure = self._host.failure or "the engine process is gone"
+            self.trigger_deactivate()
 
     def status(self) -> Any:
         """The ``SloStatus`` message of this moment."""
         status = SloStatus()
         status.stamp = self.get_clock().now().to_msg()
         status.policy = str(self._parameters_now["scheduler.policy"])
-        status.model = self._ready.info.model
-        status.device = self._ready.info.device
-        status.engine_state = self._host.state.value
-        status.engine_restarts = self._host.restarts
+        status.engine_state = self._engine_state.value
         status.step_ms = status.step_predicted_ms = math.nan
-        if self._snapshot is not None and self._host.state is EngineState.READY:
+        if self._host is not None and self._ready is not None:
+            status.model = self._ready.info.model
+            status.device = self._ready.info.device
+            status.engine_restarts = self._host.restarts
+        if self._snapshot is not None and self._engine_state is EngineState.READY:
             fill_status(status, self._snapshot)
+        minute = self._last_minute
+        minute.look(time.monotonic())
+        status.step_ratio = minute.step_ratio
+        status.attainment_rt, status.attainment_be = minute.attainment(real_time=True), minute.attainment(real_time=False)
+        status.missed_rt, status.missed_be = minute.missed(real_time=True), minute.missed(real_time=False)
         status.classes = [class_msg(figures) for figures in self._statistics.classes]
         return status
 
-    def _check_slo(self, request: Any, response: Any) -> Any:
-        """Answers from the latency model alone: as if the goal were the only one."""
+    def _publish_diagnostics(self) -> None:
+        status, parameters = self.status(), self._parameters_now
+        failure = self.failure or (self._host.failure if self._host is not None else "")
+        found = (
+            diagnose_engine(status, failure, step_ratio_warn=float(parameters["diagnostics.step_ratio_warn"])),
+            diagnose_slo(status, attainment_warn=float(parameters["diagnostics.attainment_warn"])),
+        )
+        message = DiagnosticArray(
+            status=[diagnostic_msg(diagnosis, self.get_fully_qualified_name()[1:], status.device) for diagnosis in found]
+        )
+        message.header.stamp = status.stamp
+        self._diagnostics_publisher.publish(message)
+
+    async def _check_slo(self, request: Any, response: Any) -> Any:
+        check_id = uuid.uuid4().hex
+        tokens = request.max_tokens or int(self._parameters_now["generation.max_tokens"])
         try:
-            slo = slo_of(request.slo)
+            if self._host is None:
+                raise GoalError(ErrorCode.SHUTTING_DOWN, "the server is not configured; ask again when it is")
+            slo = slo_of(request.slo, self._parameters_now.presets, request.label)
+            prompt = request.prompt or ("-" if request.prompt_tokens else "")
+            goal = GoalRequest(check_id, slo, tokens, prompt=prompt, submitted_s=time.monotonic(), label=request.label)
+            answer = self._checks[check_id] = Future(executor=self.executor)
+            self._host.check(check_id, goal, request.prompt_tokens)
+            checked: Checked = await answer
+            return fill_check(response, checked)
         except GoalError as error:
             response.error_code, response.error_msg = int(error.code), error.message
             return response
-        latency = self._ready.latency
-        tokens = request.max_tokens or int(self._parameters_now["generation.max_tokens"])
-        ttft = latency.step_s(1) + latency.prompt_s(request.prompt_tokens or len(request.prompt.encode()) // 4)
-        tpot = latency.step_s(1)
-        e2e = ttft + tpot * (tokens - 1)
-        bounds = ((slo.ttft_s, ttft), (slo.tpot_s, tpot), (slo.deadline_s, e2e))
-        response.feasible = response.safe = all(bound is None or predicted <= bound for bound, predicted in bounds)
-        response.ttft_ms, response.tpot_ms, response.e2e_ms = ttft * 1e3, tpot * 1e3, e2e * 1e3
-        response.fits_in_ms = 0.0 if response.feasible else math.nan
-        return response
+        finally:
+            self._checks.pop(check_id, None)
 
-    # ---- parameters
+    # ---- parameters and end
 
-    def _declare_parameters(self) -> dict[str, Value]:
-        given = {}
-        try:
-            for parameter in PARAMETERS.values():
-                given[parameter.name] = self.declare_parameter(parameter.name, parameter.default, _descriptor(parameter)).value
-            checked = check_all(given)
-        except (ParameterError, ParameterException) as error:
-            raise ServerError(str(error)) from error
-        self.add_on_set_parameters_callback(self._set_parameters)
-        return checked
-
-    def _set_parameters(self, changes: list[Any]) -> Any:
-        try:
-            checked = {change.name: PARAMETERS[change.name].check(change.value) for change in changes if change.name in PARAMETERS}
-        except ParameterError as error:
-            return SetParametersResult(successful=False, reason=str(error))
-        self._parameters_now.update(checked)
-        if "scheduler.policy" in checked:
-            self._host.set_policy(str(checked["scheduler.policy"]))
-        return SetParametersResult(successful=True)
-
-    # ---- start and end
-
-    def _refuse_a_second_server(self, began: float) -> None:
-        time.sleep(max(0.0, began + DISCOVERY_S - time.monotonic()))
-        if self.count_publishers("~/slo_status") > 0:
-            raise ServerError(
-                f"a server named {self.get_fully_qualified_name()} is running already; "
-                "stop it, or give this one another name (-r __node:=NAME)"
-            )
+    def _change_live(self, values: dict[str, Value]) -> None:
+        if self._host is not None and values:
+            self._host.set_parameters(values)
 
     def close(self, executor: Any) -> None:
         """End every goal with SHUTTING_DOWN, see their results out, and stop the engine."""
-        self._accepting = False
-        self._host.stop()
+        self._close_for_goals()
+        if self._host is not None:
+            self._host.stop()
         deadline = time.monotonic() + DRAIN_S
         while self._executing and time.monotonic() < deadline:
             executor.spin_once(timeout_sec=0.05)
@@ -268,22 +448,6 @@ class SliceServer(Node):
         deadline = min(deadline, time.monotonic() + LEAVE_S)
         while time.monotonic() < deadline:
             executor.spin_once(timeout_sec=0.02)
-
-
-def _descriptor(parameter: Parameter) -> Any:
-    # Dynamic typing leaves the check to Parameter.check, which says in a sentence what would be right.
-    descriptor = ParameterDescriptor(
-        name=parameter.name, description=parameter.description, read_only=not parameter.live, dynamic_typing=True
-    )
-    if parameter.choices:
-        descriptor.additional_constraints = f"one of: {', '.join(parameter.choices)}"
-    if parameter.minimum is not None and parameter.maximum is not None:
-        low, high = parameter.minimum, parameter.maximum
-        if isinstance(parameter.default, int):
-            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=1)]
-        else:
-            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high, step=0.0)]
-    return descriptor
 
 
 def main(args: list[str] | None = None) -> int:
@@ -298,9 +462,11 @@ def main(args: list[str] | None = None) -> int:
 
     def stop(_number: int, _frame: object) -> None:
         nonlocal stopped
-        if not stopped and server is None:
-            raise KeyboardInterrupt  # nothing is served yet
+        if stopped:
+            return
         stopped = True
+        if server is None or server.is_blocking:
+            raise KeyboardInterrupt  # a model is being loaded, or goals are waited for
 
     server: SliceServer | None = None
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -309,6 +475,8 @@ def main(args: list[str] | None = None) -> int:
     try:
         server = SliceServer()
         executor.add_node(server)
+        if server.get_parameter("lifecycle.autostart").value:
+            server.start()
         while rclpy.ok() and not stopped:
             executor.spin_once(timeout_sec=0.2)
     except ServerError as error:
@@ -319,7 +487,8 @@ def main(args: list[str] | None = None) -> int:
     finally:
         if server is not None:
             server.close(executor)
-            server.destroy_node()
+            with suppress(RCLError):
+                server.destroy_node()
         rclpy.try_shutdown()
     return 0
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import Enum
 from typing import Any
 
+from slice_ros.admission import Admission
 from slice_ros.policies import DEFAULT_POLICY, POLICIES
 
 Value = bool | int | float | str
@@ -13,6 +16,14 @@ Value = bool | int | float | str
 
 class ParameterError(ValueError):
     """A parameter is unknown, of the wrong type, or out of range."""
+
+
+class Change(Enum):
+    """When a parameter may be changed."""
+
+    NEVER = "fixed at start"
+    UNCONFIGURED = "changed while the node is unconfigured"
+    LIVE = "changed at any time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +36,7 @@ class Parameter:
         description: what it does, with its unit and what zero or empty means.
         minimum, maximum: range of a number, both inclusive.
         choices: what a string may be.
-        live: may be changed while the server runs.
+        change: when it may be changed.
     """
 
     name: str
@@ -34,7 +45,7 @@ class Parameter:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
-    live: bool = False
+    change: Change = Change.UNCONFIGURED
 
     def check(self, value: Any) -> Value:
         """The value, an integer made a float where one is meant.
@@ -96,12 +107,72 @@ PARAMETERS: dict[str, Parameter] = {
             "(llama) or rtx4060ti-chatglm2-6b-int4 (paced, simulated)",
         ),
         Parameter("engine.restart", True, "start a new engine process when one dies"),
-        Parameter("scheduler.policy", DEFAULT_POLICY, "who takes part in the coming steps", choices=tuple(POLICIES), live=True),
-        Parameter("scheduler.max_batch", 16, "goals in one step at most", 1, 256),
-        Parameter("generation.max_tokens", 256, "output tokens of a goal that does not say", 1, 1048576, live=True),
-        Parameter("status.rate_hz", 2.0, "how often ~/slo_status is published; clients take it for a heartbeat", 1.0, 50.0),
+        Parameter("scheduler.policy", DEFAULT_POLICY, "who takes part in the coming steps", choices=tuple(POLICIES), change=Change.LIVE),
+        Parameter("scheduler.max_batch", 16, "goals in one step at most", 1, 256, change=Change.LIVE),
+        Parameter(
+            "scheduler.admission",
+            Admission.ALWAYS.value,
+            "always = every goal runs; strict = a goal ends with INFEASIBLE if its SLO, or that of a real-time goal in hand, could not be met",
+            choices=tuple(admission.value for admission in Admission),
+            change=Change.LIVE,
+        ),
+        Parameter("generation.max_tokens", 256, "output tokens of a goal that does not say", 1, 1048576, change=Change.LIVE),
+        Parameter(
+            "status.rate_hz", 2.0, "how often ~/slo_status is published; clients take it for a heartbeat", 1.0, 50.0, change=Change.NEVER
+        ),
+        Parameter(
+            "lifecycle.autostart",
+            True,
+            "configure and activate the node at start; without it, a lifecycle manager or `ros2 lifecycle set` does",
+            change=Change.NEVER,
+        ),
+        Parameter(
+            "lifecycle.drain_s",
+            5.0,
+            "how long goals may go on when the node is deactivated, s; then, or with 0 at once, they end with SHUTTING_DOWN",
+            0.0,
+            3600.0,
+            change=Change.LIVE,
+        ),
+        Parameter(
+            "lifecycle.bond_period_s",
+            0.1,
+            "period of the heartbeat that Nav2's lifecycle manager expects, s, where bondpy is installed; 0 = none",
+            0.0,
+            10.0,
+        ),
+        Parameter(
+            "diagnostics.attainment_warn",
+            0.95,
+            "share of real-time goals that met their SLO in the last minute under which /diagnostics warns",
+            0.0,
+            1.0,
+            change=Change.LIVE,
+        ),
+        Parameter(
+            "diagnostics.step_ratio_warn",
+            1.5,
+            "measured / predicted step time of the last minute above which /diagnostics warns; a hot machine is a slow one",
+            1.0,
+            100.0,
+            change=Change.LIVE,
+        ),
     )
 }
+
+
+def known(name: str) -> Parameter:
+    """The parameter of that name.
+
+    Raises:
+        ParameterError: there is none.
+    """
+    if name not in PARAMETERS:
+        near = get_close_matches(name, PARAMETERS, 1)
+        raise ParameterError(
+            f"there is no parameter {name!r}; " + (f"is {near[0]!r} meant?" if near else f"there are: {', '.join(PARAMETERS)}")
+        )
+    return PARAMETERS[name]
 
 
 def check_all(values: Mapping[str, Any]) -> dict[str, Value]:
@@ -110,6 +181,6 @@ def check_all(values: Mapping[str, Any]) -> dict[str, Value]:
     Raises:
         ParameterError: one is unknown or wrong.
     """
-    if unknown := sorted(set(values) - set(PARAMETERS)):
-        raise ParameterError(f"there is no parameter {unknown[0]!r}; there are: {', '.join(PARAMETERS)}")
+    for name in values:
+        known(name)
     return {name: p.check(values.get(name, p.default)) for name, p in PARAMETERS.items()}

@@ -15,6 +15,9 @@ DEPTH = 2000
 SERVICE = QoSProfile(depth=DEPTH)
 """Reliable, volatile, deep."""
 
+GOAL_EVENTS = QoSProfile(depth=DEPTH)
+"""Reliable and deep: a recorder that is slow for a moment loses nothing."""
+
 SERVER: dict[str, Any] = {f"{name}_qos_profile": SERVICE for name in ("goal_service", "result_service", "cancel_service", "feedback_pub")}
 """Keyword arguments of ``ActionServer``."""
 

@@ -6,7 +6,7 @@ import logging
 import math
 import queue
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slice_ros.admission import Admission, Prediction, predict
 from slice_ros.clock import Clock, MonotonicClock
@@ -125,13 +125,28 @@ class Scheduler:
         """End a goal with that error; one that has ended or is unknown is left as it is."""
         self._inbox.put(_Cancel(goal_id, code, message))
 
-    def check(self, check_id: str, request: GoalRequest, prompt_tokens: int) -> None:
-        """Ask what a goal could expect if it were submitted now; a ``Checked`` event with that id answers."""
-        self._inbox.put(_Check(check_id, request, prompt_tokens))
+    def check(self, check_id: str, request: GoalRequest, prompt_tokens: int = 0) -> None:
+        """Ask what a goal could expect if it were submitted now; a ``Checked`` event with that id answers.
+
+        Args:
+            prompt_tokens: length of its prompt; 0 = count the prompt's own.
+
+        Raises:
+            GoalError: the prompt cannot be counted; no event follows.
+        """
+        self._inbox.put(_Check(check_id, request, prompt_tokens or self._engine.prepare(request)))
 
     def set_policy(self, policy: Policy) -> None:
         """Plan with another policy from the next step on; goals go on as they are."""
         self._inbox.put(_SetPolicy(policy))
+
+    def set_max_batch(self, max_batch: int) -> None:
+        """Let at most so many goals take part in a step, from the next plan on."""
+        self._limits = replace(self._limits, max_batch=min(max_batch, self._engine.info.max_sequences))
+
+    def set_admission(self, admission: Admission) -> None:
+        """Judge goals that arrive from now on otherwise."""
+        self._admission = admission
 
     def stop(self) -> None:
         """Make :meth:`run` end every goal with SHUTTING_DOWN and return."""
@@ -194,6 +209,7 @@ class Scheduler:
                 self._end(task_, error=GoalError(command.code, command.message))
         elif isinstance(command, _Check):
             prediction = self._predict(Task.of(command.request, command.prompt_tokens, self._arrivals + 1))
+            self._engine.close(command.request.goal_id)
             self._events.append(Checked(command.check_id, prediction))
         elif isinstance(command, _SetPolicy):
             self._policy = command.policy

@@ -151,7 +151,7 @@ def test_the_policy_changes_while_a_goal_runs(make_host, ends):
     host.start()
     host.submit(request(max_tokens=100))
     ends.wait(lambda e: e.progress)
-    host.set_policy("fastserve")
+    host.set_parameters({"scheduler.policy": "fastserve", "scheduler.max_batch": 1})
     ends.wait(lambda e: e.finished)
     assert ends.finished[0].error_code is ErrorCode.NONE
     assert ends.finished[0].report.output_tokens == 100

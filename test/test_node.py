@@ -8,79 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from serving import READY_S, Peer, children_of, serving
 
 from slice_ros.client import GoalFailed, SliceClient
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling
-from slice_ros.interfaces import CheckSlo, Generate, SloStatus
-from slice_ros.ros import ActionClient, SingleThreadedExecutor, rclpy
+from slice_ros.interfaces import CheckSlo, Generate
+from slice_ros.ros import ActionClient, rclpy
 from slice_ros.slo import BestEffort, RealTime
-
-READY_S = 60.0
-
-
-@contextmanager
-def serving(name: str, *arguments: str):
-    """A server in a process of its own, killed at the end if it has not ended by itself."""
-    command = [sys.executable, "-m", "slice_ros.cli", "serve", "--name", name, "--n-threads", "1", *arguments]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        yield server
-    finally:
-        if server.poll() is None:
-            server.send_signal(signal.SIGINT)
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-        server.stderr.close()
-
-
-class Peer:
-    """A node of the test's own, with a client of the server."""
-
-    def __init__(self, server: str) -> None:
-        self.node = rclpy.create_node(f"peer_of_{server}")
-        self.executor = SingleThreadedExecutor()
-        self.executor.add_node(self.node)
-        self.client = SliceClient(self.node, f"/{server}")
-        self.server = server
-
-    def run(self, coroutine, timeout_s: float = 60.0):
-        """The coroutine's result; its exception is raised."""
-        task = self.executor.create_task(coroutine)
-        self.executor.spin_until_future_complete(task, timeout_sec=timeout_s)
-        assert task.done(), "timed out"
-        return task.result()
-
-    def spin_until(self, condition, timeout_s: float = 30.0) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, "timed out"
-            self.executor.spin_once(timeout_sec=0.05)
-
-    def status(self):
-        """The next status."""
-        got = []
-        subscription = self.node.create_subscription(SloStatus, f"/{self.server}/slo_status", got.append, 10)
-        self.spin_until(lambda: got)
-        self.node.destroy_subscription(subscription)
-        return got[-1]
-
-    def fails(self, *arguments, **options) -> GoalFailed:
-        """The error of a goal that is to fail."""
-        with pytest.raises(GoalFailed) as caught:
-            self.run(self.client.generate(*arguments, **options))
-        return caught.value
-
-    def close(self) -> None:
-        self.client.destroy()
-        self.executor.shutdown()
-        self.node.destroy_node()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -321,16 +257,7 @@ def test_the_status_tells_of_classes_model_and_mask(peer):
 
 
 def checked(peer, **fields):
-    client = peer.node.create_client(CheckSlo, "/llm/check_slo")
-    assert client.wait_for_service(timeout_sec=READY_S)
-
-    async def call():
-        return await client.call_async(CheckSlo.Request(**fields))
-
-    try:
-        return peer.run(call())
-    finally:
-        peer.node.destroy_client(client)
+    return peer.call(CheckSlo, "/llm/check_slo", **fields)
 
 
 def test_check_slo_predicts_and_judges(peer):
@@ -373,11 +300,6 @@ def test_a_server_that_cannot_start_says_why_and_ends_with_status_1(arguments, s
         error = server.stderr.read()
     assert says in error
     assert "Traceback" not in error
-
-
-def children_of(pid: int) -> list[int]:
-    """Processes started by any thread of that one."""
-    return [int(child) for tasks in Path(f"/proc/{pid}/task").glob("*/children") for child in tasks.read_text().split()]
 
 
 def test_killing_the_engine_aborts_goals_within_a_second_and_the_next_is_served():

@@ -7,6 +7,7 @@ import math
 import pytest
 import yaml
 
+from slice_ros import presets
 from slice_ros.parameters import PARAMETERS, ParameterError, check_all
 from slice_ros.paths import share_dir
 
@@ -21,7 +22,7 @@ def flatten(tree, prefix=""):
 
 def test_the_yaml_file_lists_every_parameter_at_its_default():
     content = yaml.safe_load((share_dir() / "config" / "slice.yaml").read_text())
-    assert dict(flatten(content["/**"]["ros__parameters"])) == {p.name: p.default for p in PARAMETERS.values()}
+    assert dict(flatten(content["/**"]["ros__parameters"])) == {p.name: p.default for p in PARAMETERS.values()} | presets.DEFAULTS
 
 
 def test_what_is_not_given_takes_its_default():

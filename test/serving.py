@@ -1,0 +1,112 @@
+"""A server in a process of its own, and a node to talk to it: what the tests of a running server share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from slice_ros.client import GoalFailed, SliceClient
+from slice_ros.interfaces import SloStatus
+from slice_ros.ros import SingleThreadedExecutor, rclpy
+
+READY_S = 60.0
+
+
+@contextmanager
+def serving(name: str, *arguments: str):
+    """A server in a process of its own, killed at the end if it has not ended by itself."""
+    command = [sys.executable, "-m", "slice_ros.cli", "serve", "--name", name, "--n-threads", "1", *arguments]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        yield server
+    finally:
+        if server.poll() is None:
+            server.send_signal(signal.SIGINT)
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        server.stderr.close()
+
+
+class Peer:
+    """A node of the test's own, with a client of the server."""
+
+    def __init__(self, server: str) -> None:
+        self.node = rclpy.create_node(f"peer_of_{server}")
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(self.node)
+        self.client = SliceClient(self.node, f"/{server}")
+        self.server = server
+
+    def run(self, coroutine, timeout_s: float = 60.0):
+        """The coroutine's result; its exception is raised."""
+        task = self.executor.create_task(coroutine)
+        self.executor.spin_until_future_complete(task, timeout_sec=timeout_s)
+        assert task.done(), "timed out"
+        return task.result()
+
+    def spin_until(self, condition, timeout_s: float = 30.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, "timed out"
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def status(self):
+        """The next status."""
+        return self.latest(SloStatus, f"/{self.server}/slo_status")
+
+    def fails(self, *arguments, **options) -> GoalFailed:
+        """The error of a goal that is to fail."""
+        with pytest.raises(GoalFailed) as caught:
+            self.run(self.client.generate(*arguments, **options))
+        return caught.value
+
+    def latest(self, kind, topic: str, *, satisfies=lambda message: True, timeout_s: float = 30.0):
+        """The first message on a topic for which the condition holds."""
+        got = []
+        subscription = self.node.create_subscription(kind, topic, got.append, 100)
+        try:
+            self.spin_until(lambda: any(satisfies(message) for message in got), timeout_s)
+        finally:
+            self.node.destroy_subscription(subscription)
+        return next(message for message in got if satisfies(message))
+
+    def call(self, kind, name: str, **fields):
+        """A service's answer."""
+        client = self.node.create_client(kind, name)
+        assert client.wait_for_service(timeout_sec=READY_S)
+
+        async def call():
+            return await client.call_async(kind.Request(**fields))
+
+        try:
+            return self.run(call())
+        finally:
+            self.node.destroy_client(client)
+
+    def close(self) -> None:
+        self.client.destroy()
+        self.executor.shutdown()
+        self.node.destroy_node()
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes started by any thread of that one."""
+    return [int(child) for tasks in Path(f"/proc/{pid}/task").glob("*/children") for child in tasks.read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,224 @@
+"""The managed node: driven through its states from outside, with goals in every one of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import contextmanager
+from threading import Thread
+
+import pytest
+from serving import READY_S, Peer, children_of, is_alive, serving
+
+from slice_ros.client import GoalFailed
+from slice_ros.goal import ErrorCode
+from slice_ros.interfaces import (
+    ChangeState,
+    DiagnosticArray,
+    GetAvailableStates,
+    GetAvailableTransitions,
+    GetState,
+    SetParameters,
+    SloStatus,
+    Transition,
+    TransitionEvent,
+)
+from slice_ros.ros import Parameter, rclpy
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ros():
+    rclpy.init(args=[])
+    yield
+    rclpy.try_shutdown()
+
+
+class Manager(Peer):
+    """Asks for transitions, as a lifecycle manager does."""
+
+    def change(self, label: str) -> bool:
+        return self.call(ChangeState, f"/{self.server}/change_state", transition=Transition(label=label)).success
+
+    @property
+    def state(self) -> str:
+        return self.call(GetState, f"/{self.server}/get_state").current_state.label
+
+    def set(self, name: str, value):
+        (result,) = self.call(
+            SetParameters, f"/{self.server}/set_parameters", parameters=[Parameter(name, value=value).to_parameter_msg()]
+        ).results
+        return result
+
+    def running_goal(self, max_tokens: int = 2000):
+        """A goal that has its first tokens."""
+        generation = self.client.send("a long story", max_tokens=max_tokens)
+        self.spin_until(lambda: generation._pieces)
+        return generation
+
+    def end_of(self, generation) -> ErrorCode:
+        try:
+            self.run(generation.result())
+        except GoalFailed as error:
+            return error.code
+        return ErrorCode.NONE
+
+
+@contextmanager
+def managed(name: str, *arguments: str, to: tuple[str, ...] = ()):
+    """A server that waits to be configured, taken through the transitions in ``to``, and its manager."""
+    with serving(name, "--engine", "simulated", "-p", "lifecycle.autostart:=false", *arguments) as server:
+        manager = Manager(name)
+        try:
+            for label in to:
+                assert manager.change(label)
+            yield server, manager
+        finally:
+            manager.close()
+
+
+def test_a_node_goes_through_its_life_and_back():
+    with managed("life") as (server, manager):
+        assert manager.state == "unconfigured"
+        assert children_of(server.pid) == []
+        assert manager.change("configure")
+        assert manager.state == "inactive"
+        (engine,) = children_of(server.pid)
+        assert manager.change("activate")
+        assert manager.state == "active"
+        assert manager.run(manager.client.generate("hello", max_tokens=3)).report.output_tokens == 3
+        assert manager.change("deactivate")
+        assert manager.change("cleanup")
+        assert manager.state == "unconfigured"
+        assert not is_alive(engine)
+        assert manager.change("configure")
+        assert manager.change("activate")
+        assert manager.run(manager.client.generate("hello again", max_tokens=3)).report.output_tokens == 3
+        assert manager.change("shutdown")
+        assert manager.state == "finalized"
+        assert children_of(server.pid) == []
+
+
+def test_an_inactive_server_rejects_goals():
+    with managed("idle", to=("configure",)) as (_, manager):
+        manager.client.wait_for_server(READY_S)
+        with pytest.raises(GoalFailed, match="not active"):
+            manager.run(manager.client.generate("hello"))
+
+
+def test_a_goal_in_flight_may_end_when_the_server_is_deactivated():
+    with managed("patient", "-p", "lifecycle.drain_s:=20.0", to=("configure", "activate")) as (_, manager):
+        generation = manager.running_goal(max_tokens=60)
+        assert manager.change("deactivate")
+        assert manager.end_of(generation) is ErrorCode.NONE
+
+
+@pytest.mark.parametrize("prompt", ["a story", "word " * 6000], ids=["while decoding", "during a prompt"])
+def test_without_patience_goals_end_with_an_error_when_the_server_is_deactivated(prompt):
+    with managed("hasty", "-p", "lifecycle.drain_s:=0.0", to=("configure", "activate")) as (_, manager):
+        manager.client.wait_for_server(READY_S)
+        generation = manager.client.send(prompt, max_tokens=500)
+        manager.spin_until(lambda: manager.status().running)
+        began = time.monotonic()
+        assert manager.change("deactivate")
+        assert time.monotonic() - began < 2.0
+        assert manager.end_of(generation) is ErrorCode.SHUTTING_DOWN
+        assert manager.change("activate")
+        assert manager.run(manager.client.generate("next", max_tokens=2)).report.output_tokens == 2
+
+
+def test_a_configuration_that_fails_says_why_and_can_be_tried_again():
+    with managed("picky", "--device-profile", "toaster") as (_, manager):
+        assert not manager.change("configure")
+        assert manager.state == "unconfigured"
+        diagnosis = manager.latest(
+            DiagnosticArray, "/diagnostics", satisfies=lambda m: m.status[0].name == "picky: engine" and m.status[0].level == b"\x02"
+        )
+        assert "toaster" in diagnosis.status[0].message
+        assert manager.set("engine.device_profile", "rtx4060ti-chatglm2-6b-int4").successful
+        assert manager.change("configure")
+
+
+def test_what_only_an_unconfigured_node_may_change_is_refused_later_with_a_sentence():
+    with managed("firm", to=("configure",)) as (_, manager):
+        result = manager.set("context.n_ctx", 512)
+        assert not result.successful
+        assert "unconfigured" in result.reason
+        assert not manager.set("status.rate_hz", 5.0).successful
+
+
+def test_a_transition_that_is_not_possible_is_answered_with_no():
+    with managed("calm") as (server, manager):
+        assert not manager.change("activate")
+        assert not manager.change("dance")
+        assert not manager.call(ChangeState, "/calm/change_state", transition=Transition(id=77)).success
+        assert manager.state == "unconfigured"
+        assert server.poll() is None
+
+
+def test_an_engine_that_died_for_good_takes_the_node_back_to_unconfigured():
+    with managed("mourning", "-p", "engine.restart:=false", to=("configure", "activate")) as (server, manager):
+        generation = manager.running_goal()
+        (engine,) = children_of(server.pid)
+        os.kill(engine, signal.SIGKILL)
+        assert manager.end_of(generation) is ErrorCode.ENGINE_DIED
+        manager.spin_until(lambda: manager.state == "unconfigured")
+        diagnosis = manager.latest(DiagnosticArray, "/diagnostics", satisfies=lambda m: m.status[0].level == b"\x02")
+        assert "SIGKILL" in diagnosis.status[0].message
+        assert manager.change("configure")
+        assert manager.change("activate")
+        assert manager.run(manager.client.generate("alive", max_tokens=2)).report.output_tokens == 2
+
+
+def test_states_and_transitions_can_be_listed():
+    with managed("open", to=("configure",)) as (_, manager):
+        states = manager.call(GetAvailableStates, "/open/get_available_states").available_states
+        assert {"unconfigured", "inactive", "active", "finalized", "errorprocessing"} <= {state.label for state in states}
+        possible = manager.call(GetAvailableTransitions, "/open/get_available_transitions").available_transitions
+        assert [t.transition.label for t in possible] == ["cleanup", "activate", "shutdown"]
+        assert possible[1].goal_state.label == "activating"
+        graph = manager.call(GetAvailableTransitions, "/open/get_transition_graph").available_transitions
+        assert len(graph) == 25
+
+
+def test_every_transition_is_announced():
+    with managed("loud") as (_, manager):
+        heard = []
+        manager.node.create_subscription(TransitionEvent, "/loud/transition_event", heard.append, 10)
+        manager.state  # noqa: B018 - discovery has happened once this is answered
+        time.sleep(0.5)
+        manager.change("configure")
+        manager.spin_until(lambda: len(heard) == 2)
+        assert [(e.start_state.label, e.goal_state.label) for e in heard] == [("unconfigured", "configuring"), ("configuring", "inactive")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("state", ["unconfigured", "configuring", "inactive", "active", "deactivating"])
+def test_a_signal_ends_the_node_within_two_seconds_in_any_state(state, number):
+    to = {"inactive": ("configure",), "active": ("configure", "activate"), "deactivating": ("configure", "activate")}.get(state, ())
+    with managed("fading", "-p", "lifecycle.drain_s:=60.0", to=to) as (server, manager):
+        assert manager.state == {"configuring": "unconfigured", "deactivating": "active"}.get(state, state)
+        generation = manager.running_goal() if state in ("active", "deactivating") else None
+        if state.endswith("ing"):
+            client = manager.node.create_client(ChangeState, "/fading/change_state")
+            assert client.wait_for_service(timeout_sec=READY_S)
+            client.call_async(
+                ChangeState.Request(transition=Transition(label=state.removesuffix("ating") + "ate" if generation else "configure"))
+            )
+            time.sleep(0.3)
+        engines = children_of(server.pid)
+        server.send_signal(number)
+        began = time.monotonic()
+        waiter = Thread(target=server.wait, args=(10,))
+        waiter.start()
+        if generation is not None:
+            assert manager.end_of(generation) is ErrorCode.SHUTTING_DOWN
+        waiter.join()
+        assert time.monotonic() - began < 2.0
+        assert server.returncode == 0
+        assert not any(is_alive(engine) for engine in engines)
+
+
+def test_a_status_tells_that_there_is_no_engine():
+    with managed("bare", to=("configure", "cleanup")) as (_, manager):
+        assert manager.latest(SloStatus, "/bare/slo_status").engine_state == "stopped"
