@@ -17,6 +17,7 @@ from slice_ros.ros import (
     GoalResponse,
     Node,
     QoSProfile,
+    ReentrantCallbackGroup,
     rclpy,
 )
 
@@ -35,7 +36,7 @@ class Peer(Node):
         self._heard = self.create_publisher(String, "~/heard", 10)
         self.create_subscription(String, "remapped", self._heard.publish, 10)
         self.create_service(SetBool, "~/flip", self._flip, qos_profile=DEEP)
-        self.create_service(SetBool, "~/slow", self._slow, qos_profile=DEEP)
+        self.create_service(SetBool, "~/slow", self._slow, qos_profile=DEEP, callback_group=ReentrantCallbackGroup())
         self.declare_parameter("speed", 1.5, ParameterDescriptor(description="metres per second", floating_point_range=[SPEED]))
         self.declare_parameter("name", "peer")
         self.declare_parameter("gains", [1.0, 2.0])
@@ -119,11 +120,11 @@ class Peer(Node):
 def main() -> None:
     rclpy.init(args=sys.argv)
     peer = Peer()
-    print("ready", flush=True)
+    print("ready", flush=True)  # noqa: T201
     try:
         rclpy.spin(peer)
     except (KeyboardInterrupt, ExternalShutdownException) as end:
-        print(f"ended by {type(end).__name__}", flush=True)
+        print(f"ended by {type(end).__name__}", flush=True)  # noqa: T201
     finally:
         peer.destroy_node()
         rclpy.try_shutdown()

@@ -64,6 +64,13 @@ class Arguments:
         return {override.name: override.value for override in self.overrides if override.holds_for(full_name)}
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads YAML as ROS 2's parser does: 1e3 is a number too, although it has no point."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+
+
 def parse(argv: Sequence[str]) -> Arguments:
     """What the ``--ros-args`` of a command line say.
 
@@ -114,7 +121,7 @@ def read_params_file(path: Path) -> list[Override]:
         OSError: it cannot be read.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _Loader)
     except yaml.YAMLError as error:
         raise UnknownROSArgsError(f"{path} is no YAML: {error}") from error
     if not isinstance(content, Mapping):
@@ -170,7 +177,7 @@ def _override(text: str) -> Override:
         raise UnknownROSArgsError(f"{text!r} is no parameter; it must look like name:=value or node:name:=value")
     node, colon, inner = name.partition(":")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = yaml.load(value, _Loader)
     except yaml.YAMLError as error:
         raise UnknownROSArgsError(f"the value of {text!r} is no YAML: {error}") from error
     return Override(node if colon else "/**", inner if colon else name, "" if parsed is None else parsed)

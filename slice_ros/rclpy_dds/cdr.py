@@ -27,7 +27,7 @@ NATIVE = LITTLE if sys.byteorder == "little" else BIG
 HEADER_SIZE = 4
 
 FORMATS = {
-    "int8": "b", "uint8": "B", "char": "B", "int16": "h", "uint16": "H", "int32": "i", "uint32": "I",
+    "int8": "b", "uint8": "B", "int16": "h", "uint16": "H", "int32": "i", "uint32": "I",
     "int64": "q", "uint64": "Q", "float32": "f", "float64": "d", "bool": "?", "byte": "c",
 }  # fmt: skip
 """Primitive name to the character that ``struct`` and ``array`` use for it."""

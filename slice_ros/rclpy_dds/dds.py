@@ -129,7 +129,7 @@ def _member(description: Description) -> Any:
         name, bound = detail
         if name == "string":
             return idl_types.bounded_str[bound] if bound else str
-        return {"bool": bool, "byte": idl_types.uint8, "char": idl_types.uint8}.get(name) or getattr(idl_types, name)
+        return {"bool": bool, "byte": idl_types.uint8}.get(name) or getattr(idl_types, name)
     element, length = _member(detail[0]), detail[1]
     if kind == Nodetype.ARRAY:
         return idl_types.array[element, length]

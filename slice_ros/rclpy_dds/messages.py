@@ -57,6 +57,18 @@ _FEEDBACK = "unique_identifier_msgs/UUID goal_id\n{0}_Feedback feedback"
 _store = get_typestore(Stores.ROS2_JAZZY)
 
 
+def _without_char(description: Description) -> Description:
+    """rosidl makes ``char`` a uint8; rosbags keeps it as a type of its own, which gives other type hashes than ROS 2's."""
+    kind, detail = description
+    if kind == Nodetype.BASE:
+        return kind, ("uint8", detail[1]) if detail[0] == "char" else detail
+    return (kind, (_without_char(detail[0]), detail[1])) if kind in (Nodetype.ARRAY, Nodetype.SEQUENCE) else description
+
+
+for _constants, _fields in _store.fielddefs.values():
+    _fields[:] = [(_field, _without_char(_description)) for _field, _description in _fields]
+
+
 class Message:
     """Base of all message classes."""
 
@@ -190,7 +202,7 @@ def _register(typename: str, text: str) -> None:
             return description[0], (moved(description[1][0]), description[1][1])
         return description
 
-    _store.register({typename: (constants, [(field, moved(description)) for field, description in fields])})
+    _store.register({typename: (constants, [(field, moved(_without_char(description))) for field, description in fields])})
 
 
 def _register_service(typename: str, text: str) -> None:
@@ -268,7 +280,7 @@ def _type_text(description: Description) -> str:
         package, _, name = detail.split("/")
         return f"{package}/{name}"
     if kind == Nodetype.BASE:
-        name = {"float32": "float", "float64": "double", "bool": "boolean", "byte": "octet", "char": "uint8"}.get(detail[0], detail[0])
+        name = {"float32": "float", "float64": "double", "bool": "boolean", "byte": "octet"}.get(detail[0], detail[0])
         return f"{name}<{detail[1]}>" if detail[1] else name
     element = _type_text(detail[0])
     if kind == Nodetype.ARRAY:

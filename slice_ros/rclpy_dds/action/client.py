@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from slice_ros.rclpy_dds import messages
@@ -107,7 +109,6 @@ class ActionClient:
 
         self._goal_client = client("send_goal", impl.SendGoalService, goal_service_qos_profile)
         self._cancel_client = client("cancel_goal", impl.CancelGoalService, cancel_service_qos_profile)
-        self._result_client = client("get_result", impl.GetResultService, result_service_qos_profile)
         self._feedback_codec = messages.codec(impl.FeedbackMessage.__msgtype__)
         self._feedback = node.create_subscription(
             impl.FeedbackMessage,
@@ -116,6 +117,11 @@ class ActionClient:
             feedback_sub_qos_profile,
             callback_group=callback_group,
             raw=True,  # all clients hear all goals' feedback: decode only one's own
+        )
+        group = callback_group or node.default_callback_group
+        result_name = node.resolve_service_name(f"{name}/_action/get_result")
+        self._result_client = node.add_entity(
+            _ResultClient(node, impl.GetResultService, result_name, result_service_qos_profile, group, self._feedback)
         )
         self._status = node.create_subscription(
             impl.GoalStatusMessage, f"{name}/_action/status", self._on_status, status_sub_qos_profile, callback_group=callback_group
@@ -227,6 +233,27 @@ class ActionClient:
                 goal_handle._status = state.status
             if state.status in (GoalStatus.STATUS_SUCCEEDED, GoalStatus.STATUS_CANCELED, GoalStatus.STATUS_ABORTED):
                 self._goals.pop(key, None)
+
+
+class _ResultClient(Client):
+    """Hands a result over after the feedback that has arrived: the server sent it after that."""
+
+    def __init__(
+        self, node: Node, srv_type: Any, srv_name: str, qos_profile: QoSProfile, callback_group: CallbackGroup, feedback: Subscription
+    ) -> None:
+        super().__init__(node, srv_type, srv_name, qos_profile, callback_group)
+        self._feedback = feedback
+
+    def take(self) -> Callable[[], Any] | None:
+        complete = super().take()
+        return partial(self._after_feedback, complete) if complete is not None else None
+
+    async def _after_feedback(self, complete: Callable[[], Any]) -> None:
+        while (callback := self._feedback.take()) is not None:
+            result = callback()
+            if inspect.isawaitable(result):
+                await result
+        complete()
 
 
 def _blocking(future: Future) -> Any:
