@@ -230,12 +230,14 @@ class Guard(Condition):
         super().__init__(GuardCondition(participant.entity))
 
     def trigger(self) -> None:
-        with suppress(core.DDSException):  # closed with its participant: nobody waits for it any more
+        with suppress(core.DDSException):  # closed with its participant, as below: nobody waits for it any more
             self.entity.set(True)
 
     def take(self) -> bool:
         """Was it triggered? Not any more after this."""
-        return bool(self.entity.take())
+        with suppress(core.DDSException):
+            return bool(self.entity.take())
+        return False
 
 
 class _Matched:
