@@ -120,8 +120,8 @@ class Peer(Node):
 def main() -> None:
     rclpy.init(args=sys.argv)
     peer = Peer()
-    print("ready", flush=True)  # noqa: T201
     try:
+        print("ready", flush=True)  # noqa: T201
         rclpy.spin(peer)
     except (KeyboardInterrupt, ExternalShutdownException) as end:
         print(f"ended by {type(end).__name__}", flush=True)  # noqa: T201

@@ -398,8 +398,8 @@ import sys, time
 from slice_ros.ros import ExternalShutdownException, rclpy
 rclpy.init(args=[])
 node = rclpy.create_node("spinning")
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     rclpy.spin(node)
 except (KeyboardInterrupt, ExternalShutdownException) as end:
     print(type(end).__name__, flush=True)
