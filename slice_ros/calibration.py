@@ -37,6 +37,16 @@ MAX_TOKENS = 128
 SAMPLE_WORDS = 16
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One measured step: how many rows, how many prompt tokens in all of them, KV tokens before it, and its time."""
+
+    rows: int
+    prompt_tokens: int
+    kv_tokens: int
+    taken_s: float
+
+
 def measure_latency(
     engine: Engine,
     *,
@@ -75,14 +85,22 @@ def measure_latency(
     return LatencyModel(f"{engine.info.model} on {engine.info.device}", tuple(base_s), chunk_s, prompt_token_s, kv_token_s)
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One measured step: how many rows, how many prompt tokens in at most one of them, KV tokens before it, and its time."""
+def fit_latency(device: str, steps: Sequence[Step]) -> LatencyModel:
+    """The model that steps of all kinds, as they came in the service of goals, follow on average: ordinary least squares.
 
-    rows: int
-    prompt_tokens: int
-    kv_tokens: int
-    taken_s: float
+    What they lost to other work on the machine is in it, as is the cost of the KV tokens they had; numbers of rows that no step had are
+    interpolated.
+
+    Args:
+        device: what the model is called.
+        steps: at least one.
+    """
+    seen = sorted({step.rows for step in steps})
+    columns = [[float(step.rows == rows) for step in steps] for rows in seen]
+    columns.append([float(step.prompt_tokens) for step in steps])
+    fitted, *_ = np.linalg.lstsq(np.array(columns).T, np.array([step.taken_s for step in steps]))
+    table = np.interp(range(1, seen[-1] + 1), seen, np.maximum(fitted[:-1], 0.0))
+    return LatencyModel(device, tuple(map(float, table)), prompt_token_s=max(0.0, float(fitted[-1])))
 
 
 @dataclass(slots=True)
@@ -150,7 +168,7 @@ class _Probe:
             self.close(goal)
         self.keep(rows)
 
-    def step(self, decodes: int, chunk_of: _Goal | None = None, prompt_tokens: int = 0) -> _Step:
+    def step(self, decodes: int, chunk_of: _Goal | None = None, prompt_tokens: int = 0) -> Step:
         """Time one step: so many decodes, and prompt tokens of another goal (0 decodes it)."""
         goals = [goal for goal in self._decoding if goal is not chunk_of][:decodes] + ([chunk_of] if chunk_of else [])
         column = tuple(Cell(goal.goal_id, prompt_tokens if goal is chunk_of else 0) for goal in goals)
@@ -164,10 +182,10 @@ class _Probe:
             goal.prompt_left -= cell.prompt_tokens
             goal.ended = finishes.get(goal.goal_id) is not None
         self._replace_ended()
-        return _Step(len(column), prompt_tokens, kv_tokens, taken_s)
+        return Step(len(column), prompt_tokens, kv_tokens, taken_s)
 
 
-def _decode_steps(probe: _Probe, max_rows: int, on_progress: Callable[[float], None]) -> Iterator[_Step]:
+def _decode_steps(probe: _Probe, max_rows: int, on_progress: Callable[[float], None]) -> Iterator[Step]:
     """Rounds over all numbers of rows: what disturbs the machine for a while disturbs all of them alike."""
     probe.keep(max_rows)
     for rows in range(1, max_rows + 1):
@@ -185,7 +203,7 @@ def _decode_steps(probe: _Probe, max_rows: int, on_progress: Callable[[float], N
             return
 
 
-def _chunk_steps(probe: _Probe) -> Iterator[_Step]:
+def _chunk_steps(probe: _Probe) -> Iterator[Step]:
     """Prompt chunks of rising length, alone and beside decodes."""
     longest = min(probe.engine.info.max_step_tokens - probe.decoding, probe.room - 16)
     taken_s = 0.0
@@ -201,7 +219,7 @@ def _chunk_steps(probe: _Probe) -> Iterator[_Step]:
         taken_s = step.taken_s
 
 
-def _medians(steps: Sequence[_Step], kv_token_s: float = 0.0) -> list[float]:
+def _medians(steps: Sequence[Step], kv_token_s: float = 0.0) -> list[float]:
     """l(1), l(2), ... in seconds."""
     times: dict[int, list[float]] = defaultdict(list)
     for step in steps:
@@ -209,7 +227,7 @@ def _medians(steps: Sequence[_Step], kv_token_s: float = 0.0) -> list[float]:
     return [max(0.0, float(np.median(times[rows]))) for rows in sorted(times)]
 
 
-def _fit_prompts(steps: Sequence[_Step], base_s: Sequence[float], kv_token_s: float = 0.0) -> tuple[float, float]:
+def _fit_prompts(steps: Sequence[Step], base_s: Sequence[float], kv_token_s: float = 0.0) -> tuple[float, float]:
     """Least squares over relative errors for (seconds a chunk, seconds a prompt token), neither below 0."""
     if not steps:
         return 0.0, 0.0
@@ -235,7 +253,7 @@ def _kv_token_s(probe: _Probe, prompt_token_s: float) -> float:
     try:
         while goal.prompt_left:
             probe.step(0, goal, min(goal.prompt_left, info.max_step_tokens))
-        pairs: list[tuple[_Step, _Step]] = []
+        pairs: list[tuple[Step, Step]] = []
         while len(pairs) < KV_PAIRS and not goal.ended and sum(a.taken_s + b.taken_s for a, b in pairs) < LONG_S:
             pairs.append((probe.step(1), probe.step(0, goal)))
     finally:

@@ -3,7 +3,7 @@
 import pytest
 from builders import PAPER
 
-from slice_ros.calibration import measure_latency
+from slice_ros.calibration import Step, fit_latency, measure_latency
 from slice_ros.clock import VirtualClock
 from slice_ros.engines.simulated import SimulatedEngine
 from slice_ros.latency import LatencyModel
@@ -112,6 +112,14 @@ def test_its_goals_begin_differently_so_that_no_prefix_is_found_computed():
     clock = VirtualClock()
     measure_latency(Prompts(PAPER, clock), max_batch=2, clock=clock)
     assert len({prompt.split()[0] for prompt in Prompts.prompts}) == len(Prompts.prompts)
+
+
+def test_steps_of_all_kinds_together_give_the_model_they_follow():
+    model = LatencyModel("d", (0.010, 0.020, 0.030, 0.040), prompt_token_s=0.001)
+    steps = [Step(rows, tokens, 0, model.step_s(rows, tokens)) for rows in (1, 2, 4) for tokens in (0, 8, 100)]
+    fitted = fit_latency("d", steps)
+    assert fitted.decode_s == pytest.approx(model.decode_s)  # no step had three rows
+    assert fitted.prompt_token_s == pytest.approx(0.001)
 
 
 def test_llama_cpp_itself_is_measured_and_left_clean(tmp_path):

@@ -19,7 +19,7 @@ from rich.table import Table
 from slice_ros.bench import plots
 from slice_ros.bench.rows import Row, RowsError, mean, read_rows, write_rows
 from slice_ros.bench.simulate import simulate
-from slice_ros.bench.sweep import Case, RealTime, Runner, Simulated, fitting_bounds_scale, grid, sweep
+from slice_ros.bench.sweep import RealTime, Runner, Simulated, compare, fitting_bounds_scale, grid, sweep
 from slice_ros.bench.workload import Workload, WorkloadError
 from slice_ros.bench.workload_file import DEFAULT_WORKLOAD, load_workload, workload_names
 from slice_ros.engines.base import Engine, EngineError
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--compare-simulated",
         action="store_true",
-        help="with paced and llama: run the same traffic in the simulator, too, with the same step times, and show both",
+        help="with paced and llama: run the same traffic in the simulator, too, with the step times that the run had",
     )
     output.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes for the simulator (default: the cores, %(default)s)"
@@ -215,10 +215,16 @@ def _measure(arguments: argparse.Namespace, traffic: _Traffic, runner: Runner, l
         bounds_scale=scale,
         rt_alone=arguments.rt_alone,
     )
-    rows = _sweep(cases, runner, arguments.jobs if isinstance(runner, Simulated) else 1, console)
-    if arguments.compare_simulated:
-        rows += _sweep(cases, Simulated(latency, arguments.max_batch), arguments.jobs, console)
-    return rows
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(f"{runner.engine} runs", total=len(cases))
+
+        def on_row(_: Row) -> None:
+            progress.advance(bar)
+
+        if isinstance(runner, RealTime) and arguments.compare_simulated:
+            return compare(cases, runner, on_row=on_row)
+        return sweep(cases, runner, jobs=arguments.jobs if isinstance(runner, Simulated) else 1, on_row=on_row)
 
 
 def _plot_timeline(arguments: argparse.Namespace, traffic: _Traffic, latency: LatencyModel) -> None:
@@ -226,13 +232,6 @@ def _plot_timeline(arguments: argparse.Namespace, traffic: _Traffic, latency: La
     arrivals = workload.traffic(traffic.rates_hz[-1], TIMELINE_S[1], seed=0)
     outcomes = {name: simulate(arrivals, make_policy(name), latency, max_batch=arguments.max_batch) for name in traffic.policies}
     plots.plot_timeline(outcomes, TIMELINE_S, arguments.timeline)
-
-
-def _sweep(cases: Sequence[Case], runner: Runner, jobs: int, console: Console) -> list[Row]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(f"{runner.engine} runs", total=len(cases))
-        return sweep(cases, runner, jobs=jobs, on_row=lambda _: progress.advance(bar))
 
 
 @contextmanager

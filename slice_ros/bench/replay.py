@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from slice_ros.bench.simulate import Outcome, Recorder
 from slice_ros.bench.workload import Arrival
+from slice_ros.calibration import Step
 from slice_ros.clock import MonotonicClock
 from slice_ros.engines.base import Engine, EngineInfo, KvUse, Output
 from slice_ros.engines.simulated import Lengths
@@ -33,10 +34,12 @@ class ScriptedEngine:
     Args:
         inner: computes the steps.
         lengths: answer length by goal id.
+        on_step: called with each step, timed.
     """
 
-    def __init__(self, inner: Engine, lengths: Mapping[str, Lengths]) -> None:
+    def __init__(self, inner: Engine, lengths: Mapping[str, Lengths], on_step: Callable[[Step], None]) -> None:
         self._inner = inner
+        self._on_step = on_step
         self._left = {goal_id: length.output_tokens for goal_id, length in lengths.items()}
 
     @property
@@ -54,7 +57,10 @@ class ScriptedEngine:
         return self._inner.open(goal_id)
 
     def step(self, column: Column) -> list[Output]:
-        return [self._scripted(output) for output in self._inner.step(column)]
+        began = time.monotonic()
+        outputs = self._inner.step(column)
+        self._on_step(Step(len(column), sum(cell.prompt_tokens for cell in column), 0, time.monotonic() - began))
+        return [self._scripted(output) for output in outputs]
 
     def evict(self, goal_id: str) -> int:
         return self._inner.evict(goal_id)
@@ -77,14 +83,14 @@ def replay(
     latency: LatencyModel,
     *,
     max_batch: int = 16,
-    on_end: Callable[[], None] = lambda: None,
+    on_step: Callable[[Step], None] = lambda _: None,
 ) -> list[Outcome]:
     """Serve the traffic to its last goal, at the pace of the clock on the wall.
 
     Args:
         engine: no goal is open in it before and after.
         latency: predicts its steps.
-        on_end: called at each goal's end, on the scheduler's thread.
+        on_step: called with each step, timed, on the scheduler's thread; KV tokens are not counted.
 
     Returns:
         One outcome per arrival, in order of arrival.
@@ -96,13 +102,12 @@ def replay(
     all_ended = threading.Event()
 
     def count() -> None:
-        on_end()
         if len(recorder) == len(arrivals):
             all_ended.set()
 
     recorder = Recorder(count)
     clock = MonotonicClock()
-    scripted = ScriptedEngine(engine, {a.request.goal_id: a.lengths for a in arrivals})
+    scripted = ScriptedEngine(engine, {a.request.goal_id: a.lengths for a in arrivals}, on_step)
     scheduler = Scheduler(scripted, policy, latency, recorder, clock=clock, max_batch=max_batch)
     start_s = clock.now()
     with ThreadPoolExecutor(1, "scheduler") as thread:

@@ -8,7 +8,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from slice_ros.bench.replay import replay
 from slice_ros.bench.rows import Row, measured, percentile
 from slice_ros.bench.simulate import Outcome, simulate
 from slice_ros.bench.workload import Arrival, Workload
+from slice_ros.calibration import Step, fit_latency
 from slice_ros.engines.base import Engine
 from slice_ros.latency import LatencyModel
 from slice_ros.policies import Policy, make_policy
@@ -79,19 +80,26 @@ class RealTime:
         engine: what it is called: ``llama`` or ``paced``.
         inner: computes the steps.
         latency: predicts them.
+        steps: those of the latest run.
     """
 
     engine: str
     inner: Engine
     latency: LatencyModel
     max_batch: int = 16
+    steps: list[Step] = field(default_factory=list)
 
     @property
     def device(self) -> str:
         return self.inner.info.device
 
     def run(self, arrivals: Sequence[Arrival], policy: Policy) -> list[Outcome]:
-        return replay(arrivals, policy, self.inner, self.latency, max_batch=self.max_batch)
+        self.steps.clear()
+        return replay(arrivals, policy, self.inner, self.latency, max_batch=self.max_batch, on_step=self.steps.append)
+
+    def simulated(self) -> Simulated:
+        """A simulator with the step times of the latest run."""
+        return Simulated(fit_latency(self.device, self.steps), self.max_batch)
 
 
 def grid(
@@ -149,6 +157,20 @@ def sweep(cases: Sequence[Case], runner: Runner, *, jobs: int = 1, on_row: Calla
         rows[index] = row
         on_row(row)
     return [rows[index] for index in range(len(cases))]
+
+
+def compare(cases: Sequence[Case], runner: RealTime, *, on_row: Callable[[Row], None] = lambda _: None) -> list[Row]:
+    """Run each case in real time, then once more in the simulator, with the step times that the run had.
+
+    Returns:
+        Two rows per case: real time, simulated.
+    """
+    rows = []
+    for case in cases:
+        real = run_case(case, runner)
+        on_row(real)
+        rows += [real, run_case(case, runner.simulated())]
+    return rows
 
 
 def _rows(cases: Sequence[Case], runner: Runner, jobs: int) -> Iterator[tuple[int, Row]]:
