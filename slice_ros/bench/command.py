@@ -53,7 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PROFILE",
         help=f"step times: one of {', '.join(profile_names())}, or a .yaml file (default: {DEFAULT_PROFILE}; llama: measured)",
     )
-    engine.add_argument("--model", type=Path, metavar="PATH", help="GGUF file for paced and llama (default: the package's own)")
+    engine.add_argument(
+        "--model",
+        type=Path,
+        metavar="PATH",
+        help="GGUF file for paced and llama; one that ends answers early cuts them short (default: the start model, which does not)",
+    )
     engine.add_argument(
         "--threads", type=int, default=0, metavar="N", help="threads of llama.cpp; 0 = the physical cores (default: %(default)s)"
     )
@@ -258,9 +263,9 @@ def _runner(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[R
 
 def _llama(arguments: argparse.Namespace) -> Engine:
     from slice_ros.engines.llama import LlamaConfig, LlamaEngine
-    from slice_ros.models import default_model_path
+    from slice_ros.models import start_model_path
 
-    model = arguments.model or default_model_path()
+    model = arguments.model or start_model_path()
     return LlamaEngine(LlamaConfig(model, n_ctx=arguments.context, n_threads=arguments.threads))
 
 
