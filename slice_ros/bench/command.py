@@ -143,7 +143,7 @@ def summary(rows: Sequence[Row]) -> Table:
     show_engine, show_share = (len({key[i] for key in groups}) > 1 for i in (0, 1))
     table = Table(title="SLO attainment, mean over seeds")
     for name in ("engine",) * show_engine + ("RT share",) * show_share:
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     table.add_column("goals/s", justify="right")
     table.add_column("policy", no_wrap=True)
     for name in ("all", "RT", "BE", *("RT\nalone",) * show_alone, "RT end\n(s)", "BE end\n(s)", "RT TPOT\np99 (ms)"):
