@@ -8,9 +8,21 @@ import sys
 from collections.abc import Sequence
 
 from slice_ros import __version__
-from slice_ros.commands import bench, demo, send, serve, top
+from slice_ros.commands import bench, calibrate, cancel, demo, monitor, policy, report, send, serve, status, top
 
-COMMANDS = {"serve": serve, "demo": demo, "send": send, "top": top, "bench": bench}
+COMMANDS = {
+    "serve": serve,
+    "demo": demo,
+    "send": send,
+    "status": status,
+    "policy": policy,
+    "cancel": cancel,
+    "top": top,
+    "monitor": monitor,
+    "report": report,
+    "bench": bench,
+    "calibrate": calibrate,
+}
 """Each module offers ``HELP``, ``add_arguments(parser)`` and ``run(arguments) -> exit status``."""
 
 
@@ -21,13 +33,18 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 success, 1 the work failed, 2 wrong arguments, 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"slice-ros {__version__}")
+    add_commands(parser)
+    return parser
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Give a parser every command as a subcommand, for ``slice-ros`` and ``ros2 slice`` alike."""
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():
         command = commands.add_parser(
             name, help=module.HELP, description=module.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
         module.add_arguments(command)
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,12 +60,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pass  # completion is a convenience
     else:
         argcomplete.autocomplete(parser)
-    parsed = parser.parse_args(arguments)
+    return run(parser.parse_args(arguments))
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Run the command that was parsed.
+
+    Returns:
+        Exit status.
+    """
     try:
-        status: int = COMMANDS[parsed.command].run(parsed)
+        exit_status: int = COMMANDS[parsed.command].run(parsed)
     except KeyboardInterrupt:
         return 130
-    return status
+    return exit_status
 
 
 if __name__ == "__main__":

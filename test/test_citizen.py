@@ -150,7 +150,7 @@ def test_too_many_missed_goals_are_a_warning_above_the_threshold_of_the_paramete
 
 def test_check_slo_counts_what_the_server_has_in_hand(peer):
     alone = peer.call(CheckSlo, "/citizen/check_slo", prompt_tokens=32, max_tokens=20, slo=EASY)
-    crowd = [peer.client.send("go", slo=RealTime(deadline_s=60.0), max_tokens=300) for _ in range(8)]
+    crowd = [peer.client.send("go", slo=RealTime(deadline_s=8.0), max_tokens=40) for _ in range(8)]
     peer.spin_until(lambda: (s := peer.status()).running + s.queued == 8)
     beside = peer.call(CheckSlo, "/citizen/check_slo", prompt_tokens=32, max_tokens=20, slo=EASY)
     assert alone.feasible

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="text to complete; - reads it from standard input")
     parser.add_argument("--chat", action="store_true", help="send it as a user's message, rendered with the model's chat template")
     parser.add_argument("--system", default="", metavar="TEXT", help="system message before it; implies --chat")
+    parser.add_argument("--preset", default="", metavar="NAME", help="SLO preset of the server; bounds given beside it replace its own")
     parser.add_argument("--real-time", action="store_true", help="real-time class; needs a bound")
     parser.add_argument("--ttft", type=float, metavar="MS", help="time to first token, ms")
     parser.add_argument("--tpot", type=float, metavar="MS", help="time per output token, ms")
@@ -69,7 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     except GoalFailed as error:
         if arguments.json:
-            print(json.dumps({"error_code": error.code.name, "error_msg": error.message, "text": error.text}))
+            print(
+                json.dumps({"goal_id": generation.goal_id, "error_code": error.code.name, "error_msg": error.message, "text": error.text})
+            )
         else:
             print(f"slice-ros send: {error}", file=sys.stderr)
         return 1
@@ -77,13 +81,14 @@ def run(arguments: argparse.Namespace) -> int:
         node.destroy_node()
         rclpy.try_shutdown()
     if arguments.json:
-        print(json.dumps({"text": answer.text, "finish_reason": answer.finish_reason, "report": asdict(answer.report)}))
+        report = {name: None if math.isnan(value) else value for name, value in asdict(answer.report).items()}  # NaN is no JSON
+        print(json.dumps({"goal_id": generation.goal_id, "text": answer.text, "finish_reason": answer.finish_reason, "report": report}))
     else:
-        report = answer.report
-        verdict = "met" if report.attained else "missed"
+        figures = answer.report
+        verdict = "met" if figures.attained else "missed"
         print(
-            f"SLO {verdict}: TTFT {report.ttft_s * 1e3:.0f} ms, TPOT {report.tpot_s * 1e3:.1f} ms, "
-            f"end to end {report.e2e_s:.3f} s, {report.prompt_tokens} + {report.output_tokens} tokens",
+            f"SLO {verdict}: TTFT {figures.ttft_s * 1e3:.0f} ms, TPOT {figures.tpot_s * 1e3:.1f} ms, "
+            f"end to end {figures.e2e_s:.3f} s, {figures.prompt_tokens} + {figures.output_tokens} tokens",
             file=sys.stderr,
         )
     return 0
@@ -112,6 +117,7 @@ def _send(client: SliceClient, arguments: argparse.Namespace, slo: Slo) -> Gener
     return client.send(
         [*messages, ChatMessage("user", text)] if messages or arguments.chat else text,
         slo=slo,
+        preset=arguments.preset,
         max_tokens=arguments.max_tokens,
         label=arguments.label,
         sampling=Sampling(temperature=arguments.temperature, seed=arguments.seed),

@@ -25,6 +25,20 @@ def draw_status(status: Any, *, title: str = "") -> RenderableType:
     return Group(_headline(status, title), _class_table(status, colours), _mask_panel(status.mask, colours))
 
 
+def draw_figures(status: Any) -> RenderableType:
+    """Headline, classes and the goals in hand, without the mask."""
+    colours = {figures.label: COLOURS[i % len(COLOURS)] for i, figures in enumerate(status.classes)}
+    parts: list[RenderableType] = [_headline(status, ""), _class_table(status, colours)]
+    if status.mask.goals:
+        goals = Table(pad_edge=False)
+        for name in ("goal", "class", "slack"):
+            goals.add_column(name, justify="right" if name == "slack" else "left")
+        for goal_id, label, slack_ms in zip(status.mask.goals, status.mask.labels, status.mask.slack_ms, strict=True):
+            goals.add_row(goal_id, Text(label, style=colours.get(label, "")), _number(slack_ms, " ms"))
+        parts.append(goals)
+    return Group(*parts)
+
+
 def _headline(status: Any, title: str) -> RenderableType:
     state = "" if status.engine_state == "ready" else f"   engine {status.engine_state}"
     return Text.assemble(

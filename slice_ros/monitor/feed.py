@@ -1,0 +1,65 @@
+"""A node's view of servers, for windows: which there are, the statuses of one, its policy switch. Polled: threads do not matter."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from slice_ros.interfaces import SetParameters, SloStatus
+from slice_ros.ros import Node, Parameter
+
+SUFFIX = "/slo_status"
+
+
+class Feed:
+    """Somebody else spins the node.
+
+    Args:
+        node: with it the servers are found and heard.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._statuses: deque[Any] = deque(maxlen=100)
+        self._subscription: Any = None
+        self._setter: Any = None
+        self._answers: deque[str] = deque()
+        self.server = ""
+
+    def servers(self) -> list[str]:
+        """Names of the servers that publish their status."""
+        topics = self._node.get_topic_names_and_types()
+        return sorted(topic[: -len(SUFFIX)] for topic, types in topics if topic.endswith(SUFFIX) and "slice_ros/msg/SloStatus" in types)
+
+    def choose(self, server: str) -> None:
+        """Hear this server from now on, and no other."""
+        self.close()
+        self.server = server
+        self._subscription = self._node.create_subscription(SloStatus, server + SUFFIX, self._statuses.append, 10)
+        self._setter = self._node.create_client(SetParameters, f"{server}/set_parameters")
+
+    def take(self) -> list[Any]:
+        """The statuses that came since the last call."""
+        return [self._statuses.popleft() for _ in range(len(self._statuses))]
+
+    def set_policy(self, name: str) -> None:
+        """Ask the server for another policy; a refusal can be read with :meth:`complaint`."""
+        if self._setter is None or not self._setter.service_is_ready():
+            self._answers.append(f"{self.server or 'no server'} does not answer")
+            return
+        change = SetParameters.Request(parameters=[Parameter("scheduler.policy", value=name).to_parameter_msg()])
+        self._setter.call_async(change).add_done_callback(self._answered)
+
+    def complaint(self) -> str:
+        """The latest reason why a change was refused, once; empty where there is none."""
+        return self._answers.popleft() if self._answers else ""
+
+    def close(self) -> None:
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._node.destroy_client(self._setter)
+        self._subscription = self._setter = None
+        self._statuses.clear()
+
+    def _answered(self, future: Any) -> None:
+        self._answers.extend(result.reason for result in future.result().results if not result.successful)
