@@ -1,4 +1,4 @@
-"""Starts the server: ros2 launch slice_ros slice.launch.py model:=/path/x.gguf n_gpu_layers:=-1."""
+"""Starts the server: ros2 launch slice_ros slice.launch.py model:=/path/x.gguf n_gpu_layers:=-1 (arguments: --show-args)."""
 
 from pathlib import Path
 
@@ -18,6 +18,8 @@ ARGUMENTS = {
     "device_profile": ("engine.device_profile", str, "step times: a name in config/devices or a YAML file"),
     "policy": ("scheduler.policy", str, "who takes part in the coming steps"),
     "max_batch": ("scheduler.max_batch", int, "goals in one step at most"),
+    "admission": ("scheduler.admission", str, "always or strict"),
+    "autostart": ("lifecycle.autostart", lambda text: text.lower() in ("true", "1"), "configure and activate at start: true or false"),
 }
 
 
@@ -26,6 +28,10 @@ def start_server(context):
         return LaunchConfiguration(name).perform(context)
 
     overrides = {parameter: kind(value(name)) for name, (parameter, kind, _) in ARGUMENTS.items() if value(name)}
+    remappings = [tuple(rule.split(":=", 1)) for rule in value("remap").split()]
+    if any(len(rule) != 2 for rule in remappings):
+        raise ValueError(f"remap is {value('remap')!r}; it must be FROM:=TO, several divided by spaces")
+    # A node that is not a launch_ros LifecycleNode: with autostart it manages itself, else a lifecycle manager does.
     return [
         Node(
             package="slice_ros",
@@ -33,6 +39,9 @@ def start_server(context):
             name=value("name"),
             namespace=value("namespace"),
             parameters=[value("params_file"), overrides],
+            remappings=remappings,
+            respawn=value("respawn").lower() in ("true", "1"),
+            respawn_delay=2.0,
             output="screen",
             emulate_tty=True,
         )
@@ -45,7 +54,9 @@ def generate_launch_description():
         [
             DeclareLaunchArgument("name", default_value="slice_server", description="node name"),
             DeclareLaunchArgument("namespace", default_value="", description="node namespace"),
-            DeclareLaunchArgument("params_file", default_value=str(share / "config" / "slice.yaml"), description="parameters"),
+            DeclareLaunchArgument("params_file", default_value=str(share / "config" / "slice.yaml"), description="YAML file of parameters"),
+            DeclareLaunchArgument("remap", default_value="", description="names to change, as in 'FROM:=TO FROM:=TO'"),
+            DeclareLaunchArgument("respawn", default_value="false", description="start the node again when it ends: true or false"),
             *(
                 DeclareLaunchArgument(name, default_value="", description=f"{description} (parameter {parameter})")
                 for name, (parameter, _, description) in ARGUMENTS.items()

@@ -79,6 +79,11 @@ class Generation:
     def done(self) -> bool:
         return bool(self._end.done())
 
+    @property
+    def end(self) -> Answer | GoalFailed | None:
+        """How it ended; ``None`` while it has not."""
+        return self._end.result() if self.done else None
+
     async def result(self) -> Answer:
         """Wait for the end.
 

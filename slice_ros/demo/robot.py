@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 
 from slice_ros.client import GoalFailed, ServerNotFound, SliceClient
 from slice_ros.demo.language import Example, control, dialogue, navigation, qa
-from slice_ros.ros import Node, SignalHandlerOptions, SingleThreadedExecutor, rclpy
+from slice_ros.ros import Node, SignalHandlerOptions, SingleThreadedExecutor, rclpy, remove_ros_args
 from slice_ros.slo import BestEffort, RealTime, Slo
 
 DRAIN_S = 5.0
@@ -128,8 +128,8 @@ def main() -> int:
     parser.add_argument("--duration", type=float, required=True, help="seconds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--server", default="/slice_server")
-    arguments = parser.parse_args()
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    arguments = parser.parse_args(remove_ros_args(sys.argv)[1:])
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor()
     robot = Robot(arguments.label, rate_hz=arguments.rate, duration_s=arguments.duration, seed=arguments.seed, server=arguments.server)
     for number in (signal.SIGINT, signal.SIGTERM):

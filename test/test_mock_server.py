@@ -1,0 +1,163 @@
+"""The mock server, and what it is for: tests of planners."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+
+import pytest
+
+from slice_ros.client import GoalFailed, SliceClient
+from slice_ros.goal import ChatMessage, ErrorCode
+from slice_ros.ros import SingleThreadedExecutor, rclpy
+from slice_ros.slo import OnMiss, RealTime
+from slice_ros.testing import MockServer, Script
+
+ANSWERS = {
+    "hello": "hello robot",
+    "slow": Script("one two three four", after_s=0.4),
+    "never": Script("", after_s=60.0),
+    "broken": Script("half", error=ErrorCode.ENGINE_DIED, error_msg="it is gone"),
+}
+
+
+@pytest.fixture(scope="module")
+def server():
+    rclpy.init(args=[])
+    with MockServer(ANSWERS, default="what?") as mock:
+        yield mock
+    rclpy.try_shutdown()
+
+
+class Asker:
+    def __init__(self) -> None:
+        self.node = rclpy.create_node("asker")
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(self.node)
+        self.client = SliceClient(self.node)
+        self.client.wait_for_server(30.0)
+
+    def run(self, coroutine):
+        task = self.executor.create_task(coroutine)
+        self.executor.spin_until_future_complete(task, timeout_sec=30.0)
+        assert task.done()
+        return task.result()
+
+
+@pytest.fixture(scope="module")
+def asker(server):
+    asker = Asker()
+    yield asker
+    asker.client.destroy()
+    asker.node.destroy_node()
+
+
+def test_it_says_what_it_was_told_to(asker, server):
+    assert asker.run(asker.client.generate("hello")).text == "hello robot"
+    assert asker.run(asker.client.generate([ChatMessage("user", "hello")])).text == "hello robot"
+    assert asker.run(asker.client.generate("?")).text == "what?"
+    assert server.goals[0].prompt == "hello"
+
+
+def test_pieces_come_over_time(asker):
+    async def pieces():
+        return [piece async for piece in asker.client.send("slow")]
+
+    began = time.monotonic()
+    assert asker.run(pieces()) == ["one", " two", " three", " four"]
+    assert time.monotonic() - began >= 0.4
+
+
+def test_a_deadline_that_passes_is_reported_or_ends_the_goal(asker):
+    late = asker.run(asker.client.generate("slow", slo=RealTime(deadline_s=0.2)))
+    assert not late.report.attained
+    assert asker.run(asker.client.generate("slow", slo=RealTime(deadline_s=30.0))).report.attained
+    with pytest.raises(GoalFailed) as caught:
+        asker.run(asker.client.generate("never", slo=RealTime(deadline_s=0.2, on_miss=OnMiss.ABORT)))
+    assert caught.value.code is ErrorCode.SLO_MISSED
+
+
+def test_a_scripted_error_is_an_error(asker):
+    with pytest.raises(GoalFailed, match="it is gone") as caught:
+        asker.run(asker.client.generate("broken"))
+    assert (caught.value.code, caught.value.text) == (ErrorCode.ENGINE_DIED, "half")
+
+
+def test_goals_can_be_canceled_and_rejected(asker, server):
+    async def cancel():
+        generation = asker.client.send("never")
+        asker.node.create_timer(0.2, generation.cancel)
+        return await generation.result()
+
+    with pytest.raises(GoalFailed) as caught:
+        asker.run(cancel())
+    assert caught.value.code is ErrorCode.CANCELED
+    server.is_active = False
+    with pytest.raises(GoalFailed, match="not active"):
+        asker.run(asker.client.generate("hello"))
+    server.is_active = True
+
+
+def planner_of(answers):
+    path = Path(__file__).parent.parent / "examples" / "waypoint_planner.py"
+    if not path.is_file():
+        pytest.skip("examples/ is not here")
+    spec = importlib.util.spec_from_file_location("waypoint_planner", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ('{"waypoint": "lab"}', ("lab", "model")),
+        (Script(after_s=5.0), ("hall", "fallback: SLO_MISSED")),
+        ("gibberish", ("hall", "fallback")),
+    ],
+)
+def test_the_example_planner_falls_back_when_the_model_is_late_or_wrong(asker, answer, expected):
+    module = planner_of(answer)
+    with MockServer(lambda goal: answer, name="planner_server"):
+        planner = module.WaypointPlanner("/planner_server")
+        asker.executor.add_node(planner)
+        planner._client.wait_for_server(30.0)
+        waypoint, source = asker.run(planner.plan("patrol", (1.0, 2.5)))
+        asker.executor.remove_node(planner)
+        planner.destroy_node()
+    assert waypoint == expected[0]
+    assert source.startswith(expected[1])
+
+
+def test_the_behaviour_answers_fails_and_cancels(asker, server):
+    py_trees = pytest.importorskip("py_trees")
+    from slice_ros.behaviours import Ask
+
+    def ticked(behaviour, ticks=400):
+        for _ in range(ticks):
+            behaviour.tick_once()
+            if behaviour.status is not py_trees.common.Status.RUNNING:
+                break
+            asker.executor.spin_once(timeout_sec=0.05)
+        return behaviour.status
+
+    good = Ask("good", "hello", "answer")
+    good.setup(node=asker.node)
+    assert ticked(good) is py_trees.common.Status.SUCCESS
+    assert py_trees.blackboard.Blackboard.get("answer") == "hello robot"
+    late = Ask("late", lambda: "slow", "answer", slo=RealTime(deadline_s=0.1))
+    late.setup(node=asker.node)
+    assert ticked(late) is py_trees.common.Status.FAILURE
+    assert "missed its SLO" in late.feedback_message
+    endless = Ask("endless", "never", "answer")
+    endless.setup(node=asker.node)
+    assert ticked(endless, ticks=10) is py_trees.common.Status.RUNNING
+    endless.stop(py_trees.common.Status.INVALID)
+    asker.executor.spin_once(timeout_sec=0.1)
+    deadline = time.monotonic() + 10.0
+    while not endless._generation.done and time.monotonic() < deadline:
+        asker.executor.spin_once(timeout_sec=0.05)
+    assert endless._generation.end.code is ErrorCode.CANCELED
+    for behaviour in (good, late, endless):
+        behaviour.shutdown()
