@@ -65,8 +65,8 @@ def predict(newcomer: Task, tasks: Iterable[Task], now: float, latency: LatencyM
     """What ``newcomer`` can expect beside ``tasks``."""
     jobs = [Outlook.of(task, now, latency, experience.lengths) for task in tasks if not task.is_lost(now)]
     own = Outlook.of(newcomer, now, latency, experience.lengths)
-    real_time = sorted((job for job in jobs if job.task.is_real_time and not job.is_hopeless), key=lambda job: job.due_s)
-    best_effort = [job for job in jobs if not job.task.is_real_time and not job.is_hopeless and job.end_s < math.inf]
+    real_time = sorted((job for job in jobs if job.task.is_real_time and job.hope_s >= now), key=lambda job: job.due_s)
+    best_effort = [job for job in jobs if not job.task.is_real_time and job.hope_s >= now and job.end_s < math.inf]
     if newcomer.is_real_time:
         return _predict_real_time(own, real_time, best_effort, now, latency, limits)
     return _predict_best_effort(own, real_time, best_effort, now, latency, limits, experience)
@@ -146,7 +146,7 @@ def _verdict(
     )
     is_feasible = late_s <= 0.0 and not (slo.tpot_s is not None and tpot_s > slo.tpot_s)
     fits_in_s = 0.0 if is_feasible and is_safe else max(late_s, 0.0 if is_safe else backlog_s)
-    if own.is_hopeless or (slo.tpot_s is not None and latency.step_s(1) > slo.tpot_s):
+    if own.hope_s < now or (slo.tpot_s is not None and latency.step_s(1) > slo.tpot_s):
         fits_in_s = math.inf
     return Prediction(ttft_s, tpot_s, e2e_s, is_feasible, is_safe, fits_in_s)
 

@@ -26,7 +26,11 @@ class Experience:
         if job.end_s < math.inf:
             window_s = max(job.end_s - task.arrival_s, job.work_s)
             self.load.observe(
-                task.arrival_s, job.expected, latency.prompt_s(task.prompt_tokens), window_s, max(job.slack_s, latency.step_s(1))
+                task.arrival_s,
+                job.expected,
+                latency.prompt_s(task.prompt_tokens),
+                window_s,
+                max(job.latest_s - task.arrival_s, job.token_s),
             )
 
     def ended(self, task: Task, *, completed: bool) -> None:

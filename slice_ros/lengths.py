@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
+from collections.abc import Sequence
 
 REMEMBERED = 256
 """Ended goals of a kind that count; older ones are forgotten, so that a change of habit is learnt."""
@@ -23,11 +25,11 @@ class Lengths:
             self._kinds[kind] = _Kind()
         self._kinds[kind].observe(tokens)
 
-    def expected(self, kind: str, tokens: int, max_tokens: int) -> float:
-        """Mean length of an answer that has ``tokens`` tokens and goes on: ``E[n | n > tokens]``, at most ``max_tokens``."""
+    def expected(self, kind: str, tokens: int, max_tokens: int) -> tuple[float, float]:
+        """Length of an answer that has ``tokens`` tokens and goes on, at most ``max_tokens``: its mean and standard deviation."""
         known = self._kinds.get(kind)
-        mean = _mean_beyond([share * max_tokens for share in PRIOR_SHARES], tokens) if known is None else known.mean_beyond(tokens)
-        return min(max(mean, tokens + 1.0), float(max_tokens))
+        mean, deviation = known.beyond(tokens) if known else _moments([share * max_tokens for share in PRIOR_SHARES], tokens)
+        return min(max(mean, tokens + 1.0), float(max_tokens)), deviation
 
     def at_least(self, kind: str, tokens: int, max_tokens: int, risk: float) -> int:
         """The length that an answer with ``tokens`` tokens that goes on falls short of with probability ``risk`` at most."""
@@ -40,19 +42,19 @@ class _Kind:
     def __init__(self) -> None:
         self._latest: deque[int] = deque()
         self._ascending: list[int] = []
-        self._means: dict[int, float] = {}
+        self._moments: dict[int, tuple[float, float]] = {}
 
     def observe(self, tokens: int) -> None:
         if len(self._latest) == REMEMBERED:
             del self._ascending[bisect_left(self._ascending, self._latest.popleft())]
         self._latest.append(tokens)
         insort(self._ascending, tokens)
-        self._means.clear()
+        self._moments.clear()
 
-    def mean_beyond(self, tokens: int) -> float:
-        if tokens not in self._means:
-            self._means[tokens] = _mean_beyond(self._ascending, tokens)
-        return self._means[tokens]
+    def beyond(self, tokens: int) -> tuple[float, float]:
+        if tokens not in self._moments:
+            self._moments[tokens] = _moments(self._ascending, tokens)
+        return self._moments[tokens]
 
     def quantile_beyond(self, tokens: int, share: float) -> int:
         first = bisect_right(self._ascending, tokens)
@@ -60,6 +62,10 @@ class _Kind:
         return self._ascending[first + int(share * longer)] if longer else 0
 
 
-def _mean_beyond(ascending: list[int] | list[float], tokens: int) -> float:
+def _moments(ascending: Sequence[float], tokens: int) -> tuple[float, float]:
+    """Mean and standard deviation of those above ``tokens``; zeros of none."""
     longer = ascending[bisect_right(ascending, tokens) :]
-    return sum(longer) / len(longer) if longer else 0.0
+    if not longer:
+        return 0.0, 0.0
+    mean = sum(longer) / len(longer)
+    return mean, math.sqrt(sum((length - mean) ** 2 for length in longer) / len(longer))

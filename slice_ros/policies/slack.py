@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 from slice_ros.experience import Experience
 from slice_ros.latency import LatencyModel
@@ -20,8 +21,6 @@ HORIZON_S = 0.3
 """... and begins none later than this from now."""
 CAUTION = 1.5
 """Standard deviations of the work to come that a promise leaves room for."""
-LENGTH_DEVIATION = 0.5
-"""Standard deviation of what is left of an answer, as a share of its mean."""
 URGENCY_DECAY = 0.9
 """A real-time row's worth in a column, relative to the real-time row due before it."""
 BEST_EFFORT_WORTH = 0.5
@@ -83,10 +82,10 @@ class Slack:
         for task in tasks:
             if task.goal_id in self._lost or task.is_lost(now):
                 self._lost.add(task.goal_id)
-                hopeless.append(Outlook.bare(task))
+                hopeless.append(Outlook.bare(task, latency))
                 continue
             job = Outlook.of(task, now, latency, self._experience.lengths)
-            if job.is_hopeless:
+            if job.hope_s < now:
                 hopeless.append(job)
             elif task.is_real_time:
                 promised.append(job)
@@ -110,27 +109,100 @@ class Slack:
 
 
 def select(jobs: Sequence[Outlook], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits) -> list[Outlook]:
-    """The best-effort tasks whose SLO can be kept beside the real-time traffic, those with the most utility per second of work first.
+    """The best-effort tasks whose SLO can be kept beside the real-time traffic; those with the most utility per second of work first."""
+    promises = _Promises(traffic, now, latency, limits)
+    by_utility = sorted(jobs, key=lambda job: job.work_s / job.task.slo.weight)
+    return [job for job in by_utility if promises.take(job)]
 
-    Task i needs v_i tokens/s until its end is due. At an average width of w rows a token takes l(w) / w, and as a task takes at most one
-    token a column, w is at most sum(v) / max(v). So all together need the share ``sum(v) * min over w of l(w) / w`` of the time, plus
-    that of their prompts. It has to fit with ``CAUTION`` standard deviations to spare, for lengths and arrivals are only expected.
+
+class _Promises:
+    """Work promised to be done in time, and whether more of it fits.
+
+    A task with a TPOT bound needs its ``left`` tokens evenly until its end is due, like the real-time traffic; one without needs them
+    by its deadline. For each time T that something is due at, the tokens due by then have to fit::
+
+        seconds(tokens(T)) + serial(T) + CAUTION * deviation(T) <= T        tokens(T) = T * sum(rates) + sum(left, due by T)
+
+    where serial work (prompts, KV tokens) takes its time in any step, and lengths and arrivals vary independently.
     """
-    token_s = _token_s_by_width(latency, limits)
-    rate, fastest, serial_share, length_variance = traffic.rate, traffic.fastest, traffic.prompt_share, 0.0
-    taken: list[Outlook] = []
-    for job in sorted(jobs, key=lambda job: job.work_s / job.task.slo.weight):
-        window_s = max(job.end_s - now, latency.step_s(1))
-        v = (job.expected - job.tokens) / window_s
-        pace = max(fastest, v)
-        cost_s = token_s[min(int((rate + v) / pace), limits.max_batch)]
-        serial = serial_share + (job.prompt_s / window_s) + v * job.kv_tokens * latency.kv_token_s
-        lengths = length_variance + (LENGTH_DEVIATION * v) ** 2
-        deviation = cost_s * math.sqrt(lengths + traffic.variance / max(window_s, 1.0))
-        if (rate + v) * cost_s + serial + CAUTION * deviation <= 1.0:
-            taken.append(job)
-            rate, fastest, serial_share, length_variance = rate + v, pace, serial, lengths
-    return taken
+
+    def __init__(self, traffic: Traffic, now: float, latency: LatencyModel, limits: Limits) -> None:
+        self._now = now
+        self._latency = latency
+        self._row_s = _step_s_by_rows(latency, limits)
+        self._token_s = _token_s_by_width(latency, limits)
+        self._arrivals_variance = traffic.variance
+        self._even = _Even(traffic.rate, traffic.fastest, traffic.prompt_share, 0.0)
+        self._lumps: list[_Lump] = []
+
+    def take(self, job: Outlook) -> bool:
+        """Promise the task its SLO, if that fits."""
+        window_s = max(job.end_s - self._now, job.token_s)
+        left = job.expected - job.tokens
+        lump = _Lump(window_s, left, job.prompt_s + left * job.kv_tokens * self._latency.kv_token_s, job.deviation**2)
+        if job.task.slo.tpot_s is None:
+            even, lumps = self._even, sorted([*self._lumps, lump])
+            fits = self._fit(even, lumps)
+        else:
+            even, lumps = self._even.with_(lump), self._lumps
+            fits = self._fit(even, [_Lump(window_s, 0.0, 0.0, 0.0)]) and self._fit(even, lumps)
+        if fits:
+            self._even, self._lumps = even, lumps
+        return fits
+
+    def _fit(self, even: _Even, lumps: Sequence[_Lump]) -> bool:
+        tokens = serial_s = variance = longest = 0.0
+        for lump in lumps:
+            due_s = lump.due_s
+            tokens += lump.tokens
+            serial_s += lump.serial_s
+            variance += lump.variance
+            longest = max(longest, lump.tokens)
+            all_tokens = even.rate * due_s + tokens
+            needed_s = self._seconds(all_tokens, max(even.fastest * due_s, longest))
+            deviation = math.sqrt(variance + even.variance * due_s**2 + self._arrivals_variance * due_s) * needed_s / all_tokens
+            if needed_s + serial_s + even.serial_share * due_s + CAUTION * deviation > due_s:
+                return False
+        return True
+
+    def _seconds(self, tokens: float, longest: float) -> float:
+        """Time of so many tokens, ``longest`` of them one task's: as that takes part in every step, of mean width tokens / longest.
+
+        The least of ``tokens * l(w) / w`` over widths w up to the mean, and of as many steps as ``longest``, of the two widths around it.
+        """
+        width = min(tokens / longest, len(self._row_s) - 1)
+        narrow = int(width)
+        seconds = tokens * self._token_s[narrow]
+        if narrow == width:
+            return seconds
+        return min(seconds, longest * (self._row_s[narrow] + (width - narrow) * (self._row_s[narrow + 1] - self._row_s[narrow])))
+
+
+class _Lump(NamedTuple):
+    """Work that is due at a time from now."""
+
+    due_s: float
+    tokens: float
+    serial_s: float
+    variance: float
+
+
+class _Even(NamedTuple):
+    """Work that is due all the time: tokens/s, those of the fastest task, share of time of serial work, variance of the tokens/s."""
+
+    rate: float
+    fastest: float
+    serial_share: float
+    variance: float
+
+    def with_(self, lump: _Lump) -> _Even:
+        rate = lump.tokens / lump.due_s
+        return _Even(
+            self.rate + rate,
+            max(self.fastest, rate),
+            self.serial_share + lump.serial_s / lump.due_s,
+            self.variance + lump.variance / lump.due_s**2,
+        )
 
 
 def build_columns(
@@ -148,9 +220,9 @@ def build_columns(
     promised = sorted(promised, key=_urgency)[: 2 * limits.max_batch]  # nobody else's turn comes within the horizon
     at_s = now
     while len(columns) < COLUMNS and at_s <= now + HORIZON_S:
-        rows = choose_rows(chain(promised, spare), longest_s, row_s, latency, limits)
+        rows = choose_rows(chain(promised, spare), at_s, longest_s, row_s, latency, limits)
         if owed is not None and not columns:
-            rows = _with_row(rows, owed, longest_s, latency, limits)
+            rows = _with_row(rows, owed, at_s, longest_s, latency, limits)
         column = tuple([Cell(job.task.goal_id, chunk) for job, chunk in rows])
         at_s += latency.column_s(column, sum([job.kv_tokens for job, _ in rows]))
         for job, chunk in rows:
@@ -168,12 +240,14 @@ Rows = list[tuple[Outlook, int]]
 """The tasks of a step, each with the prompt tokens it computes."""
 
 
-def choose_rows(jobs: Iterable[Outlook], longest_s: float, row_s: Sequence[float], latency: LatencyModel, limits: Limits) -> Rows:
+def choose_rows(
+    jobs: Iterable[Outlook], now: float, longest_s: float, row_s: Sequence[float], latency: LatencyModel, limits: Limits
+) -> Rows:
     """The first of the tasks, as many as give the most worth per second, ``sum of the rows' worth / l(rows)``.
 
     Where one more row costs as much as a step of its own, urgent tasks run alone; where it costs little, all run together. Prompts and
     KV tokens do not count in that, as they take their time in any step. A row that would make the step longer than ``longest_s`` or the
-    slack of a real-time row is left out, or its prompt is cut, but for the first row and real-time decodes.
+    slack of a promised row before it is left out, or its prompt is cut, but for the first row and real-time decodes.
 
     Args:
         jobs: in order of urgency.
@@ -204,9 +278,10 @@ def choose_rows(jobs: Iterable[Outlook], longest_s: float, row_s: Sequence[float
         if is_real_time:
             worth += share * real_time_worth
             real_time_worth *= URGENCY_DECAY
-            allowed_s = min(allowed_s, job.slack_s + row_s[1] + own_s)
         else:
             worth += share * (BEST_EFFORT_WORTH if job.is_promised else SPARE_WORTH)
+        if job.is_promised:
+            allowed_s = min(allowed_s, (job.latest_s if is_real_time else job.hope_s) - now + row_s[1] + own_s)
         longest_s = max(allowed_s, decode_s + serial_s)  # what makes the step no longer than it is does no harm
         if worth >= best * decode_s:
             best_rows, best = len(rows), worth / decode_s
@@ -237,7 +312,7 @@ def _chunk(tokens: int, room_s: float, latency: LatencyModel, *, must: bool) -> 
     return min(tokens, SHORTEST_CHUNK) if must else 0
 
 
-def _with_row(rows: Rows, job: Outlook, longest_s: float, latency: LatencyModel, limits: Limits) -> Rows:
+def _with_row(rows: Rows, job: Outlook, now: float, longest_s: float, latency: LatencyModel, limits: Limits) -> Rows:
     """The rows and one more, in place of the last one if there is no room, its prompt cut to what the others' slack allows."""
     if any(job is other for other, _ in rows):
         return rows
@@ -249,7 +324,7 @@ def _with_row(rows: Rows, job: Outlook, longest_s: float, latency: LatencyModel,
         return [*rows, (job, 0)]
     tokens = sum(chunk for _, chunk in rows)
     step_s = latency.step_s(len(rows) + 1, tokens, 1 + sum(chunk > 0 for _, chunk in rows))
-    slack_s = min((other.slack_s for other, _ in rows if other.is_promised and other.is_real_time), default=math.inf)
+    slack_s = min((other.latest_s - now for other, _ in rows if other.is_promised and other.is_real_time), default=math.inf)
     return [*rows, (job, _chunk(min(job.prompt_left, budget), min(longest_s, slack_s) - step_s, latency, must=True))]
 
 

@@ -1,0 +1,25 @@
+"""How far each policy is from the optimum on small random instances: ``python benchmarks/optimality.py [instances]``."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+
+from slice_ros.bench.optimum import attained, most_attained, random_instance
+from slice_ros.policies import POLICIES, make_policy
+
+
+def main(count: int) -> None:
+    """Print, for each policy, goals attained of the optimum's, and how many instances are so many goals short of it."""
+    instances = [random_instance(seed) for seed in range(count)]
+    best = [most_attained(instance) for instance in instances]
+    print(f"{count} instances, {sum(best)} goals attainable")  # noqa: T201
+    for name in POLICIES:
+        reached = [attained(instance, make_policy(name)) for instance in instances]
+        shares = [got / most if most else 1.0 for got, most in zip(reached, best, strict=True)]
+        short = Counter(most - got for got, most in zip(reached, best, strict=True))
+        print(f"{name:10} mean share of the optimum {sum(shares) / count:.3f}; goals short: {dict(sorted(short.items()))}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
