@@ -95,7 +95,7 @@ build_wheel() {
     # llama-cpp-python insists on llama.cpp's utilities, two fifths of the work, which nothing here uses; a variable set in the project wins.
     echo 'set(LLAMA_BUILD_COMMON OFF)' >"$2/project.cmake"
     # Where CMake or Ninja is missing or too old, pip fetches it, or make is taken, which uses one core unless told otherwise.
-    CMAKE_ARGS="$(one_line "$FLAGS") -DCMAKE_PROJECT_llama_cpp_INCLUDE=$2/project.cmake" \
+    CMAKE_ARGS="$(one_line "$FLAGS") -DCMAKE_PROJECT_llama_cpp_INCLUDE='$2/project.cmake'" \
         CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)} \
         "$VENV/bin/pip" wheel --disable-pip-version-check --no-cache-dir --no-deps --no-binary llama-cpp-python \
         --verbose --wheel-dir "$2" "llama-cpp-python==$LLAMA_CPP_PYTHON" >"$log" 2>&1 || {
