@@ -34,6 +34,8 @@ LONG_TOKENS = 4096
 KV_PAIRS = 12
 MAX_TOKENS = 128
 """Answer length of the goals that decode; they are replaced as they end."""
+SHORTEST_STEP_S = 1e-5
+"""No step is shorter, whatever noise makes of the fit."""
 SAMPLE_WORDS = 16
 
 
@@ -82,7 +84,8 @@ def measure_latency(
         base_s = _medians(decodes, kv_token_s)
         chunk_s, prompt_token_s = _fit_prompts(chunks, base_s, kv_token_s)
     on_progress(1.0)
-    return LatencyModel(f"{engine.info.model} on {engine.info.device}", tuple(base_s), chunk_s, prompt_token_s, kv_token_s)
+    table = tuple(max(SHORTEST_STEP_S, seconds) for seconds in base_s)
+    return LatencyModel(f"{engine.info.model} on {engine.info.device}", table, chunk_s, prompt_token_s, kv_token_s)
 
 
 def fit_latency(device: str, steps: Sequence[Step]) -> LatencyModel:
@@ -99,7 +102,7 @@ def fit_latency(device: str, steps: Sequence[Step]) -> LatencyModel:
     columns = [[float(step.rows == rows) for step in steps] for rows in seen]
     columns.append([float(step.prompt_tokens) for step in steps])
     fitted, *_ = np.linalg.lstsq(np.array(columns).T, np.array([step.taken_s for step in steps]))
-    table = np.interp(range(1, seen[-1] + 1), seen, np.maximum(fitted[:-1], 0.0))
+    table = np.interp(range(1, seen[-1] + 1), seen, np.maximum(fitted[:-1], SHORTEST_STEP_S))
     return LatencyModel(device, tuple(map(float, table)), prompt_token_s=max(0.0, float(fitted[-1])))
 
 

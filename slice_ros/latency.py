@@ -45,10 +45,12 @@ class LatencyModel:
     def __post_init__(self) -> None:
         if not self.decode_s:
             raise LatencyError(f"latency model {self.device!r} has an empty table; give l(1), l(2), ... in ascending order of rows")
-        for name, value in (*((f"l({b})", s) for b, s in enumerate(self.decode_s, 1)), ("chunk", self.chunk_s),
-                            ("prompt token", self.prompt_token_s), ("KV token", self.kv_token_s)):  # fmt: skip
-            if not (math.isfinite(value) and value >= 0.0):
-                raise LatencyError(f"latency model {self.device!r}: {name} is {value} s; it must be 0 or more")
+        for rows, seconds in enumerate(self.decode_s, 1):
+            if not (math.isfinite(seconds) and seconds > 0.0):
+                raise LatencyError(f"latency model {self.device!r}: l({rows}) is {seconds} s; it must be above 0")
+        for name, seconds in (("chunk", self.chunk_s), ("prompt token", self.prompt_token_s), ("KV token", self.kv_token_s)):
+            if not (math.isfinite(seconds) and seconds >= 0.0):
+                raise LatencyError(f"latency model {self.device!r}: {name} is {seconds} s; it must be 0 or more")
 
     def step_s(self, rows: int, prompt_tokens: int = 0, chunks: int = 0, kv_tokens: int = 0) -> float:
         """Predicted seconds of one step with ``rows`` cells, ``chunks`` of which carry ``prompt_tokens`` in all."""

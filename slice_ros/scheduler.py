@@ -296,7 +296,11 @@ class Scheduler:
     def _plan(self) -> None:
         tasks = self._ready()
         self._dependencies.split_budgets(self._tasks, self._clock.now(), self._latency)
-        matrix = self._policy.plan(tasks, self._clock.now(), self._latency, self._limits)
+        try:
+            matrix = self._policy.plan(tasks, self._clock.now(), self._latency, self._limits)
+        except Exception:
+            logger.exception("policy %s could not plan; the oldest goal takes the next step", self._policy.name)
+            matrix = MaskMatrix()
         self._matrix = matrix if matrix.columns else MaskMatrix(((next_cell(tasks[0]),),))
         self._cursor = 0
         self._planned_s = self._taken_s = 0.0

@@ -75,3 +75,9 @@ def test_a_file_that_is_not_yaml_is_refused(tmp_path):
     path.write_text("decode_ms: [1, 2")
     with pytest.raises(LatencyError, match=r"bad\.yaml cannot be read"):
         LatencyModel.profile(str(path))
+
+
+@pytest.mark.parametrize("seconds", [0.0, -0.01, float("nan"), float("inf")])
+def test_a_step_that_takes_no_time_is_refused(seconds):
+    with pytest.raises(LatencyError, match=r"l\(2\).*above 0"):
+        LatencyModel("d", (0.010, seconds))

@@ -330,3 +330,14 @@ def test_stop_ends_every_goal_and_says_so():
     assert not runner.is_alive()
     ends = {event.goal_id: event.error_code for event in events if isinstance(event, Finished)}
     assert ends == {f"g{i}": ErrorCode.SHUTTING_DOWN for i in range(3)}
+
+
+def test_a_policy_that_breaks_loses_no_goal(caplog):
+    def breaks(_tasks):
+        raise ZeroDivisionError("no step is that short")
+
+    bench = Bench(Fixed(breaks), lengths={"a": Lengths(4, 3), "b": Lengths(4, 2)})
+    bench.submit(a_goal("a"), a_goal("b"))
+    bench.drain()
+    assert [(end.goal_id, end.error_code) for end in bench.ends] == [("a", ErrorCode.NONE), ("b", ErrorCode.NONE)]
+    assert "could not plan" in caplog.text
