@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slice_ros import qos
-from slice_ros.bond import form_bond
+from slice_ros.bond import Heartbeat
 from slice_ros.conversions import (
     class_msg,
     diagnostic_msg,
@@ -110,7 +110,7 @@ class SliceServer(LifecycleNode):
         self._last_minute = LastMinute()
         self._snapshot: Snapshot | None = None
         self._events: deque[Event] = deque()
-        self._bond: Any = None
+        self._heartbeat: Heartbeat | None = None
         self._status_publisher: Any = None
         self.failure = ""
         self.is_blocking = False
@@ -154,7 +154,7 @@ class SliceServer(LifecycleNode):
             if self._engine_state is EngineState.FAILED:
                 raise EngineError(self._host.failure if self._host else "there is no engine")
             self._active = True
-            self._bond = form_bond(self, float(self._parameters_now["lifecycle.bond_period_s"]))
+            self._heartbeat = Heartbeat(self, float(self._parameters_now["lifecycle.bond_period_s"]))
             self.get_logger().info("active: goals are accepted")
         return outcome()
 
@@ -227,9 +227,9 @@ class SliceServer(LifecycleNode):
 
     def _close_for_goals(self) -> None:
         self._active = False
-        if self._bond is not None:
-            self._bond.shutdown()
-            self._bond = None
+        if self._heartbeat is not None:
+            self._heartbeat.end()
+            self._heartbeat = None
 
     def _end_goals(self, why: str) -> None:
         """End the goals in flight with SHUTTING_DOWN, and wait for their ends."""

@@ -8,6 +8,7 @@ import struct
 import pytest
 
 pytest.importorskip("rosbags")
+pytest.importorskip("cyclonedds")
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

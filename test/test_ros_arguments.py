@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip("rosbags")
+pytest.importorskip("cyclonedds")
 
 from slice_ros.rclpy_dds import arguments, names, network
 from slice_ros.rclpy_dds.arguments import Override, Remap
