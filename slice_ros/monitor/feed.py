@@ -35,7 +35,7 @@ class Feed:
         """Hear this server from now on, and no other."""
         self.close()
         self.server = server
-        self._subscription = self._node.create_subscription(SloStatus, server + SUFFIX, self._statuses.append, 10)
+        self._subscription = self._node.create_subscription(SloStatus, server + SUFFIX, self._hear, 10)
         self._setter = self._node.create_client(SetParameters, f"{server}/set_parameters")
 
     def take(self) -> list[Any]:
@@ -60,6 +60,9 @@ class Feed:
             self._node.destroy_client(self._setter)
         self._subscription = self._setter = None
         self._statuses.clear()
+
+    def _hear(self, status: Any) -> None:
+        self._statuses.append(status)
 
     def _answered(self, future: Any) -> None:
         self._answers.extend(result.reason for result in future.result().results if not result.successful)
