@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +32,8 @@ LONG_S = 1.0
 """How long a prompt may take to compute with which the cost of KV tokens is measured."""
 LONG_TOKENS = 4096
 KV_PAIRS = 12
+FIT_STEPS = 5
+"""Numbers of rows that fewer steps had are left to interpolation."""
 MAX_TOKENS = 128
 """Answer length of the goals that decode; they are replaced as they end."""
 SHORTEST_STEP_S = 1e-5
@@ -91,19 +93,22 @@ def measure_latency(
 def fit_latency(device: str, steps: Sequence[Step]) -> LatencyModel:
     """The model that steps of all kinds, as they came in the service of goals, follow on average: ordinary least squares.
 
-    What they lost to other work on the machine is in it, as is the cost of the KV tokens they had; numbers of rows that no step had are
+    What they lost to other work on the machine is in it, as is the cost of the KV tokens they had; numbers of rows that few steps had are
     interpolated.
 
     Args:
         device: what the model is called.
         steps: at least one.
     """
-    seen = sorted({step.rows for step in steps})
-    columns = [[float(step.rows == rows) for step in steps] for rows in seen]
-    columns.append([float(step.prompt_tokens) for step in steps])
-    fitted, *_ = np.linalg.lstsq(np.array(columns).T, np.array([step.taken_s for step in steps]))
-    table = np.interp(range(1, seen[-1] + 1), seen, np.maximum(fitted[:-1], SHORTEST_STEP_S))
-    return LatencyModel(device, tuple(map(float, table)), prompt_token_s=max(0.0, float(fitted[-1])))
+    counts = Counter(step.rows for step in steps)
+    common = sorted(rows for rows, count in counts.items() if count >= FIT_STEPS) or sorted(counts)
+    used = [step for step in steps if step.rows in common]
+    columns = [[float(step.rows == rows) for step in used] for rows in common]
+    columns.append([float(step.prompt_tokens) for step in used])
+    *fitted, prompt_token_s = np.linalg.lstsq(np.array(columns).T, np.array([step.taken_s for step in used]))[0]
+    known = {rows: float(row_s) for rows, row_s in zip(common, fitted, strict=True) if row_s > 0.0}
+    table = np.interp(range(1, max(known) + 1), list(known), list(known.values()))
+    return LatencyModel(device, tuple(map(float, table)), prompt_token_s=max(0.0, float(prompt_token_s)))
 
 
 @dataclass(slots=True)

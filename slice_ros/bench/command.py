@@ -222,10 +222,14 @@ def _measure(arguments: argparse.Namespace, traffic: _Traffic, runner: Runner, l
     )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(f"{runner.engine} runs", total=len(cases))
+        bar = progress.add_task(f"{runner.engine} runs", total=len(cases) * (2 if arguments.compare_simulated else 1))
+        rows: list[Row] = []
 
-        def on_row(_: Row) -> None:
+        def on_row(row: Row) -> None:
             progress.advance(bar)
+            rows.append(row)
+            if arguments.json and isinstance(runner, RealTime):
+                write_rows(arguments.json, rows)  # minutes went into it: a later run's failure shall not take it away
 
         if isinstance(runner, RealTime) and arguments.compare_simulated:
             return compare(cases, runner, on_row=on_row)

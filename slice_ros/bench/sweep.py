@@ -165,11 +165,15 @@ def compare(cases: Sequence[Case], runner: RealTime, *, on_row: Callable[[Row], 
     Returns:
         Two rows per case: real time, simulated.
     """
-    rows = []
+    rows: list[Row] = []
+
+    def add(row: Row) -> None:
+        rows.append(row)
+        on_row(row)
+
     for case in cases:
-        real = run_case(case, runner)
-        on_row(real)
-        rows += [real, run_case(case, runner.simulated())]
+        add(run_case(case, runner))
+        add(run_case(case, runner.simulated()))
     return rows
 
 
