@@ -75,14 +75,15 @@ def predict(newcomer: Task, tasks: Iterable[Task], now: float, latency: LatencyM
 def _predict_real_time(
     own: Outlook, real_time: Sequence[Outlook], best_effort: Sequence[Outlook], now: float, latency: LatencyModel, limits: Limits
 ) -> Prediction:
-    """Those due before it come first: n of them, in steps of r real-time rows, leave it a place after 1 - (r - 1) / n of their work."""
+    """Those due before it come first: n of them, in steps of r real-time rows, leave it a place after 1 - (r - 1) / n of their tokens."""
     ahead = [job for job in real_time if job.due_s <= own.due_s]
     behind = [job for job in real_time if job.due_s > own.due_s]
     step_s, rows = _step(len(real_time) + 1, len(best_effort), latency, limits)
     token_s = step_s / rows
 
     ahead_s = sum(_work_s(job, token_s) for job in ahead)
-    start_s = ahead_s * max(0.0, 1.0 - (rows - 1) / len(ahead)) if ahead else 0.0
+    prompts_s = sum(job.prompt_s for job in ahead)
+    start_s = prompts_s + (ahead_s - prompts_s) * (max(0.0, 1.0 - (rows - 1) / len(ahead)) if ahead else 0.0)
     prompt_s = own.prompt_s
     ttft_s = start_s + prompt_s + step_s
     e2e_s = max(start_s + prompt_s + step_s * own.expected, ahead_s + _work_s(own, token_s))

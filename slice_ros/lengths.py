@@ -18,6 +18,7 @@ class Lengths:
 
     def __init__(self) -> None:
         self._kinds: dict[str, _Kind] = {}
+        self._priors: dict[int, _Kind] = {}
 
     def observe(self, kind: str, tokens: int) -> None:
         """An answer of that kind ended after so many tokens."""
@@ -27,8 +28,7 @@ class Lengths:
 
     def expected(self, kind: str, tokens: int, max_tokens: int) -> tuple[float, float]:
         """Length of an answer that has ``tokens`` tokens and goes on, at most ``max_tokens``: its mean and standard deviation."""
-        known = self._kinds.get(kind)
-        mean, deviation = known.beyond(tokens) if known else _moments([share * max_tokens for share in PRIOR_SHARES], tokens)
+        mean, deviation = (self._kinds.get(kind) or self._prior(max_tokens)).beyond(tokens)
         return min(max(mean, tokens + 1.0), float(max_tokens)), deviation
 
     def at_least(self, kind: str, tokens: int, max_tokens: int, risk: float) -> int:
@@ -36,6 +36,13 @@ class Lengths:
         known = self._kinds.get(kind)
         low = 0 if known is None else known.quantile_beyond(tokens, risk)
         return min(max(low, tokens + 1), max_tokens)
+
+    def _prior(self, max_tokens: int) -> _Kind:
+        if max_tokens not in self._priors:
+            self._priors[max_tokens] = prior = _Kind()
+            for share in PRIOR_SHARES:
+                prior.observe(math.ceil(share * max_tokens))
+        return self._priors[max_tokens]
 
 
 class _Kind:
@@ -62,7 +69,7 @@ class _Kind:
         return self._ascending[first + int(share * longer)] if longer else 0
 
 
-def _moments(ascending: Sequence[float], tokens: int) -> tuple[float, float]:
+def _moments(ascending: Sequence[int], tokens: int) -> tuple[float, float]:
     """Mean and standard deviation of those above ``tokens``; zeros of none."""
     longer = ascending[bisect_right(ascending, tokens) :]
     if not longer:

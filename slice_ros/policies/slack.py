@@ -48,7 +48,7 @@ class Slack:
         self._latest_order = 0
         self._lost: set[str] = set()
         self._owed_s = 0.0
-        self._owed_at_s = 0.0
+        self._owed_at_s = math.inf
 
     def plan(self, tasks: Sequence[Task], now: float, latency: LatencyModel, limits: Limits) -> MaskMatrix:
         self._learn_arrivals(tasks, latency)
@@ -100,12 +100,13 @@ class Slack:
 
     def _oldest_if_owed(self, spare: Sequence[Outlook], now: float, latency: LatencyModel) -> Outlook | None:
         """The oldest spare task, if the time owed to it has come to the length of a step."""
-        elapsed_s, self._owed_at_s = now - self._owed_at_s, now
+        since_s, self._owed_at_s = self._owed_at_s, now
         if not spare:
             self._owed_s = 0.0
             return None
-        self._owed_s += SPARE_SHARE * elapsed_s
-        return min(spare, key=lambda job: job.task.order) if self._owed_s >= latency.step_s(1) else None
+        oldest = min(spare, key=lambda job: job.task.order)
+        self._owed_s += SPARE_SHARE * max(0.0, now - max(since_s, oldest.task.arrival_s))
+        return oldest if self._owed_s >= latency.step_s(1) else None
 
 
 def select(jobs: Sequence[Outlook], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits) -> list[Outlook]:

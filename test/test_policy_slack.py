@@ -1,0 +1,271 @@
+"""The default policy, against examples worked out by hand (l(1), l(2), l(3) = 14, 27, 38 ms unless said otherwise)."""
+
+import math
+
+import pytest
+from builders import CONTROL, PAPER, VOICE, Bench, a_goal, a_task
+
+from slice_ros.bench.optimum import attained, most_attained, random_instance
+from slice_ros.engines.simulated import Lengths as TrueLengths
+from slice_ros.goal import ErrorCode
+from slice_ros.latency import LatencyModel
+from slice_ros.lengths import Lengths
+from slice_ros.load import MEMORY_S, Load, Traffic
+from slice_ros.outlook import Outlook
+from slice_ros.policies import DEFAULT_POLICY, Limits, make_policy
+from slice_ros.policies.slack import SPARE_SHARE, Slack, best_width, select
+from slice_ros.slo import BestEffort, OnMiss, RealTime
+
+LIMITS = Limits()
+FLAT = LatencyModel("flat", (0.020,))
+SAW_TOOTH = LatencyModel("four are as fast as one", (0.026, 0.027, 0.033, 0.026, 0.036))
+PER_TOKEN = LatencyModel("prompts cost by the token", (0.010, 0.019), prompt_token_s=0.001)
+
+
+def ids(matrix, column=0):
+    return [cell.goal_id for cell in matrix.columns[column]]
+
+
+def running(task, times_s):
+    """The task, with its prompt computed and its tokens produced at these times."""
+    task.prompt_left = 0
+    task.token_times_s = list(times_s)
+    return task
+
+
+def outlook(task, now=0.0, latency=PAPER, lengths=None):
+    return Outlook.of(task, now, latency, lengths or Lengths())
+
+
+def taught(policy, **lengths):
+    """The policy, having seen answers of these lengths by kind."""
+    for kind, tokens in lengths.items():
+        task = a_task("past", max_tokens=1000)
+        task.kind = kind
+        task.token_times_s = [0.0] * tokens
+        policy.ended(task, completed=True)
+    return policy
+
+
+def test_it_is_the_default():
+    assert isinstance(make_policy(DEFAULT_POLICY), Slack)
+
+
+# ---- what a task needs
+
+
+def test_tokens_are_due_together_up_to_the_length_that_answers_reach():
+    lengths = Lengths()
+    for tokens in range(11, 21):  # 11 to 20; one in ten falls short of 12
+        lengths.observe("test", tokens)
+    task = running(a_task("c", RealTime(tpot_ms=100)), [1.0, 1.1])
+    job = outlook(task, now=1.2, lengths=lengths)
+    assert job.short == 12
+    assert job.due_s == pytest.approx(1.0 + 11 * 0.100)
+    assert job.latest_s == pytest.approx(2.1 - 10 * 0.014)  # ten more tokens, alone
+    assert job.expected == pytest.approx(15.5)
+    assert job.end_s == pytest.approx(1.0 + 14.5 * 0.100)
+    assert job.work_s == pytest.approx(13.5 * 0.014)
+
+
+def test_beyond_that_length_tokens_are_due_one_by_one():
+    lengths = Lengths()
+    lengths.observe("test", 2)
+    task = running(a_task("c", RealTime(tpot_ms=100)), [1.0, 1.1, 1.2])
+    job = outlook(task, now=1.2, lengths=lengths)
+    assert job.due_s == pytest.approx(1.3)
+    job.advance(0, 1.25)
+    assert job.due_s == pytest.approx(1.4)
+
+
+def test_a_deadline_and_a_ttft_make_a_task_due_whichever_is_first():
+    job = outlook(a_task("c", RealTime(ttft_ms=400, deadline_s=1.0), max_tokens=4, arrival_s=2.0), now=2.1)
+    assert job.due_s == pytest.approx(2.4)
+    job.advance(1, 2.2)
+    assert job.due_s == pytest.approx(3.0)
+
+
+def test_hope_is_lost_when_the_rest_cannot_come_in_time_alone():
+    lengths = Lengths()
+    lengths.observe("test", 10)
+    task = a_task("c", RealTime(deadline_s=1.0))
+    assert outlook(task, now=0.859, lengths=lengths).hope_s > 0.859  # 10 tokens take 140 ms
+    assert outlook(task, now=0.861, lengths=lengths).hope_s < 0.861
+
+
+def test_a_long_answer_may_catch_up_where_a_short_one_cannot():
+    lengths = Lengths()
+    for tokens in (3, 40):
+        lengths.observe("test", tokens)
+    task = running(a_task("v", BestEffort(tpot_ms=100), max_tokens=40), [0.0, 0.5])  # 2 tokens; the third was due at 0.2
+    job = outlook(task, now=0.6, lengths=lengths)
+    assert job.latest_s < 0.6 < job.hope_s
+
+
+# ---- what is learnt
+
+
+def test_lengths_are_learnt_by_kind_and_depend_on_how_far_the_answer_is():
+    lengths = Lengths()
+    for tokens in (10, 20, 60):
+        lengths.observe("chat", tokens)
+    assert lengths.expected("chat", 0, 100)[0] == pytest.approx(30)
+    assert lengths.expected("chat", 10, 100)[0] == pytest.approx(40)
+    assert lengths.expected("chat", 10, 30)[0] == 30  # its own max_tokens
+    assert lengths.expected("chat", 60, 100)[0] == 61  # longer than any seen: at least one more
+    assert lengths.expected("other", 0, 100)[0] == pytest.approx(62.5)  # unknown: a quarter, half, three quarters or all of max_tokens
+
+
+def test_load_is_the_rate_of_what_arrives_and_is_forgotten():
+    load = Load()
+    for second in range(200):
+        load.observe(float(second), 10, 0.030, 0.5, 0.4)
+    traffic = load.traffic(200.0)
+    assert traffic.rate == pytest.approx(10, rel=0.03)
+    assert traffic.fastest == pytest.approx(20)
+    assert traffic.prompt_share == pytest.approx(0.030, rel=0.03)
+    assert load.traffic(200.0 + 10 * MEMORY_S).rate < 0.01
+
+
+# ---- who takes part
+
+
+def test_where_a_row_costs_a_step_real_time_runs_alone():
+    tasks = [a_task("chat", VOICE, order=1), a_task("control", CONTROL, order=2), a_task("log", BestEffort(), order=3)]
+    matrix = Slack().plan(tasks, 0.0, PAPER, LIMITS)  # worth per second: 1 / 14 > (1 + 0.5) / 27 > (1 + 0.5 + 0.1) / 38
+    assert {tuple(ids(matrix, j)) for j in range(len(matrix))} == {("control",)}
+
+
+def test_where_a_row_costs_nothing_all_run_together():
+    tasks = [a_task("chat", VOICE, order=1), a_task("control", CONTROL, order=2), a_task("log", BestEffort(), order=3)]
+    assert ids(Slack().plan(tasks, 0.0, FLAT, LIMITS)) == ["control", "chat", "log"]
+
+
+def test_a_step_is_filled_to_the_next_sweet_spot():
+    tasks = [a_task("control", CONTROL, order=1)] + [a_task(f"log {i}", BestEffort(), order=i + 2) for i in range(4)]
+    assert len(ids(Slack().plan(tasks, 0.0, SAW_TOOTH, LIMITS))) == 4
+
+
+def test_width_is_the_most_worth_per_second():
+    assert best_width([1.0, 0.9], PAPER, LIMITS) == 1  # 1 / 14 = 0.0714 > 1.9 / 27 = 0.0704
+    assert best_width([0.5] * 4, PAPER, LIMITS) == 4  # 0.5 / 14 < 1 / 27 < 1.5 / 38 < 2 / 50
+
+
+def test_of_real_time_tasks_the_one_due_first_comes_first():
+    tasks = [a_task("late", CONTROL, order=1, arrival_s=0.0), a_task("early", RealTime(deadline_s=0.5), order=2, arrival_s=0.1)]
+    assert ids(Slack().plan(tasks, 0.1, PAPER, LIMITS)) == ["early"]
+
+
+def test_free_rows_wait_when_a_real_time_task_has_no_slack_for_them():
+    latency = LatencyModel("cheap second row", (0.010, 0.014))
+    policy = taught(Slack(), test=10)
+    lax = running(a_task("control", RealTime(deadline_s=1.0), max_tokens=10), [0.01])
+    chat = running(a_task("chat", BestEffort(tpot_ms=200), max_tokens=10, order=1), [0.01])
+    assert ids(policy.plan([lax, chat], 0.1, latency, LIMITS)) == ["control", "chat"]
+    tight = running(a_task("control", RealTime(deadline_s=0.192), max_tokens=10), [0.01])  # nine tokens take 90 ms: 2 ms of slack
+    assert ids(policy.plan([tight, chat], 0.1, latency, LIMITS)) == ["control"]
+
+
+def test_slack_is_followed_through_the_columns():
+    latency = LatencyModel("cheap second row", (0.010, 0.014))
+    policy = taught(Slack(), test=10)
+    control = running(a_task("control", RealTime(deadline_s=0.201), max_tokens=10), [0.01])  # 11 ms of slack: two steps of 4 ms more
+    chat = running(a_task("chat", BestEffort(tpot_ms=200), max_tokens=10, order=1), [0.01])
+    matrix = policy.plan([control, chat], 0.1, latency, LIMITS)
+    assert [len(column) for column in matrix] == [2, 2, 1, 1, 1, 1]
+
+
+def test_promises_are_made_while_they_fit_cheapest_first():
+    # Four chats of 10 tokens/s beside real-time goals of 20 tokens/s, at most 12.5 of them for one goal: at a mean width of w rows a
+    # token takes l(w) / w. With three chats w = 50 / 12.5 = 4: 50 * 12.5 = 625 ms a second; with four w = 4.8: 60 * 12.36 = 742 ms.
+    lengths = Lengths()
+    lengths.observe("test", 100)
+    chats = [outlook(a_task(f"{i}", BestEffort(tpot_ms=100), max_tokens=100, order=i), lengths=lengths) for i in range(6)]
+    for chat in chats:
+        chat.end_s = 10.0
+    traffic = Traffic(rate=20.0, fastest=12.5, prompt_share=0.0, variance=0.0)
+    assert len(select(chats, traffic, 0.0, PAPER, LIMITS)) == 6  # 80 tokens/s of 11.9 ms (w = 6.4: 83 ms for 7) = 0.95
+    busy = Traffic(rate=40.0, fastest=12.5, prompt_share=0.0, variance=0.0)
+    assert len(select(chats, busy, 0.0, PAPER, LIMITS)) == 4  # 80 tokens/s again
+    unsure = Traffic(rate=40.0, fastest=12.5, prompt_share=0.0, variance=800.0)  # deviation of 9 tokens/s over 10 s: 1.5 of it is 0.16
+    assert len(select(chats, unsure, 0.0, PAPER, LIMITS)) == 2
+    short = outlook(a_task("short", BestEffort(tpot_ms=100), max_tokens=50, order=9))
+    short.end_s = 5.0
+    assert select([*chats, short], unsure, 0.0, PAPER, LIMITS)[0] is short
+
+
+def test_a_hopeless_task_steps_back_but_is_served_when_nobody_else_is_there():
+    late = running(a_task("late", VOICE, order=1, max_tokens=100), [0.5, 40.0])
+    chat = a_task("chat", VOICE, order=2, arrival_s=40.0)
+    matrix = taught(Slack(), test=20).plan([late, chat], 40.1, PAPER, LIMITS)
+    assert matrix.rows == ("chat",)
+    assert Slack().plan([late], 40.1, PAPER, LIMITS).rows == ("late",)
+
+
+def test_a_hopeless_task_that_asked_for_it_is_ended():
+    bench = Bench("slack")
+    bench.submit(a_goal("late", BestEffort(ttft_ms=10, on_miss=OnMiss.ABORT)))
+    bench.drain()
+    assert bench.end("late").error_code is ErrorCode.SLO_MISSED
+
+
+# ---- prompts
+
+
+def test_a_long_prompt_is_cut_to_what_a_running_real_time_task_can_wait():
+    policy = taught(Slack(), test=10)
+    control = running(a_task("control", RealTime(deadline_s=0.260), max_tokens=10), [0.01])  # nine tokens take 90 ms: 70 ms of slack
+    chat = a_task("chat", RealTime(ttft_ms=2000), prompt_tokens=500, order=1)
+    matrix = policy.plan([control, chat], 0.1, LatencyModel("flat rows", (0.010, 0.010), prompt_token_s=0.001), LIMITS)
+    spent_s = sum(0.010 + 0.001 * sum(cell.prompt_tokens for cell in column) for column in matrix)
+    control_tokens = sum(cell.goal_id == "control" for column in matrix for cell in column)
+    assert 0 < sum(cell.prompt_tokens for column in matrix for cell in column) <= 70
+    assert 0.1 + spent_s + (9 - control_tokens) * 0.010 <= 0.260 + 1e-9
+
+
+def test_a_prompt_alone_is_cut_to_what_real_time_goals_like_those_before_could_wait():
+    policy = Slack()
+    past = a_task("past", RealTime(ttft_ms=220), prompt_tokens=10, order=1)  # 10 + 10 ms of work: 200 ms of slack
+    policy.plan([past], 0.0, PER_TOKEN, LIMITS)
+    past.token_times_s.append(0.02)
+    policy.ended(past, completed=True)
+    (cell,) = policy.plan([a_task("chat", VOICE, prompt_tokens=500, order=2)], 0.1, PER_TOKEN, LIMITS).columns[0]
+    assert 80 <= cell.prompt_tokens <= 91  # half of 200 ms, less the row's 10; the memory of it has hardly faded
+
+
+def test_a_prompt_of_flat_cost_is_never_cut():
+    latency = LatencyModel("flat prompts", (0.010, 0.010), chunk_s=0.030)
+    matrix = Slack().plan([a_task("chat", VOICE, prompt_tokens=500)], 0.0, latency, LIMITS)
+    assert matrix.columns[0][0].prompt_tokens == 500
+
+
+# ---- starvation
+
+
+def test_a_task_without_bounds_ends_although_real_time_goals_take_all_the_time():
+    """The bound: with w seconds of work in its own steps, and no older one waiting, it ends within w / SPARE_SHARE."""
+    bench = Bench("slack", lengths={"log": TrueLengths(1, 10)})
+    bench.submit(a_goal("log", BestEffort(), max_tokens=10))
+    work_s, sent = 10 * 0.014, 0
+    while not bench.ends or all(end.goal_id != "log" for end in bench.ends):
+        while sent * 0.020 <= bench.clock.now():  # a new goal of ten tokens every 20 ms: ten times what fits
+            bench.submit(a_goal(f"c{sent}", CONTROL, max_tokens=10, submitted_s=bench.clock.now()))
+            sent += 1
+        bench.turn()
+        assert bench.clock.now() < 60.0, "it starves"
+    assert 1.0 < bench.clock.now() <= work_s / SPARE_SHARE + 1.0  # + a plan's horizon, + the step for which it waits
+    assert sum(end.report.attained for end in bench.ends) > 30
+
+
+# ---- how good it is
+
+
+def test_it_attains_nearly_what_any_schedule_could():
+    instances = [random_instance(seed) for seed in range(30)]
+    shares = [attained(instance, Slack()) / max(1, most_attained(instance)) for instance in instances if most_attained(instance)]
+    assert sum(shares) / len(shares) >= 0.95
+    assert max(shares) <= 1.0
+
+
+def test_infinite_slack_is_no_number_to_sort_by():
+    assert outlook(a_task("log", BestEffort())).due_s == math.inf

@@ -1,0 +1,166 @@
+"""What holds for every policy, or for every plan of the default one, whatever happens."""
+
+import random
+
+import pytest
+from builders import Bench, a_goal, a_task
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slice_ros.engines.simulated import Lengths
+from slice_ros.events import Finished, Progress
+from slice_ros.goal import ErrorCode
+from slice_ros.latency import LatencyModel
+from slice_ros.policies import POLICIES, Limits, make_policy
+from slice_ros.slo import BestEffort, OnMiss, RealTime, ServiceClass, Slo
+
+SEQUENCES = 10_000
+NOW_S = 100.0
+
+
+def a_latency(rng):
+    table = tuple(rng.uniform(0.001, 0.1) for _ in range(rng.randint(1, 20)))
+    return LatencyModel("random", table, rng.choice((0.0, 0.03)), rng.choice((0.0, 0.0005, 0.005)), rng.choice((0.0, 1e-6)))
+
+
+def an_slo(rng):
+    ttft_s, tpot_s, deadline_s = (rng.choice((None, rng.uniform(0.01, 5.0))) for _ in range(3))
+    if ttft_s is not None and deadline_s is not None:
+        ttft_s = min(ttft_s, deadline_s)
+    is_bounded = not ttft_s is tpot_s is deadline_s is None
+    service_class = rng.choice(list(ServiceClass)) if is_bounded else ServiceClass.BEST_EFFORT
+    return Slo(service_class, ttft_s, tpot_s, deadline_s, rng.choice((None, rng.uniform(0.1, 100.0))))
+
+
+def tasks_in_hand(rng, count):
+    tasks = []
+    for order in range(1, count + 1):
+        arrival_s = NOW_S - rng.uniform(0.0, 3.0)
+        task = a_task(f"{order}", an_slo(rng), order=order, max_tokens=rng.randint(2, 50), arrival_s=arrival_s)
+        task.prompt_tokens = task.prompt_left = rng.randint(1, 300)
+        if rng.random() < 0.5:
+            task.prompt_left = rng.choice((0, 0, 5))  # 5: it was evicted, and has to compute its prompt again
+            task.token_times_s = [arrival_s + 0.01 * k for k in range(rng.randint(1, task.max_tokens - 1))]
+        tasks.append(task)
+    return tasks
+
+
+@st.composite
+def situations(draw):
+    """What a policy plans for: tasks, a latency model, limits."""
+    rng = random.Random(draw(st.integers(0, 1 << 32)))
+    limits = Limits(rng.randint(1, 20), rng.choice((1, 7, 64, 512)))
+    return tasks_in_hand(rng, draw(st.integers(1, 24))), a_latency(rng), limits
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@settings(max_examples=100, deadline=None)
+@given(situation=situations())
+def test_every_matrix_can_be_carried_out(policy, situation):
+    tasks, latency, limits = situation
+    matrix = make_policy(policy).plan(tasks, NOW_S, latency, limits)
+    left = {task.goal_id: task.prompt_left for task in tasks}
+    assert len(matrix) >= 1
+    assert set(matrix.rows) <= set(left)
+    for column in matrix:
+        assert 1 <= len(column) <= limits.max_batch
+        assert len({cell.goal_id for cell in column}) == len(column)
+        if policy == "slack":  # the others leave it to the scheduler to cut prompts
+            assert sum(max(1, cell.prompt_tokens) for cell in column) <= limits.max_step_tokens
+            for cell in column:
+                assert (cell.prompt_tokens > 0) == (left[cell.goal_id] > 0), "a prompt first, then decodes"
+                assert cell.prompt_tokens <= left[cell.goal_id]
+                left[cell.goal_id] -= cell.prompt_tokens
+
+
+@settings(max_examples=300, deadline=None)
+@given(situation=situations())
+def test_a_row_of_less_urgency_makes_no_real_time_row_late(situation):
+    """In the first column, best-effort rows either fit the slack of every real-time row, or make the step no longer."""
+    tasks, latency, limits = situation
+    policy = make_policy("slack")
+    first = policy.plan(tasks, NOW_S, latency, limits).columns[0]
+    by_id = {task.goal_id: task for task in tasks}
+
+    def slack_s(task):  # of a decoding task under its deadline alone, however short its answer is
+        return task.due_end_s - NOW_S - latency.step_s(1, kv_tokens=task.kv_tokens)
+
+    decoding = [c for c in first if by_id[c.goal_id].is_real_time and not c.prompt_tokens and slack_s(by_id[c.goal_id]) >= 0]
+    ahead = [c for c in first if by_id[c.goal_id].is_real_time]
+    if not decoding or len(ahead) == len(first) or ahead != list(first[: len(ahead)]) or any(c.prompt_tokens for c in first):
+        return
+    kv = {cell: by_id[cell.goal_id].kv_tokens for cell in first}
+    with_all_s = latency.column_s(first, sum(kv.values()))
+    without_s = max(latency.column_s(first[:n], sum(kv[c] for c in first[:n])) for n in range(len(ahead), len(first)))
+    assert with_all_s <= without_s + 1e-9 or all(NOW_S + with_all_s <= by_id[cell.goal_id].due_end_s + 1e-9 for cell in decoding)
+
+
+@settings(max_examples=200, deadline=None)
+@given(situation=situations())
+def test_no_selected_task_is_without_a_column(situation):
+    tasks, latency, limits = situation
+    selected = make_policy("slice").select(tasks, latency, limits)
+    assert {task.goal_id for task, _ in selected} == set(make_policy("slice").plan(tasks, NOW_S, latency, limits).rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    policy=st.sampled_from(sorted(POLICIES)),
+    lengths=st.lists(st.integers(1, 12), min_size=2, max_size=6),
+    victim=st.integers(0, 5),
+    after=st.integers(0, 30),
+)
+def test_canceling_a_goal_leaves_the_tokens_of_the_others_as_they_are(policy, lengths, victim, after):
+    slos = [RealTime(deadline_s=0.3), BestEffort(ttft_ms=200, tpot_ms=50), BestEffort()]
+
+    def tokens(*, cancel):
+        bench = Bench(policy, lengths={f"{i}": Lengths(1, n) for i, n in enumerate(lengths)})
+        bench.submit(*(a_goal(f"{i}", slos[i % 3], max_tokens=12) for i in range(len(lengths))))
+        bench.turn(after)
+        if cancel:
+            bench.scheduler.cancel(f"{victim}")
+        bench.drain()
+        return {
+            f"{i}": [event.text for event in bench.events if isinstance(event, Progress) and event.goal_id == f"{i}"]
+            for i in range(len(lengths))
+            if i != victim
+        }
+
+    assert tokens(cancel=True) == tokens(cancel=False)
+
+
+def test_random_events_leave_no_goal_behind():
+    """Submissions, chains, cancels, checks, changes of policy, steps, in any order: every goal ends exactly once."""
+    rng = random.Random(0)
+    slos = [
+        RealTime(deadline_s=0.2),
+        RealTime(ttft_ms=50, on_miss=OnMiss.ABORT),
+        BestEffort(tpot_ms=20),
+        BestEffort(),
+        BestEffort(ttft_ms=40, deadline_s=0.1, on_miss=OnMiss.ABORT),
+    ]
+    for sequence in range(SEQUENCES):
+        bench = Bench(rng.choice(sorted(POLICIES)), max_sequences=rng.choice((2, 16)), context_tokens=rng.choice((16, 1000)))
+        sent = 0
+        for _ in range(rng.randint(1, 8)):
+            match rng.randrange(6):
+                case 0 | 1:
+                    names = (f"{rng.randrange(-1, sent + 1)}",) if rng.random() < 0.3 else ()
+                    tokens = rng.randint(1, 4)
+                    goal = a_goal(f"{sent}", rng.choice(slos), max_tokens=tokens, prompt_tokens=rng.randint(1, 4), after=names,
+                                  submitted_s=bench.clock.now(), chain_deadline_s=rng.choice((None, 0.1)))  # fmt: skip
+                    bench.submit(goal)
+                    sent += 1
+                case 2:
+                    bench.scheduler.cancel(f"{rng.randrange(sent + 1)}")
+                case 3:
+                    bench.scheduler.set_policy(make_policy(rng.choice(sorted(POLICIES))))
+                case 4:
+                    bench.scheduler.check("q", a_goal("q", rng.choice(slos)), 3)
+                case _:
+                    bench.turn(rng.randint(1, 3))
+        bench.drain()
+        ends = [event.goal_id for event in bench.events if isinstance(event, Finished)]
+        assert sorted(ends) == sorted(f"{i}" for i in range(sent)), f"sequence {sequence}"
+        assert not bench.scheduler.tasks
+        assert all(event.error_code is not ErrorCode.INTERNAL for event in bench.ends)
