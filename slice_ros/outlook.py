@@ -59,7 +59,7 @@ class Outlook:
     @classmethod
     def bare(cls, task: Task, latency: LatencyModel) -> Outlook:
         """Of a task that no bound matters for."""
-        return cls(task, task.tokens, task.prompt_left, None, latency.step_s(1), kv_tokens=task.kv_tokens)
+        return cls(task, task.tokens, task.prompt_left, None, latency.step_s(1), kv_tokens=task.kv_tokens, is_real_time=task.is_real_time)
 
     @classmethod
     def of(cls, task: Task, now: float, latency: LatencyModel, lengths: Lengths) -> Outlook:

@@ -257,6 +257,12 @@ def test_a_task_without_bounds_ends_although_real_time_goals_take_all_the_time()
     assert sum(end.report.attained for end in bench.ends) > 30
 
 
+def test_a_real_time_goal_that_is_late_is_not_last_of_all():
+    late = running(a_task("late", RealTime(deadline_s=1.0), order=9), [0.5])
+    old = running(a_task("old", BestEffort(ttft_ms=100), order=1), [0.6])
+    assert Slack().plan([old, late], 2.0, PAPER, Limits(max_batch=1)).rows == ("late",)
+
+
 # ---- how good it is
 
 

@@ -13,6 +13,7 @@ from slice_ros.load import Traffic
 from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.outlook import Outlook
 from slice_ros.policies.base import Limits
+from slice_ros.slo import ServiceClass
 from slice_ros.task import Task
 
 COLUMNS = 6
@@ -32,13 +33,13 @@ REACTION = 0.5
 SHORTEST_CHUNK = 16
 """Prompts are not cut to pieces shorter than this, in tokens."""
 SPARE_SHARE = 0.02
-"""Share of the time that goes to the oldest task that nothing was promised to."""
+"""Share of the time that goes to the oldest task that nothing was promised to, of each class."""
 
 
 class Slack:
     """Real-time tasks first, by due time; of the best-effort ones those whose SLO can be kept beside them; the others in spare time.
 
-    Its state is what it has learnt (answer lengths by kind, real-time traffic) and the time it owes to the oldest spare task.
+    Its state is what it has learnt (answer lengths by kind, real-time traffic) and the time it owes to the oldest spare tasks.
     """
 
     name = "slack"
@@ -47,17 +48,16 @@ class Slack:
         self._experience = Experience()
         self._latest_order = 0
         self._lost: set[str] = set()
-        self._owed_s = 0.0
-        self._owed_at_s = math.inf
+        self._debts = (_Debt(ServiceClass.REAL_TIME), _Debt(ServiceClass.BEST_EFFORT))
 
     def plan(self, tasks: Sequence[Task], now: float, latency: LatencyModel, limits: Limits) -> MaskMatrix:
         self._learn_arrivals(tasks, latency)
         traffic = self._experience.load.traffic(now)
         promised, spare = self._divide(tasks, traffic, now, latency, limits)
-        owed = self._oldest_if_owed(spare, now, latency)
+        owed = [job for debt in self._debts if (job := debt.creditor(spare, now, latency))]
         columns = build_columns(promised, spare[: limits.max_batch], owed, traffic.slack_s * REACTION, now, latency, limits)
-        if owed is not None:
-            self._owed_s -= sum(latency.column_s((cell,)) for cell in columns[0] if cell.goal_id == owed.task.goal_id)
+        for debt in self._debts:
+            debt.pay(columns[0], latency)
         return MaskMatrix(columns)
 
     def ended(self, task: Task, *, completed: bool) -> None:
@@ -96,17 +96,39 @@ class Slack:
         promised += select(candidates, traffic, now, latency, limits)
         for job in promised:
             job.is_promised = True
-        return promised, [*unbounded, *(job for job in candidates if not job.is_promised), *hopeless]
+        return promised, [
+            *unbounded,
+            *(job for job in candidates if not job.is_promised),
+            *sorted(hopeless, key=lambda job: not job.is_real_time),
+        ]
 
-    def _oldest_if_owed(self, spare: Sequence[Outlook], now: float, latency: LatencyModel) -> Outlook | None:
-        """The oldest spare task, if the time owed to it has come to the length of a step."""
-        since_s, self._owed_at_s = self._owed_at_s, now
-        if not spare:
+
+class _Debt:
+    """Time owed to the spare tasks of one class: ``SPARE_SHARE`` of the time that passes while there are any, paid to the oldest."""
+
+    def __init__(self, service_class: ServiceClass) -> None:
+        self._service_class = service_class
+        self._owed_s = 0.0
+        self._at_s = math.inf
+        self._creditor: Outlook | None = None
+
+    def creditor(self, spare: Sequence[Outlook], now: float, latency: LatencyModel) -> Outlook | None:
+        """The oldest, once it is owed the time of a step."""
+        since_s, self._at_s, self._creditor = self._at_s, now, None
+        tasks = [job for job in spare if job.task.slo.service_class is self._service_class]
+        if not tasks:
             self._owed_s = 0.0
             return None
-        oldest = min(spare, key=lambda job: job.task.order)
+        oldest = min(tasks, key=lambda job: job.task.order)
         self._owed_s += SPARE_SHARE * max(0.0, now - max(since_s, oldest.task.arrival_s))
-        return oldest if self._owed_s >= latency.step_s(1) else None
+        if self._owed_s >= latency.step_s(1):
+            self._creditor = oldest
+        return self._creditor
+
+    def pay(self, column: Column, latency: LatencyModel) -> None:
+        """Take what the creditor got in this step off the debt."""
+        if self._creditor is not None:
+            self._owed_s -= sum(latency.column_s((cell,)) for cell in column if cell.goal_id == self._creditor.task.goal_id)
 
 
 def select(jobs: Sequence[Outlook], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits) -> list[Outlook]:
@@ -209,7 +231,7 @@ class _Even(NamedTuple):
 def build_columns(
     promised: list[Outlook],
     spare: Sequence[Outlook],
-    owed: Outlook | None,
+    owed: Sequence[Outlook],
     longest_s: float,
     now: float,
     latency: LatencyModel,
@@ -222,8 +244,8 @@ def build_columns(
     at_s = now
     while len(columns) < COLUMNS and at_s <= now + HORIZON_S:
         rows = choose_rows(chain(promised, spare), at_s, longest_s, row_s, latency, limits)
-        if owed is not None and not columns:
-            rows = _with_row(rows, owed, at_s, longest_s, latency, limits)
+        for job in owed if not columns else ():
+            rows = _with_row(rows, job, at_s, longest_s, latency, limits)
         column = tuple([Cell(job.task.goal_id, chunk) for job, chunk in rows])
         at_s += latency.column_s(column, sum([job.kv_tokens for job, _ in rows]))
         for job, chunk in rows:
