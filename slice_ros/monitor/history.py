@@ -75,7 +75,7 @@ class History:
         self._add_mask(status.mask)
 
     def mask(self) -> MaskView:
-        """The latest steps taken, then those planned; goals in hand first, in the server's order."""
+        """The latest steps taken, then those planned. Goals that take part in one come first, then those that wait."""
         if self.status is None:
             return MaskView((), 0, 0)
         mask = self.status.mask
@@ -87,6 +87,7 @@ class History:
             Row(goal_id, self._labels.get(goal_id, ""), slack_ms.get(goal_id, math.nan), [column.get(goal_id, 0) for column in columns])
             for goal_id in shown
         ]
+        rows.sort(key=lambda row: not any(row.cells))
         return MaskView(rows, len(self._past), len(columns))
 
     def _recent_attainment(self, figures: Any) -> float:

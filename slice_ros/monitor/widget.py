@@ -167,10 +167,12 @@ class Chart(QtWidgets.QWidget):  # type: ignore[misc]
         text = self.palette().color(QtGui.QPalette.ColorRole.WindowText)
         faint = QtGui.QColor(text)
         faint.setAlpha(50)
-        area = QtCore.QRectF(self.rect()).adjusted(52, 26, -10, -40)
+        metrics = painter.fontMetrics()
+        line, left = metrics.height(), metrics.horizontalAdvance("1000 ms") + 6
+        area = QtCore.QRectF(self.rect()).adjusted(left, line + 8, -10, -2 * line - 8)
         painter.fillRect(area, self.palette().color(QtGui.QPalette.ColorRole.Base))
         painter.setPen(text)
-        painter.drawText(QtCore.QRectF(0, 0, self.width(), 24), int(Qt.AlignmentFlag.AlignCenter), self._title)
+        painter.drawText(QtCore.QRectF(0, 0, self.width(), line + 4), int(Qt.AlignmentFlag.AlignCenter), self._title)
 
         top = self._top or _nice(max((v for _, curve, _ in curves for _, v in curve.points if not math.isnan(v)), default=1.0))
         for share in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -179,11 +181,12 @@ class Chart(QtWidgets.QWidget):  # type: ignore[misc]
             painter.drawLine(QtCore.QPointF(area.left(), y), QtCore.QPointF(area.right(), y))
             painter.setPen(text)
             shown = f"{share * top * 100:.0f} %" if self._unit == "%" else f"{share * top:g}{self._unit}"
-            painter.drawText(QtCore.QRectF(0, y - 9, 48, 18), int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter), shown)
+            box = QtCore.QRectF(0, y - line / 2, left - 4, line)
+            painter.drawText(box, int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter), shown)
         for ago_s in (0, 30, 60, 90, 120):
             x = area.right() - ago_s / SPAN_S * area.width()
             shown = f"-{ago_s} s" if ago_s else "now"
-            box = QtCore.QRectF(min(x - 30, self.width() - 62), area.bottom() + 2, 60, 16)
+            box = QtCore.QRectF(min(x - 40, self.width() - 82), area.bottom() + 2, 80, line)
             painter.drawText(box, int(Qt.AlignmentFlag.AlignCenter if ago_s else Qt.AlignmentFlag.AlignRight), shown)
 
         now_s = max((curve.points[-1][0] for _, curve, _ in curves if curve.points), default=0.0)
@@ -191,10 +194,10 @@ class Chart(QtWidgets.QWidget):  # type: ignore[misc]
         for index, (name, curve, colour) in enumerate(curves):
             painter.setPen(QtGui.QPen(colour, 2.0 + 2.0 * (len(curves) - 1 - index)))  # thinner over thicker: all stay in sight
             self._draw(painter, area, curve, now_s, top)
-            painter.drawLine(QtCore.QPointF(x, self.height() - 10), QtCore.QPointF(x + 14, self.height() - 10))
+            painter.drawLine(QtCore.QPointF(x, self.height() - line / 2), QtCore.QPointF(x + 14, self.height() - line / 2))
             painter.setPen(text)
-            painter.drawText(QtCore.QPointF(x + 18, self.height() - 6), name)
-            x += 34 + painter.fontMetrics().boundingRect(name).width()
+            painter.drawText(QtCore.QPointF(x + 18, self.height() - metrics.descent() - 2), name)
+            x += 34 + metrics.horizontalAdvance(name)
         painter.end()
 
     @staticmethod
@@ -226,8 +229,10 @@ class MaskPanel(QtWidgets.QWidget):  # type: ignore[misc]
         text = self.palette().color(QtGui.QPalette.ColorRole.WindowText)
         painter.setPen(text)
         title = "decode mask: a row a goal, a column a step; full: a token, hatched: prompt, pale: planned"
-        painter.drawText(QtCore.QRectF(0, 0, self.width(), 24), int(Qt.AlignmentFlag.AlignCenter), title)
-        area = QtCore.QRectF(self.rect()).adjusted(112, 26, -10, -10)
+        metrics = painter.fontMetrics()
+        line, left = metrics.height(), metrics.horizontalAdvance("m" * 11) + 8
+        painter.drawText(QtCore.QRectF(0, 0, self.width(), line + 4), int(Qt.AlignmentFlag.AlignCenter), title)
+        area = QtCore.QRectF(self.rect()).adjusted(left, line + 8, -10, -10)
         painter.fillRect(area, self.palette().color(QtGui.QPalette.ColorRole.Base))
         if not view.rows:
             painter.drawText(area, int(Qt.AlignmentFlag.AlignCenter), "idle")
@@ -240,12 +245,12 @@ class MaskPanel(QtWidgets.QWidget):  # type: ignore[misc]
             colour = self._monitor.colour_of(row.label)
             y = area.top() + index * height
             painter.setPen(colour)
-            name = QtCore.QRectF(0, y, 108, height)
+            name = QtCore.QRectF(0, y, left - 4, height)
             painter.drawText(name, int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter), f"{row.label[:9]} {row.goal_id[:6]}")
             for column, cell in enumerate(row.cells):
                 if cell:
-                    left, right = (round(area.left() + edge * width) for edge in (column, column + 1))  # whole pixels: equal gaps
-                    box = QtCore.QRectF(left, y + 1.0, max(right - left - (width >= 3.0), 1), height - 2.0)
+                    begin, end = (round(area.left() + edge * width) for edge in (column, column + 1))  # whole pixels: equal gaps
+                    box = QtCore.QRectF(begin, y + 1.0, max(end - begin - (width >= 3.0), 1), height - 2.0)
                     painter.fillRect(box, _brush(colour, is_decode=cell == DECODE, planned=column >= view.cursor))
         painter.setPen(QtGui.QPen(text, 1.0, Qt.PenStyle.DashLine))
         x = area.left() + view.cursor * width
