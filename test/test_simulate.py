@@ -36,6 +36,7 @@ def published_rows():
         return list(pool.map(_run, cases, chunksize=4))
 
 
+@pytest.mark.timeout(600)  # 15 s on a quiet machine with two cores
 @pytest.mark.parametrize(("policy", "rate_hz"), PUBLISHED)
 def test_baselines_attain_what_was_measured_of_the_published_algorithms(published_rows, policy, rate_hz):
     rows = [row for row in published_rows if (row.policy, row.rate_hz) == (policy, rate_hz)]
@@ -78,4 +79,4 @@ def test_attainment_counts_what_was_submitted():
 def test_minutes_of_traffic_take_seconds():
     began = time.perf_counter()
     simulate(ROBOT_MIX.traffic(2.0, 300.0, seed=0), make_policy("orca"), FLAT.latency)
-    assert time.perf_counter() - began < 30.0  # under 1 s on a quiet machine
+    assert time.perf_counter() - began < 30.0  # 1 s on a quiet machine
