@@ -205,7 +205,7 @@ def fill_status(status: Any, snapshot: Snapshot) -> Any:
         goals=list(mask.goal_ids),
         labels=list(mask.kinds),
         service_classes=[int(real_time) for real_time in mask.real_time],
-        slack_ms=[math.nan if math.isinf(slack) else slack * 1e3 for slack in mask.slack_s],
+        slack_ms=[slack * 1e3 for slack in mask.slack_s],
         columns=mask.cells.shape[1],
         cursor=mask.cursor,
         cells=mask.cells.ravel().tolist(),

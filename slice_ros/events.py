@@ -37,7 +37,8 @@ class MaskSnapshot:
     """The steps taken since the snapshot before, then those the matrix in force still holds.
 
     Rows of all four sequences and of ``cells`` (int32, shape (rows, columns), values as in ``mask.py``) correspond.
-    ``cursor`` is the next step's column: those before it were taken, the others are planned.
+    Slack is infinite without a bound, NaN for a goal that has ended. ``cursor`` is the next step's column: those before it were taken, the
+    others are planned.
     """
 
     goal_ids: tuple[str, ...]

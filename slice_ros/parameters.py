@@ -112,7 +112,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter(
             "scheduler.admission",
             Admission.ALWAYS.value,
-            "always = every goal runs; strict = a goal ends with INFEASIBLE if its SLO, or that of a real-time goal in hand, could not be met",
+            "always = every goal runs; strict = one ends with INFEASIBLE if its SLO, or that of a real-time goal in hand, could not be met",
             choices=tuple(admission.value for admission in Admission),
             change=Change.LIVE,
         ),

@@ -382,7 +382,7 @@ class Scheduler:
             ids,
             tuple(task.kind for task in rows),
             tuple(task.is_real_time for task in rows),
-            tuple(next_due_s(task) - now if task.goal_id in self._tasks else math.inf for task in rows),
+            tuple(next_due_s(task) - now if task.goal_id in self._tasks else math.nan for task in rows),
             shown.to_array(ids),
             len(past),
         )

@@ -16,7 +16,7 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 def status(time_s: float = 0.0, *, attained: int = 0, ended: int = 0, goals=("aa", "bb"), cells=(3, -1, 0, -1, 0, 0), cursor: int = 1):
     mask = MaskStatus(
         goals=list(goals), labels=["control", "voice"][: len(goals)], service_classes=[1, 0][: len(goals)],
-        slack_ms=[120.0, math.nan][: len(goals)], columns=len(cells) // max(len(goals), 1), cursor=cursor, cells=list(cells),
+        slack_ms=[120.0, math.inf][: len(goals)], columns=len(cells) // max(len(goals), 1), cursor=cursor, cells=list(cells),
     )  # fmt: skip
     message = SloStatus(policy="slice", model="m.gguf", device="d", engine_state="ready", step_ms=20.0, step_predicted_ms=18.0, mask=mask)
     message.stamp.sec, message.stamp.nanosec = int(time_s), int(time_s % 1 * 1e9)

@@ -82,11 +82,11 @@ class Session:
 
 
 def message_dict(message: Any) -> Any:
-    """A message as plain data for JSON; NaN becomes ``None``."""
+    """A message as plain data for JSON; NaN and infinite become ``None``."""
     if hasattr(message, "get_fields_and_field_types"):
         return {name: message_dict(getattr(message, name)) for name in message.get_fields_and_field_types()}
     if isinstance(message, float):
-        return None if math.isnan(message) else message
+        return message if math.isfinite(message) else None
     if isinstance(message, str | bool | int):
         return message
     if isinstance(message, bytes):

@@ -34,6 +34,8 @@ def draw_figures(status: Any) -> RenderableType:
         for name in ("goal", "class", "slack"):
             goals.add_column(name, justify="right" if name == "slack" else "left")
         for goal_id, label, slack_ms in zip(status.mask.goals, status.mask.labels, status.mask.slack_ms, strict=True):
+            if math.isnan(slack_ms):
+                continue  # it has ended
             goals.add_row(goal_id, Text(label, style=colours.get(label, "")), _number(slack_ms, " ms"))
         parts.append(goals)
     return Group(*parts)
@@ -96,4 +98,4 @@ def _mask_panel(mask: Any, colours: dict[str, str]) -> Panel:
 
 
 def _number(value: float, unit: str) -> str:
-    return "-" if math.isnan(value) else f"{value:.0f}{unit}"
+    return f"{value:.0f}{unit}" if math.isfinite(value) else "-"

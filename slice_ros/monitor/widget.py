@@ -186,8 +186,9 @@ class Chart(QtWidgets.QWidget):  # type: ignore[misc]
         for ago_s in (0, 30, 60, 90, 120):
             x = area.right() - ago_s / SPAN_S * area.width()
             shown = f"-{ago_s} s" if ago_s else "now"
-            box = QtCore.QRectF(min(x - 40, self.width() - 82), area.bottom() + 2, 80, line)
-            painter.drawText(box, int(Qt.AlignmentFlag.AlignCenter if ago_s else Qt.AlignmentFlag.AlignRight), shown)
+            box = QtCore.QRectF(max(area.left(), min(x - 40, self.width() - 82)), area.bottom() + 2, 80, line)
+            sides = {0: Qt.AlignmentFlag.AlignRight, int(SPAN_S): Qt.AlignmentFlag.AlignLeft}
+            painter.drawText(box, int(sides.get(ago_s, Qt.AlignmentFlag.AlignCenter)), shown)
 
         now_s = max((curve.points[-1][0] for _, curve, _ in curves if curve.points), default=0.0)
         x = area.left()
@@ -273,13 +274,11 @@ class GoalTable(QtWidgets.QTableWidget):  # type: ignore[misc]
 
     def show_status(self, status: Any, colour_of: Callable[[str], Any]) -> None:
         mask = status.mask
-        goals = sorted(
-            zip(mask.slack_ms, mask.labels, mask.goals, mask.service_classes, strict=True),
-            key=lambda goal: math.inf if math.isnan(goal[0]) else goal[0],
-        )
+        rows = zip(mask.slack_ms, mask.labels, mask.goals, mask.service_classes, strict=True)
+        goals = sorted(row for row in rows if not math.isnan(row[0]))  # those of NaN have ended
         self.setRowCount(len(goals))
         for index, (slack_ms, label, goal_id, service_class) in enumerate(goals):
-            slack = "no bound" if math.isnan(slack_ms) else f"{slack_ms:.0f} ms"
+            slack = "no bound" if math.isinf(slack_ms) else f"{slack_ms:.0f} ms"
             for column, text in enumerate((label, goal_id[:12], "real-time" if service_class else "best effort", slack)):
                 item = QtWidgets.QTableWidgetItem(text)
                 if column == 0:
