@@ -2,11 +2,16 @@
 # make test     set everything up in .venv, then run the tests
 # make lint     ruff, mypy --strict
 # make install  set everything up in .venv
+# make train    train the default model, with PyTorch in an environment of its own; make evaluate asks it for held-out examples
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: install demo test lint clean
+TRAIN_VENV ?= .venv-train
+MODEL := models/robot-q8_0.gguf
+CHECKPOINT := build/robot.pt
+
+.PHONY: install demo test lint train evaluate clean
 install: $(VENV)/.installed
 
 # scripts/install.sh builds llama.cpp with the flags this machine needs.
@@ -25,5 +30,18 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+$(TRAIN_VENV)/.installed: training/requirements.txt
+	$(PYTHON) -m venv $(TRAIN_VENV)
+	$(TRAIN_VENV)/bin/pip install --quiet -r training/requirements.txt
+	touch $@
+
+train: $(TRAIN_VENV)/.installed
+	$(TRAIN_VENV)/bin/python -m training.train --output $(CHECKPOINT) $(TRAIN)
+	$(TRAIN_VENV)/bin/python -m training.export $(CHECKPOINT) --output $(MODEL) --golden test/robot_golden.json
+	$(TRAIN_VENV)/bin/python -m training.export $(CHECKPOINT) --output $(CHECKPOINT:.pt=-f32.gguf) --type f32
+
+evaluate: install
+	$(BIN)/python -m training.evaluate $(MODEL) $(EVALUATE)
+
 clean:
-	rm -rf $(VENV) build install log *.egg-info
+	rm -rf $(VENV) $(TRAIN_VENV) build install log *.egg-info

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -25,6 +26,39 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns).flatten(-2)
 
 
+EMBEDDING_DEVIATION, EMBEDDING_CONSTANT = 0.03, 0.17
+"""All embeddings begin with the same first entry, so that heads have something to look with that does not depend on the token."""
+
+
+@torch.no_grad()
+def _wire(first: Block, second: Block, shape: ModelShape) -> None:
+    """Begin with induction heads, which training would need thousands of steps to find.
+
+    Heads of the first block look one, two, ... tokens back and note what is there; those of the second look for notes that equal their
+    own token, and pass on what stands there: the token that came one, two, ... places after an earlier copy of this one.
+    """
+    length, rest = shape.head_length, shape.embedding_length - 1
+    constant = EMBEDDING_CONSTANT / math.sqrt((EMBEDDING_CONSTANT**2 + rest * EMBEDDING_DEVIATION**2) / shape.embedding_length)
+    notes, places = (torch.linalg.qr(torch.randn(rest, rest))[0] for _ in range(2))
+    fast = shape.rope_freq_base ** (-torch.arange(0, 8, 2) / length)  # what turns by a large angle from token to token
+    slow = (torch.arange(length) >= 12)[:, None]
+    for back in range(1, shape.head_count):
+        head = slice((back - 1) * length, back * length)
+        look = torch.zeros(2, length)
+        look[0, 0:8:2], look[0, 1:8:2], look[1, 0:8:2] = (fast * back).cos(), -(fast * back).sin(), 1.0
+        for weights, direction in zip((first.attn_q.weight, first.attn_k.weight), look, strict=True):
+            weights[head] *= 0.05
+            weights[head, 0] = direction * 6.0 / constant
+        first.attn_v.weight[head, 1:] = notes[:, head].T
+        first.attn_v.weight[head, 0] = 0.0
+        first.attn_output.weight[1:, head] = places[:, head] * 0.07
+        first.attn_output.weight[0, head] = 0.0
+        second.attn_q.weight[head] = first.attn_v.weight[head] * slow * 8.0
+        second.attn_k.weight[head] = first.attn_output.weight[:, head].T * slow / 0.07
+        second.attn_output.weight[:, head] = second.attn_v.weight[head].T * 0.5
+    second.attn_v.weight[:, 0] = 0.0
+
+
 class Block(nn.Module):
     """Attention and feed-forward; the parts are named as GGUF names them."""
 
@@ -45,7 +79,7 @@ class Block(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Heads start by looking for tokens like their own and passing them on, which most answers need (cf. arXiv 2305.09828)."""
+        """Heads begin by looking for tokens like their own and passing them on, which most answers need (cf. arXiv 2305.09828)."""
         for part in (self.attn_k, self.attn_v, self.ffn_gate, self.ffn_up):
             nn.init.normal_(part.weight, std=part.in_features**-0.5)
         heads = (-1, self.head_length)
@@ -72,9 +106,12 @@ class Network(nn.Module):
         self.token_embd = nn.Embedding(shape.vocab_size, shape.embedding_length)
         self.blk = nn.ModuleList(Block(shape) for _ in range(shape.block_count))
         self.output_norm = nn.RMSNorm(shape.embedding_length, NORM_EPSILON)
-        nn.init.normal_(self.token_embd.weight, std=0.03)
+        nn.init.normal_(self.token_embd.weight, std=EMBEDDING_DEVIATION)
+        nn.init.constant_(self.token_embd.weight[:, 0], EMBEDDING_CONSTANT)
         for block in self.blk:
             block.initialise()
+        if shape.block_count > 1 and shape.head_count == shape.head_count_kv:
+            _wire(self.blk[0], self.blk[1], shape)
 
     def forward(self, tokens: Tensor, examples: Tensor, positions: Tensor) -> Tensor:
         """What the last norm makes of each token, shape (batch, length, width).

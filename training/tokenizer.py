@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from slice_ros.models import SPECIAL_TOKENS, byte_letters
@@ -30,22 +30,16 @@ class Tokenizer:
         self._words: dict[str, list[int]] = {}
 
     @classmethod
-    def train(cls, texts: Iterable[str], size: int) -> Tokenizer:
-        """Learn up to ``size`` tokens, special ones included: the pair that is most frequent now becomes a token, again and again."""
-        counts = Counter(word for text in texts for word in _WORD.findall(text))
-        words = [(list(word.encode()), count) for word, count in counts.items()]
+    def train(cls, texts: Iterable[str], size: int, names: Collection[str] = ()) -> Tokenizer:
+        """Learn up to ``size`` tokens, special ones included: the pair that is most frequent now becomes a token, again and again.
+
+        Args:
+            names: each becomes one token, without a space before it, so that to repeat a name is to repeat a token.
+        """
         merges: list[tuple[int, int]] = []
-        while 256 + len(merges) + len(SPECIAL_TOKENS) < size:
-            pairs: Counter[tuple[int, int]] = Counter()
-            for tokens, count in words:
-                for pair in itertools.pairwise(tokens):
-                    pairs[pair] += count
-            if not pairs:
-                break
-            best = max(pairs, key=lambda pair: (pairs[pair], pair))
-            for tokens, _ in words:
-                _merge(tokens, best, 256 + len(merges))
-            merges.append(best)
+        _learn(merges, dict.fromkeys(names, 1), size)
+        counts = Counter(word for text in texts for word in _WORD.findall(text) if word.strip() not in names)
+        _learn(merges, counts, size)
         return cls(merges)
 
     @classmethod
@@ -99,12 +93,29 @@ class Tokenizer:
         if word not in self._words:
             tokens = list(word.encode())
             while len(tokens) > 1:
-                pair = min(itertools.pairwise(tokens), key=lambda pair: self._ranks.get(pair, self.size))
+                pair = min(pairwise(tokens), key=lambda pair: self._ranks.get(pair, self.size))
                 if pair not in self._ranks:
                     break
                 _merge(tokens, pair, self._ranks[pair])
             self._words[word] = tokens
         return self._words[word]
+
+
+def _learn(merges: list[tuple[int, int]], counts: Mapping[str, int], size: int) -> None:
+    """Add merges until each word is one token, or there are ``size`` tokens."""
+    known = Tokenizer(merges)
+    words = [(known.encode(word), count) for word, count in counts.items()]
+    while known.size + len(merges) - len(known.merges) < size:
+        pairs: Counter[tuple[int, int]] = Counter()
+        for tokens, count in words:
+            for pair in pairwise(tokens):
+                pairs[pair] += count
+        if not pairs:
+            return
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        for tokens, _ in words:
+            _merge(tokens, best, 256 + len(merges))
+        merges.append(best)
 
 
 def _merge(tokens: list[int], pair: tuple[int, int], merged: int) -> None:

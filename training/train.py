@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from slice_ros.demo.language import Example
+from slice_ros.demo.language import NAMES, Example
 from slice_ros.models import SPECIAL_TOKENS, ModelShape
 from training.corpus import training_examples
 from training.muon import Muon
@@ -44,27 +44,28 @@ class Recipe:
 
     Args:
         row_tokens: length of a row; several examples share one.
+        copy_steps: in so many steps at the start, ever fewer examples are random tokens to repeat.
         muon_lr: peak learning rate of the blocks' matrices.
         adam_lr: peak learning rate of embedding and norms.
     """
 
     seed: int = 1
-    copy_steps: int = 150
     steps: int = 2000
-    warm_up_steps: int = 100
-    rows: int = 12
-    row_tokens: int = 192
+    copy_steps: int = 60
+    warm_up_steps: int = 60
+    rows: int = 10
+    row_tokens: int = 224
     width: int = 128
     blocks: int = 4
     heads: int = 4
     feed_forward: int = 384
-    muon_lr: float = 1.5e-2
-    adam_lr: float = 4e-3
+    muon_lr: float = 1e-2
+    adam_lr: float = 2e-3
     longest_gradient: float = 1.0
 
     def shape(self, vocab_size: int) -> ModelShape:
         wide, ff, heads = self.width, self.feed_forward, self.heads
-        return ModelShape("slice_ros robot", "llama", vocab_size, wide, self.blocks, heads, heads, ff, CONTEXT_LENGTH, tied=True)
+        return ModelShape("slice_ros robot", "llama", vocab_size, wide, self.blocks, heads, heads, ff, CONTEXT_LENGTH, 1e5, tied=True)
 
     def rate(self, step: int) -> float:
         """The learning rate's share of its peak: up in a line, down in a cosine."""
@@ -84,7 +85,7 @@ def draw(rng: random.Random) -> Iterator[tuple[str, str]]:
 
 def learn_vocabulary(seed: int) -> Tokenizer:
     examples = islice(draw(random.Random(f"vocabulary {seed}")), VOCABULARY_EXAMPLES)
-    return Tokenizer.train((text for example in examples for text in example), MOST_TOKENS)
+    return Tokenizer.train((text for example in examples for text in example), MOST_TOKENS, NAMES)
 
 
 def batches(tokenizer: Tokenizer, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -99,9 +100,8 @@ def batches(tokenizer: Tokenizer, recipe: Recipe) -> Iterator[tuple[Tensor, Tens
     rows: list[list[tuple[int, int, int, int]]] = [[]]
     for number, (question, text) in enumerate(examples, 1):
         prompt, answer = tokenizer.encode(question), [*tokenizer.encode(text), tokenizer.special[END]]
-        if done < recipe.copy_steps and rng.random() < 0.7 * (1 - done / recipe.copy_steps):
-            prompt = rng.choices(range(tokenizer.size), k=rng.randint(8, 50))
-            answer = prompt
+        if done < recipe.copy_steps and rng.random() < 0.4 * (1 - done / recipe.copy_steps):
+            prompt = answer = rng.choices(range(tokenizer.size), k=rng.randint(8, 50))
         tokens, targets = [*prompt, *answer[:-1]], [NO_TARGET] * (len(prompt) - 1) + answer
         if len(rows[-1]) + len(tokens) > recipe.row_tokens:
             if len(rows) == recipe.rows:
@@ -158,16 +158,6 @@ def _gradients(network: Network, count: int, part: Sequence[Tensor]) -> tuple[fl
     return loss.item(), torch.autograd.grad(loss, list(network.parameters()))
 
 
-@torch.no_grad()
-def alike(network: Network, tokenizer: Tokenizer) -> None:
-    """Let words begin as the same with and without a space before them, but for one shared direction."""
-    ids = {piece: token for token, piece in enumerate(tokenizer.pieces)}
-    weights = network.token_embd.weight
-    for piece, token in ids.items():
-        if piece[:1] == b" " and piece[1:] in ids:
-            weights[token] = weights[ids[piece[1:]]] + weights[ids[b" "]]
-
-
 def save(network: Network, tokenizer: Tokenizer, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"shape": asdict(network.shape), "merges": tokenizer.merges, "weights": network.state_dict()}, path)
@@ -199,7 +189,6 @@ def main(argv: list[str] | None = None) -> int:
     console, recipe = Console(), Recipe(seed=arguments.seed, steps=arguments.steps)
     tokenizer = learn_vocabulary(recipe.seed)
     network = Network(recipe.shape(tokenizer.size))
-    alike(network, tokenizer)
     console.print(f"{sum(weights.numel() for weights in network.parameters())} weights, {tokenizer.size} tokens; {recipe}")
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
         for step in train(network, tokenizer, recipe, progress, arguments.threads):

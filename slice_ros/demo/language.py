@@ -19,6 +19,7 @@ OBJECTS = (
 )  # fmt: skip
 PLACES = ("table", "shelf", "bench", "counter", "cart", "floor")
 SIDES = ("left", "right", "front")
+NAMES = (*ROOMS, *LANDMARKS, "charger", *OBJECTS, *PLACES, *SIDES)
 
 LOW_BATTERY = 20
 """Percent below which the robot goes to its charger first."""
@@ -276,7 +277,7 @@ QA_QUESTIONS = (
 
 
 def qa(rng: random.Random) -> Example:
-    """Three to five lines of temperatures, arrivals, grasps and battery readings; a sentence for each, and how many joints were too hot."""
+    """Three to five lines of temperatures, arrivals, grasps and battery readings; a sentence for each, then how many joints were hot."""
     lines: list[str] = []
     slots: list[tuple[str, ...]] = []
     combinations: list[str] = []
@@ -298,8 +299,9 @@ def qa(rng: random.Random) -> Example:
         else:
             battery = _battery(rng)
             line, said = f"battery {battery} %", f"the battery was {'low' if battery < LOW_BATTERY else 'good'} with {battery} percent."
-        lines.append(f"[{time_s}] {line}")
-        slots.append((at + said,))
+        letter = "abcde"[len(lines)]
+        lines.append(f"{letter}) {time_s} s: {line}")
+        slots.append((f"{letter}) {at}{said}",))
         combinations.append(line)
         time_s += rng.choice((10, 20, 30))
     slots.append((f"In all {hot} joint reading{' was' if hot == 1 else 's were'} too hot." if hot else "No joint was too hot.",))
