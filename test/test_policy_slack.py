@@ -93,6 +93,15 @@ def test_hope_is_lost_when_the_rest_cannot_come_in_time_alone():
     assert outlook(task, now=0.861, lengths=lengths).hope_s < 0.861
 
 
+def test_hope_moves_on_with_each_token():
+    job = outlook(a_task("c", RealTime(deadline_s=1.0), prompt_tokens=10), latency=PER_TOKEN)
+    before_s = job.hope_s
+    job.advance(4, 0.1)
+    assert job.hope_s == pytest.approx(before_s + 4 * 0.001)  # four of ten prompt tokens
+    job.advance(6, 0.2)
+    assert job.hope_s == pytest.approx(before_s + 10 * 0.001 + 0.010)  # the others, and the first token
+
+
 def test_a_long_answer_may_catch_up_where_a_short_one_cannot():
     lengths = Lengths()
     for tokens in (3, 40):
@@ -202,6 +211,14 @@ def test_a_hopeless_task_steps_back_but_is_served_when_nobody_else_is_there():
     assert Slack().plan([late], 40.1, PAPER, LIMITS).rows == ("late",)
 
 
+def test_a_real_time_task_that_can_only_be_late_steps_back_before_it_is():
+    tight = a_task("tight", RealTime(deadline_s=0.5), order=1)
+    chat = a_task("chat", VOICE, order=2)
+    policy = taught(Slack(), test=10)  # 140 ms
+    assert policy.plan([tight, chat], 0.35, PAPER, LIMITS).rows == ("tight",)
+    assert policy.plan([tight, chat], 0.37, PAPER, LIMITS).rows == ("chat",)
+
+
 def test_a_hopeless_task_that_asked_for_it_is_ended():
     bench = Bench("slack")
     bench.submit(a_goal("late", BestEffort(ttft_ms=10, on_miss=OnMiss.ABORT)))
@@ -235,7 +252,11 @@ def test_a_prompt_alone_is_cut_to_what_real_time_goals_like_those_before_could_w
 
 def test_a_prompt_of_flat_cost_is_never_cut():
     latency = LatencyModel("flat prompts", (0.010, 0.010), chunk_s=0.030)
-    matrix = Slack().plan([a_task("chat", VOICE, prompt_tokens=500)], 0.0, latency, LIMITS)
+    policy = Slack()
+    past = a_task("past", RealTime(ttft_ms=60), order=1)  # 40 ms of work: 20 ms of slack, so steps should take 10 ms
+    policy.plan([past], 0.0, latency, LIMITS)
+    policy.ended(past, completed=False)
+    matrix = policy.plan([a_task("chat", VOICE, prompt_tokens=500, order=2)], 0.1, latency, LIMITS)
     assert matrix.columns[0][0].prompt_tokens == 500
 
 

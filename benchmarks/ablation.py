@@ -1,0 +1,87 @@
+"""What each ingredient of the default policy is worth: attainment with it switched off. ``python benchmarks/ablation.py [seeds]``."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from slice_ros.bench.simulate import attainment, simulate
+from slice_ros.bench.workload_file import load_workload
+from slice_ros.latency import LatencyModel
+from slice_ros.lengths import Lengths
+from slice_ros.load import Load, Traffic
+from slice_ros.outlook import Outlook
+from slice_ros.policies import slack
+from slice_ros.task import Task
+
+RATES_HZ = (1.5, 2.0, 3.0)
+
+
+def _everybody(jobs: Sequence[Outlook], *_: Any) -> list[Outlook]:
+    return list(jobs)
+
+
+def _first_come(jobs: Sequence[Outlook], *situation: Any) -> list[Outlook]:
+    promises = slack._Promises(*situation)
+    return [job for job in sorted(jobs, key=lambda job: job.task.order) if promises.take(job)]
+
+
+def _always_hopeful(task: Task, now: float, latency: LatencyModel, lengths: Lengths) -> Outlook:
+    job = _outlook(task, now, latency, lengths)
+    job.hope_s = math.inf
+    return job
+
+
+_outlook = Outlook.of
+
+
+@contextmanager
+def _without(*patches: Any) -> Iterator[None]:
+    with ExitStack() as stack:
+        for each in patches:
+            stack.enter_context(each)
+        yield
+
+
+def _constants(**values: float) -> Any:
+    return patch.multiple(slack, **values)
+
+
+VARIANTS: dict[str, Sequence[Any]] = {
+    "as it is": (),
+    "everything is promised": (patch.object(slack, "select", _everybody),),
+    "no room for arrivals": (patch.object(Load, "traffic", lambda *_: Traffic()),),
+    "no caution": (_constants(CAUTION=0.0),),
+    "promises first come, first served": (patch.object(slack, "select", _first_come),),
+    "lengths not learnt": (patch.object(Lengths, "observe", lambda *_: None),),
+    "the hopeless go on": (patch.object(Outlook, "of", _always_hopeful), patch.object(Task, "is_lost", lambda *_: False)),
+    "steps as wide as they can be": (_constants(BEST_EFFORT_WORTH=1.0, SPARE_WORTH=1.0, URGENCY_DECAY=1.0),),
+    "due times regardless of class": (patch.object(slack, "_urgency", lambda job: job.due_s),),
+    "nothing for spare tasks": (_constants(SPARE_SHARE=0.0),),
+}
+
+
+def main(seeds: int) -> None:
+    """Print total attainment, and that of real-time goals, at each rate."""
+    latency = LatencyModel.profile("rtx4060ti-chatglm2-6b-int4-flat")
+    workload = load_workload("robot-mix")
+    print("| switched off | " + " | ".join(f"{rate}/s" for rate in RATES_HZ) + " |\n| --- |" + " --- |" * len(RATES_HZ))  # noqa: T201
+    for name, patches in VARIANTS.items():
+        cells = []
+        for rate in RATES_HZ:
+            total = real_time = 0.0
+            for seed in range(seeds):
+                with _without(*patches):
+                    outcomes = simulate(workload.traffic(rate, 300.0, seed), slack.Slack(), latency)
+                total += attainment(outcomes) / seeds
+                real_time += attainment([outcome for outcome in outcomes if outcome.arrival.request.slo.is_real_time]) / seeds
+            cells.append(f"{total:.3f} ({real_time:.3f})")
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
