@@ -172,7 +172,7 @@ class Chart(QtWidgets.QWidget):  # type: ignore[misc]
         area = QtCore.QRectF(self.rect()).adjusted(left, line + 8, -10, -2 * line - 8)
         painter.fillRect(area, self.palette().color(QtGui.QPalette.ColorRole.Base))
         painter.setPen(text)
-        painter.drawText(QtCore.QRectF(0, 0, self.width(), line + 4), int(Qt.AlignmentFlag.AlignCenter), self._title)
+        painter.drawText(QtCore.QRectF(0, 0, self.width(), line + 4), _int(Qt.AlignmentFlag.AlignCenter), self._title)
 
         top = self._top or _nice(max((v for _, curve, _ in curves for _, v in curve.points if not math.isnan(v)), default=1.0))
         for share in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -182,13 +182,13 @@ class Chart(QtWidgets.QWidget):  # type: ignore[misc]
             painter.setPen(text)
             shown = f"{share * top * 100:.0f} %" if self._unit == "%" else f"{share * top:g}{self._unit}"
             box = QtCore.QRectF(0, y - line / 2, left - 4, line)
-            painter.drawText(box, int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter), shown)
+            painter.drawText(box, _int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter), shown)
         for ago_s in (0, 30, 60, 90, 120):
             x = area.right() - ago_s / SPAN_S * area.width()
             shown = f"-{ago_s} s" if ago_s else "now"
             box = QtCore.QRectF(max(area.left(), min(x - 40, self.width() - 82)), area.bottom() + 2, 80, line)
             sides = {0: Qt.AlignmentFlag.AlignRight, int(SPAN_S): Qt.AlignmentFlag.AlignLeft}
-            painter.drawText(box, int(sides.get(ago_s, Qt.AlignmentFlag.AlignCenter)), shown)
+            painter.drawText(box, _int(sides.get(ago_s, Qt.AlignmentFlag.AlignCenter)), shown)
 
         now_s = max((curve.points[-1][0] for _, curve, _ in curves if curve.points), default=0.0)
         x = area.left()
@@ -232,11 +232,11 @@ class MaskPanel(QtWidgets.QWidget):  # type: ignore[misc]
         title = "decode mask: a row a goal, a column a step; full: a token, hatched: prompt, pale: planned"
         metrics = painter.fontMetrics()
         line, left = metrics.height(), metrics.horizontalAdvance("m" * 11) + 8
-        painter.drawText(QtCore.QRectF(0, 0, self.width(), line + 4), int(Qt.AlignmentFlag.AlignCenter), title)
+        painter.drawText(QtCore.QRectF(0, 0, self.width(), line + 4), _int(Qt.AlignmentFlag.AlignCenter), title)
         area = QtCore.QRectF(self.rect()).adjusted(left, line + 8, -10, -10)
         painter.fillRect(area, self.palette().color(QtGui.QPalette.ColorRole.Base))
         if not view.rows:
-            painter.drawText(area, int(Qt.AlignmentFlag.AlignCenter), "idle")
+            painter.drawText(area, _int(Qt.AlignmentFlag.AlignCenter), "idle")
             painter.end()
             return
         rows = view.rows[:MOST_ROWS]
@@ -247,7 +247,7 @@ class MaskPanel(QtWidgets.QWidget):  # type: ignore[misc]
             y = area.top() + index * height
             painter.setPen(colour)
             name = QtCore.QRectF(0, y, left - 4, height)
-            painter.drawText(name, int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter), f"{row.label[:9]} {row.goal_id[:6]}")
+            painter.drawText(name, _int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter), f"{row.label[:9]} {row.goal_id[:6]}")
             for column, cell in enumerate(row.cells):
                 if cell:
                     begin, end = (round(area.left() + edge * width) for edge in (column, column + 1))  # whole pixels: equal gaps
@@ -293,6 +293,11 @@ def _brush(colour: Any, *, is_decode: bool, planned: bool) -> Any:
     if planned:
         shade.setAlpha(80)
     return QtGui.QBrush(shade, Qt.BrushStyle.SolidPattern if is_decode else Qt.BrushStyle.Dense5Pattern)
+
+
+def _int(flag: Any) -> int:
+    """A flag as drawText wants it: PyQt6's enums are no integers."""
+    return int(getattr(flag, "value", flag))
 
 
 def _nice(value: float) -> float:
