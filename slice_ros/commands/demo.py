@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     except DemoError as error:
         print(f"slice-ros demo: {error}", file=sys.stderr)
         return 1
-    console.print(report_examples(report))
+    if any(c["right"] for c in report["classes"].values()):  # else the model does not know the language
+        console.print(report_examples(report))
     console.print(report_table(report))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")

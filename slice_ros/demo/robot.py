@@ -27,17 +27,17 @@ CANCEL_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What one robot node asks for: one of some tasks of the default model's language."""
+    """What one robot node asks for. An answer may take a number of tokens uniform in ``tokens``: the start model would never end."""
 
     slo: Slo
-    max_tokens: int
+    tokens: tuple[int, int]
     tasks: tuple[Callable[[random.Random], Example], ...]
 
 
 KINDS = {
-    "control": Kind(RealTime(tpot_ms=50, deadline_s=1.5), 25, (control, navigation)),
-    "voice": Kind(BestEffort(ttft_ms=1000, tpot_ms=125), 120, (dialogue,)),
-    "qa": Kind(BestEffort(ttft_ms=1000, tpot_ms=100), 200, (qa,)),
+    "control": Kind(RealTime(tpot_ms=50, deadline_s=1.5), (12, 25), (control, navigation)),
+    "voice": Kind(BestEffort(ttft_ms=1000, tpot_ms=125), (40, 120), (dialogue,)),
+    "qa": Kind(BestEffort(ttft_ms=1000, tpot_ms=100), (60, 200), (qa,)),
 }
 """The three kinds of the benchmark's ``robot-mix``."""
 
@@ -101,7 +101,7 @@ class Robot(Node):
         kind, record = self._kind, self.record
         record.submitted += 1
         example = self._rng.choice(kind.tasks)(self._rng)
-        generation = self.client.send(example.prompt, slo=kind.slo, max_tokens=kind.max_tokens, label=record.label)
+        generation = self.client.send(example.prompt, slo=kind.slo, max_tokens=self._rng.randint(*kind.tokens), label=record.label)
         self._generations.add(generation)
         try:
             result = await generation.result()
