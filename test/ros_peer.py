@@ -56,10 +56,14 @@ class Peer(Node):
             feedback_pub_qos_profile=DEEP,
         )
         self._canceled: dict[bytes, Future] = {}
+        self._ready = False
         self.create_timer(0.1, self._tick)
         self._ticks = self.create_publisher(String, "~/tick", 10)
 
     def _tick(self) -> None:
+        if not self._ready:
+            self._ready = True
+            print("ready", flush=True)  # noqa: T201 - only now would a signal be rclpy's
         self._ticks.publish(String(data="tick"))
 
     def _flip(self, request: Any, response: Any) -> Any:
@@ -121,7 +125,6 @@ def main() -> None:
     rclpy.init(args=sys.argv)
     peer = Peer()
     try:
-        print("ready", flush=True)  # noqa: T201
         rclpy.spin(peer)
     except (KeyboardInterrupt, ExternalShutdownException) as end:
         print(f"ended by {type(end).__name__}", flush=True)  # noqa: T201
