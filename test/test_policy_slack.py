@@ -226,6 +226,36 @@ def test_a_hopeless_task_that_asked_for_it_is_ended():
     assert bench.end("late").error_code is ErrorCode.SLO_MISSED
 
 
+def test_the_worked_example_of_the_documentation():
+    """docs/scheduling.md, section A worked example."""
+    policy = taught(Slack(), control=4, chat=20)
+
+    def chat(goal_id, order, first_s):
+        task = running(
+            a_task(goal_id, BestEffort(ttft_ms=1000, tpot_ms=100), order=order, max_tokens=20), [first_s + 0.01 * k for k in range(5)]
+        )
+        task.kind = "chat"
+        return task
+
+    anna, ben, dora = chat("anna", 1, -0.5), chat("ben", 2, -1.0), chat("dora", 3, -1.8)
+    control = a_task("control", CONTROL, order=4)
+    control.kind = "control"
+    tasks = [anna, ben, dora, control]
+
+    jobs = {task.goal_id: Outlook.of(task, 0.0, PAPER, policy._experience.lengths) for task in tasks}
+    assert {name: round(job.due_s, 3) for name, job in jobs.items()} == {"anna": 1.4, "ben": 0.9, "dora": 0.1, "control": 1.5}
+    assert {name: round(job.latest_s, 3) for name, job in jobs.items()} == {"anna": 1.19, "ben": 0.69, "dora": -0.11, "control": 1.444}
+
+    first = policy.plan(tasks, 0.0, PAPER, LIMITS)
+    assert [ids(first, j) for j in range(len(first))] == [["control"]] * 6
+    control.token_times_s = [0.014, 0.028, 0.042, 0.056]
+    policy.ended(control, completed=True)
+    second = policy.plan(tasks[:3], 0.056, PAPER, LIMITS)
+    assert [ids(second, j) for j in range(len(second))] == [["ben", "anna"]] * 6
+    assert ids(taught(Slack(), control=4, chat=20).plan([*tasks[:3], a_task("control", CONTROL, order=4)], 0.0, FLAT, LIMITS)) == [
+        "control", "ben", "anna", "dora"]  # fmt: skip
+
+
 # ---- prompts
 
 

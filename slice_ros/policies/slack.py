@@ -22,6 +22,8 @@ HORIZON_S = 0.3
 """... and begins none later than this from now."""
 CAUTION = 1.5
 """Standard deviations of the work to come that a promise leaves room for."""
+MOST_DUE_TIMES = 12
+"""Deadlines that promises are checked against at most; beyond that the two closest count as the earlier of them."""
 URGENCY_DECAY = 0.9
 """A real-time row's worth in a column, relative to the real-time row due before it."""
 BEST_EFFORT_WORTH = 0.5
@@ -162,13 +164,13 @@ class _Promises:
         """Promise the task its SLO, if that fits."""
         window_s = max(job.end_s - self._now, job.token_s)
         left = job.expected - job.tokens
-        lump = _Lump(window_s, left, job.prompt_s + left * job.kv_tokens * self._latency.kv_token_s, job.deviation**2)
+        lump = _Lump(window_s, left, left, job.prompt_s + left * job.kv_tokens * self._latency.kv_token_s, job.deviation**2)
         if job.task.slo.tpot_s is None:
-            even, lumps = self._even, sorted([*self._lumps, lump])
+            even, lumps = self._even, _with_lump(self._lumps, lump)
             fits = self._fit(even, lumps)
         else:
             even, lumps = self._even.with_(lump), self._lumps
-            fits = self._fit(even, [_Lump(window_s, 0.0, 0.0, 0.0)]) and self._fit(even, lumps)
+            fits = self._fit(even, [_Lump(window_s, 0.0, 0.0, 0.0, 0.0)]) and self._fit(even, lumps)
         if fits:
             self._even, self._lumps = even, lumps
         return fits
@@ -180,7 +182,7 @@ class _Promises:
             tokens += lump.tokens
             serial_s += lump.serial_s
             variance += lump.variance
-            longest = max(longest, lump.tokens)
+            longest = max(longest, lump.longest)
             all_tokens = even.rate * due_s + tokens
             needed_s = self._seconds(all_tokens, max(even.fastest * due_s, longest))
             deviation = math.sqrt(variance + even.variance * due_s**2 + self._arrivals_variance * due_s) * needed_s / all_tokens
@@ -202,10 +204,11 @@ class _Promises:
 
 
 class _Lump(NamedTuple):
-    """Work that is due at a time from now."""
+    """Work that is due at a time from now: tokens, those of the longest task in it, serial work, variance of the tokens."""
 
     due_s: float
     tokens: float
+    longest: float
     serial_s: float
     variance: float
 
@@ -226,6 +229,16 @@ class _Even(NamedTuple):
             self.serial_share + lump.serial_s / lump.due_s,
             self.variance + lump.variance / lump.due_s**2,
         )
+
+
+def _with_lump(lumps: Sequence[_Lump], lump: _Lump) -> list[_Lump]:
+    together = sorted([*lumps, lump])
+    if len(together) > MOST_DUE_TIMES:
+        i = min(range(1, len(together)), key=lambda i: together[i].due_s / together[i - 1].due_s)
+        a, b = together[i - 1 : i + 1]
+        merged = _Lump(a.due_s, a.tokens + b.tokens, max(a.longest, b.longest), a.serial_s + b.serial_s, a.variance + b.variance)
+        together[i - 1 : i + 1] = [merged]
+    return together
 
 
 def build_columns(
