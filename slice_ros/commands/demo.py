@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from slice_ros.policies import DEFAULT_POLICY, POLICIES
 
     parser.add_argument("--duration", type=float, default=30.0, metavar="S", help="how long the robots send goals, s")
-    parser.add_argument("--rate", type=float, default=1.5, metavar="HZ", help="goals per second, all robots together")
+    parser.add_argument("--rate", type=float, default=2.0, metavar="HZ", help="goals per second, all robots together")
     parser.add_argument("--policy", default=DEFAULT_POLICY, choices=list(POLICIES), help="scheduling policy")
     parser.add_argument("--engine", default="paced", choices=["paced", "llama", "simulated"],
                         help="paced = real tokens at the profile's speed; llama = this machine's own; simulated = no model")  # fmt: skip

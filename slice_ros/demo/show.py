@@ -49,7 +49,7 @@ class DemoConfig:
     """
 
     duration_s: float = 30.0
-    rate_hz: float = 1.5
+    rate_hz: float = 2.0
     rt_share: float = 0.7
     policy: str = ""
     engine: str = "paced"
