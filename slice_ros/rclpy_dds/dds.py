@@ -61,6 +61,8 @@ def _c(name: str, *arguments: Any) -> Any:
 _waitset_attach = _c("dds_waitset_attach", ctypes.c_int32, ctypes.c_int32, ctypes.c_ssize_t)
 _waitset_detach = _c("dds_waitset_detach", ctypes.c_int32, ctypes.c_int32)
 _waitset_wait = _c("dds_waitset_wait", ctypes.c_int32, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64)
+_matched_publications = _c("dds_get_matched_publications", ctypes.c_int32, ctypes.c_void_p, ctypes.c_size_t)
+_matched_subscriptions = _c("dds_get_matched_subscriptions", ctypes.c_int32, ctypes.c_void_p, ctypes.c_size_t)
 _write = _c("dds_write", ctypes.c_int32, ctypes.c_void_p)
 
 
@@ -301,7 +303,7 @@ class Reader(_Matched):
         return None
 
     def matched(self) -> list[int]:
-        return [_unsigned(handle) for handle in self.entity.get_matched_publications()]
+        return _handles(_matched_publications, self.entity)
 
     def matched_endpoint(self, handle: int) -> Endpoint | None:
         found = self.entity.get_matched_publication_data(handle)
@@ -336,7 +338,7 @@ class Writer(_Matched):
             raise RuntimeError(f"cannot send {len(data)} bytes: {core.DDSException(code)}")
 
     def matched(self) -> list[int]:
-        return [_unsigned(handle) for handle in self.entity.get_matched_subscriptions()]
+        return _handles(_matched_subscriptions, self.entity)
 
     def matched_endpoint(self, handle: int) -> Endpoint | None:
         found = self.entity.get_matched_subscription_data(handle)
@@ -377,6 +379,16 @@ class WaitSet:
 def _unsigned(handle: int) -> int:
     """An instance handle as C has it; the binding gives some with a sign."""
     return handle & 0xFFFF_FFFF_FFFF_FFFF
+
+
+def _handles(function: Any, entity: Any) -> list[int]:
+    """Instance handles that a C function gives; the binding's own ways fail when one more comes at the wrong moment."""
+    count, size = 16, 0
+    while count > size:
+        size = count
+        handles = (ctypes.c_uint64 * size)()
+        count = function(entity._ref, handles, size)
+    return handles[: max(0, count)]
 
 
 def _endpoint(found: Any) -> Endpoint:
