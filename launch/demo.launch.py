@@ -32,7 +32,7 @@ def robot(label, share):
 def generate_launch_description():
     share = Path(get_package_share_directory("slice_ros"))
     arguments = {
-        "rate": ("1.5", "goals per second, all robots together"),
+        "rate": ("2.0", "goals per second, all robots together"),
         "duration": ("30", "how long the robots send goals, s"),
         "namespace": ("", "of all nodes; begins with a slash, as in /robot1"),
         "engine": ("paced", "llama, paced or simulated"),
