@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
@@ -364,15 +365,17 @@ def _with_row(rows: Rows, job: Outlook, now: float, longest_s: float, latency: L
     return [*rows, (job, _chunk(min(job.prompt_left, budget), min(longest_s, slack_s) - step_s, latency, must=True))]
 
 
-def _step_s_by_rows(latency: LatencyModel, limits: Limits) -> list[float]:
+@lru_cache(maxsize=4)  # the same in every plan, until the latency model is refined
+def _step_s_by_rows(latency: LatencyModel, limits: Limits) -> tuple[float, ...]:
     """Item b: l(b), up to the batch limit."""
-    return [latency.step_s(rows) for rows in range(limits.max_batch + 1)]
+    return tuple(latency.step_s(rows) for rows in range(limits.max_batch + 1))
 
 
-def _token_s_by_width(latency: LatencyModel, limits: Limits) -> list[float]:
+@lru_cache(maxsize=4)
+def _token_s_by_width(latency: LatencyModel, limits: Limits) -> tuple[float, ...]:
     """Item w: time of a token in the best steps of up to w rows, ``min of l(b) / b``; item 0 as item 1."""
     step_s = _step_s_by_rows(latency, limits)
     costs = [step_s[1]]
     for rows in range(1, limits.max_batch + 1):
         costs.append(min(costs[-1], step_s[rows] / rows))
-    return costs
+    return tuple(costs)
