@@ -15,7 +15,7 @@ from slice_ros.latency import LatencyModel
 from slice_ros.lengths import Lengths
 from slice_ros.load import Load, Traffic
 from slice_ros.outlook import Outlook
-from slice_ros.policies import slack
+from slice_ros.policies import promises, slack
 from slice_ros.task import Task
 
 RATES_HZ = (1.5, 2.0, 3.0)
@@ -26,8 +26,8 @@ def _everybody(jobs: Sequence[Outlook], *_: Any) -> list[Outlook]:
 
 
 def _first_come(jobs: Sequence[Outlook], *situation: Any) -> list[Outlook]:
-    promises = slack._Promises(*situation)
-    return [job for job in sorted(jobs, key=lambda job: job.task.order) if promises.take(job)]
+    made = promises.Promises(*situation)
+    return [job for job in sorted(jobs, key=lambda job: job.task.order) if made.take(job)]
 
 
 def _always_hopeful(task: Task, now: float, latency: LatencyModel, lengths: Lengths) -> Outlook:
@@ -55,7 +55,7 @@ VARIANTS: dict[str, Sequence[Any]] = {
     "as it is": (),
     "everything is promised": (patch.object(slack, "select", _everybody),),
     "no room for arrivals": (patch.object(Load, "traffic", lambda *_: Traffic()),),
-    "no caution": (_constants(CAUTION=0.0),),
+    "no caution": (patch.object(promises, "CAUTION", 0.0),),
     "promises first come, first served": (patch.object(slack, "select", _first_come),),
     "lengths not learnt": (patch.object(Lengths, "observe", lambda *_: None),),
     "the hopeless go on": (patch.object(Outlook, "of", _always_hopeful), patch.object(Task, "is_lost", lambda *_: False)),

@@ -15,7 +15,8 @@ from slice_ros.experience import Experience
 from slice_ros.latency import LatencyModel
 from slice_ros.outlook import Outlook
 from slice_ros.policies.base import Limits
-from slice_ros.policies.slack import BEST_EFFORT_WORTH, URGENCY_DECAY, best_width, select
+from slice_ros.policies.promises import select
+from slice_ros.policies.slack import BEST_EFFORT_WORTH, URGENCY_DECAY, best_width
 from slice_ros.task import Task
 
 BUSIEST = 0.95

@@ -13,7 +13,8 @@ from slice_ros.lengths import Lengths
 from slice_ros.load import MEMORY_S, Load, Traffic
 from slice_ros.outlook import Outlook
 from slice_ros.policies import DEFAULT_POLICY, Limits, make_policy
-from slice_ros.policies.slack import SPARE_SHARE, Slack, best_width, select
+from slice_ros.policies.promises import select
+from slice_ros.policies.slack import SPARE_SHARE, Slack, best_width
 from slice_ros.slo import BestEffort, OnMiss, RealTime
 
 LIMITS = Limits()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple
 
 from slice_ros.experience import Experience
 from slice_ros.latency import LatencyModel
@@ -14,6 +12,7 @@ from slice_ros.load import Traffic
 from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.outlook import Outlook
 from slice_ros.policies.base import Limits
+from slice_ros.policies.promises import select, step_s_by_rows
 from slice_ros.slo import ServiceClass
 from slice_ros.task import Task
 
@@ -21,10 +20,6 @@ COLUMNS = 6
 """A matrix has this many columns at most, ..."""
 HORIZON_S = 0.3
 """... and begins none later than this from now."""
-CAUTION = 1.5
-"""Standard deviations of the work to come that a promise leaves room for."""
-MOST_DUE_TIMES = 12
-"""Deadlines that promises are checked against at most; beyond that the two closest count as the earlier of them."""
 URGENCY_DECAY = 0.9
 """A real-time row's worth in a column, relative to the real-time row due before it."""
 BEST_EFFORT_WORTH = 0.5
@@ -134,114 +129,6 @@ class _Debt:
             self._owed_s -= sum(latency.column_s((cell,)) for cell in column if cell.goal_id == self._creditor.task.goal_id)
 
 
-def select(jobs: Sequence[Outlook], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits) -> list[Outlook]:
-    """The best-effort tasks whose SLO can be kept beside the real-time traffic; those with the most utility per second of work first."""
-    promises = _Promises(traffic, now, latency, limits)
-    by_utility = sorted(jobs, key=lambda job: job.work_s / job.task.slo.weight)
-    return [job for job in by_utility if promises.take(job)]
-
-
-class _Promises:
-    """Work promised to be done in time, and whether more of it fits.
-
-    A task with a TPOT bound needs its ``left`` tokens evenly until its end is due, like the real-time traffic; one without needs them
-    by its deadline. For each time T that something is due at, the tokens due by then have to fit::
-
-        seconds(tokens(T)) + serial(T) + CAUTION * deviation(T) <= T        tokens(T) = T * sum(rates) + sum(left, due by T)
-
-    where serial work (prompts, KV tokens) takes its time in any step, and lengths and arrivals vary independently.
-    """
-
-    def __init__(self, traffic: Traffic, now: float, latency: LatencyModel, limits: Limits) -> None:
-        self._now = now
-        self._latency = latency
-        self._row_s = _step_s_by_rows(latency, limits)
-        self._token_s = _token_s_by_width(latency, limits)
-        self._arrivals_variance = traffic.variance
-        self._even = _Even(traffic.rate, traffic.fastest, traffic.prompt_share, 0.0)
-        self._lumps: list[_Lump] = []
-
-    def take(self, job: Outlook) -> bool:
-        """Promise the task its SLO, if that fits."""
-        window_s = max(job.end_s - self._now, job.token_s)
-        left = job.expected - job.tokens
-        lump = _Lump(window_s, left, left, job.prompt_s + left * job.kv_tokens * self._latency.kv_token_s, job.deviation**2)
-        if job.task.slo.tpot_s is None:
-            even, lumps = self._even, _with_lump(self._lumps, lump)
-            fits = self._fit(even, lumps)
-        else:
-            even, lumps = self._even.with_(lump), self._lumps
-            fits = self._fit(even, [_Lump(window_s, 0.0, 0.0, 0.0, 0.0)]) and self._fit(even, lumps)
-        if fits:
-            self._even, self._lumps = even, lumps
-        return fits
-
-    def _fit(self, even: _Even, lumps: Sequence[_Lump]) -> bool:
-        tokens = serial_s = variance = longest = 0.0
-        for lump in lumps:
-            due_s = lump.due_s
-            tokens += lump.tokens
-            serial_s += lump.serial_s
-            variance += lump.variance
-            longest = max(longest, lump.longest)
-            all_tokens = even.rate * due_s + tokens
-            needed_s = self._seconds(all_tokens, max(even.fastest * due_s, longest))
-            deviation = math.sqrt(variance + even.variance * due_s**2 + self._arrivals_variance * due_s) * needed_s / all_tokens
-            if needed_s + serial_s + even.serial_share * due_s + CAUTION * deviation > due_s:
-                return False
-        return True
-
-    def _seconds(self, tokens: float, longest: float) -> float:
-        """Time of so many tokens, ``longest`` of them one task's: as that takes part in every step, of mean width tokens / longest.
-
-        The least of ``tokens * l(w) / w`` over widths w up to the mean, and of as many steps as ``longest``, of the two widths around it.
-        """
-        width = min(tokens / longest, len(self._row_s) - 1)
-        narrow = int(width)
-        seconds = tokens * self._token_s[narrow]
-        if narrow == width:
-            return seconds
-        return min(seconds, longest * (self._row_s[narrow] + (width - narrow) * (self._row_s[narrow + 1] - self._row_s[narrow])))
-
-
-class _Lump(NamedTuple):
-    """Work that is due at a time from now: tokens, those of the longest task in it, serial work, variance of the tokens."""
-
-    due_s: float
-    tokens: float
-    longest: float
-    serial_s: float
-    variance: float
-
-
-class _Even(NamedTuple):
-    """Work that is due all the time: tokens/s, those of the fastest task, share of time of serial work, variance of the tokens/s."""
-
-    rate: float
-    fastest: float
-    serial_share: float
-    variance: float
-
-    def with_(self, lump: _Lump) -> _Even:
-        rate = lump.tokens / lump.due_s
-        return _Even(
-            self.rate + rate,
-            max(self.fastest, rate),
-            self.serial_share + lump.serial_s / lump.due_s,
-            self.variance + lump.variance / lump.due_s**2,
-        )
-
-
-def _with_lump(lumps: Sequence[_Lump], lump: _Lump) -> list[_Lump]:
-    together = sorted([*lumps, lump])
-    if len(together) > MOST_DUE_TIMES:
-        i = min(range(1, len(together)), key=lambda i: together[i].due_s / together[i - 1].due_s)
-        a, b = together[i - 1 : i + 1]
-        merged = _Lump(a.due_s, a.tokens + b.tokens, max(a.longest, b.longest), a.serial_s + b.serial_s, a.variance + b.variance)
-        together[i - 1 : i + 1] = [merged]
-    return together
-
-
 def build_columns(
     promised: list[Outlook],
     spare: Sequence[Outlook],
@@ -253,7 +140,7 @@ def build_columns(
 ) -> tuple[Column, ...]:
     """The coming steps, the tasks advanced from one to the next as the latency model predicts; ``owed`` takes part in the first."""
     columns: list[Column] = []
-    row_s = _step_s_by_rows(latency, limits)
+    row_s = step_s_by_rows(latency, limits)
     promised = sorted(promised, key=_urgency)[: 2 * limits.max_batch]  # nobody else's turn comes within the horizon
     at_s = now
     while len(columns) < COLUMNS and at_s <= now + HORIZON_S:
@@ -363,19 +250,3 @@ def _with_row(rows: Rows, job: Outlook, now: float, longest_s: float, latency: L
     step_s = latency.step_s(len(rows) + 1, tokens, 1 + sum(chunk > 0 for _, chunk in rows))
     slack_s = min((other.latest_s - now for other, _ in rows if other.is_promised and other.is_real_time), default=math.inf)
     return [*rows, (job, _chunk(min(job.prompt_left, budget), min(longest_s, slack_s) - step_s, latency, must=True))]
-
-
-@lru_cache(maxsize=4)  # the same in every plan, until the latency model is refined
-def _step_s_by_rows(latency: LatencyModel, limits: Limits) -> tuple[float, ...]:
-    """Item b: l(b), up to the batch limit."""
-    return tuple(latency.step_s(rows) for rows in range(limits.max_batch + 1))
-
-
-@lru_cache(maxsize=4)
-def _token_s_by_width(latency: LatencyModel, limits: Limits) -> tuple[float, ...]:
-    """Item w: time of a token in the best steps of up to w rows, ``min of l(b) / b``; item 0 as item 1."""
-    step_s = _step_s_by_rows(latency, limits)
-    costs = [step_s[1]]
-    for rows in range(1, limits.max_batch + 1):
-        costs.append(min(costs[-1], step_s[rows] / rows))
-    return tuple(costs)
