@@ -17,8 +17,10 @@ from slice_ros.ros import ActionClient, Future, Node, rclpy
 from slice_ros.slo import BestEffort, Slo
 from slice_ros.task import SloReport
 
-WATCH_PERIOD_S = 0.25
-SERVER_LOST_S = 1.5
+WATCH_PERIOD_S = 0.1
+SLEPT_S = 0.75
+"""A node that has not looked for this long was not spinning: what it would have heard may still wait to be taken in."""
+SERVER_LOST_S = 1.3
 """A server whose status has not come for this long is taken for dead. (DDS itself notices a killed process after ten seconds or more.)"""
 
 
@@ -301,7 +303,7 @@ class SliceClient:
 
     def _look_after_server(self) -> None:
         now = time.monotonic()
-        node_slept = now - self._watched_s > 3 * WATCH_PERIOD_S  # then what was heard may still wait to be taken in
+        node_slept = now - self._watched_s > SLEPT_S
         self._watched_s = now
         if node_slept or not self._in_flight:
             self._heard_s = now
