@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -51,8 +52,8 @@ class Promises:
         left = job.expected - job.tokens
         lump = _Lump(window_s, left, left, job.prompt_s + left * job.kv_tokens * self._latency.kv_token_s, job.deviation**2)
         if job.task.slo.tpot_s is None:
-            even, lumps = self._even, _with_lump(self._lumps, lump)
-            fits = self._fit(even, lumps)
+            even, (lumps, from_s) = self._even, _with_lump(self._lumps, lump)
+            fits = self._fit(even, lumps, from_s)  # what is due before it does not change
         else:
             even, lumps = self._even.with_(lump), self._lumps
             fits = self._fit(even, [_Lump(window_s, 0.0, 0.0, 0.0, 0.0)]) and self._fit(even, lumps)
@@ -60,14 +61,17 @@ class Promises:
             self._even, self._lumps = even, lumps
         return fits
 
-    def _fit(self, even: _Even, lumps: Sequence[_Lump]) -> bool:
+    def _fit(self, even: _Even, lumps: Sequence[_Lump], from_s: float = 0.0) -> bool:
+        """Whether all is in time that is due at ``from_s`` or later."""
         tokens = serial_s = variance = longest = 0.0
-        for lump in lumps:
-            due_s = lump.due_s
-            tokens += lump.tokens
-            serial_s += lump.serial_s
-            variance += lump.variance
-            longest = max(longest, lump.longest)
+        for due_s, lump_tokens, lump_longest, lump_serial_s, lump_variance in lumps:
+            tokens += lump_tokens
+            serial_s += lump_serial_s
+            variance += lump_variance
+            if lump_longest > longest:
+                longest = lump_longest
+            if due_s < from_s:
+                continue
             all_tokens = even.rate * due_s + tokens
             needed_s = self._seconds(all_tokens, max(even.fastest * due_s, longest))
             deviation = math.sqrt(variance + even.variance * due_s**2 + self._arrivals_variance * due_s) * needed_s / all_tokens
@@ -116,14 +120,17 @@ class _Even(NamedTuple):
         )
 
 
-def _with_lump(lumps: Sequence[_Lump], lump: _Lump) -> list[_Lump]:
-    together = sorted([*lumps, lump])
-    if len(together) > MOST_DUE_TIMES:
-        i = min(range(1, len(together)), key=lambda i: together[i].due_s / together[i - 1].due_s)
-        a, b = together[i - 1 : i + 1]
-        merged = _Lump(a.due_s, a.tokens + b.tokens, max(a.longest, b.longest), a.serial_s + b.serial_s, a.variance + b.variance)
-        together[i - 1 : i + 1] = [merged]
-    return together
+def _with_lump(lumps: Sequence[_Lump], lump: _Lump) -> tuple[list[_Lump], float]:
+    """The lumps and one more, in order of due time, and from which due time on they are others than before."""
+    together = [*lumps]
+    insort(together, lump)
+    if len(together) <= MOST_DUE_TIMES:
+        return together, lump.due_s
+    i = min(range(1, len(together)), key=lambda i: together[i].due_s / together[i - 1].due_s)
+    a, b = together[i - 1 : i + 1]
+    merged = _Lump(a.due_s, a.tokens + b.tokens, max(a.longest, b.longest), a.serial_s + b.serial_s, a.variance + b.variance)
+    together[i - 1 : i + 1] = [merged]
+    return together, min(lump.due_s, a.due_s)
 
 
 @lru_cache(maxsize=4)  # the same in every plan, until the latency model is refined
