@@ -68,8 +68,7 @@ class Promises:
             tokens += lump_tokens
             serial_s += lump_serial_s
             variance += lump_variance
-            if lump_longest > longest:
-                longest = lump_longest
+            longest = max(longest, lump_longest)
             if due_s < from_s:
                 continue
             all_tokens = even.rate * due_s + tokens
