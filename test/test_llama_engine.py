@@ -19,9 +19,8 @@ import pytest
 
 from slice_ros import models
 from slice_ros.engines import EngineError, KvFullError
-from slice_ros.engines import llama as llama_module
-from slice_ros.engines.llama import LlamaConfig, LlamaEngine
-from slice_ros.engines.text import TextStream
+from slice_ros.engines.llama import LlamaConfig, LlamaEngine, loading, sampler
+from slice_ros.engines.llama.text import TextStream
 from slice_ros.goal import ChatMessage, ErrorCode, FinishReason, GoalError, GoalRequest, Sampling
 from slice_ros.mask import Cell
 from slice_ros.models import START_SHAPE, make_start_model
@@ -240,7 +239,7 @@ def test_greedy_decoding_takes_the_best_token_that_the_grammar_allows(
 ) -> None:
     grammar = "root ::= [aeiou]+ [.]"
     text = text_of(engine, goal(grammar=grammar))
-    monkeypatch.setattr(llama_module, "LIKELY_TOKENS", likely)  # asked about one token first, or about all at once
+    monkeypatch.setattr(sampler, "LIKELY_TOKENS", likely)  # asked about one token first, or about all at once
     assert text_of(engine, goal(grammar=grammar)) == text
     engine.prepare(goal())
     engine.open("goal")
@@ -515,12 +514,12 @@ def test_the_servers_parameters_make_a_configuration() -> None:
 
 
 def test_amx_kernels_are_never_used(model_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    assert llama_module._model_params(LlamaConfig(model_path)).use_extra_bufts or llama_module._has_amx()
+    assert loading.model_params(LlamaConfig(model_path)).use_extra_bufts or loading.has_amx()
     monkeypatch.setattr("llama_cpp.llama_print_system_info", lambda: b"CPU : AVX512 = 1 | AMX_INT8 = 1 | REPACK = 1 | ")
     with caplog.at_level(logging.WARNING):
         engine = LlamaEngine(LlamaConfig(model_path, n_ctx=256))
     assert "AMX" in caplog.text
-    assert not llama_module._model_params(LlamaConfig(model_path)).use_extra_bufts
+    assert not loading.model_params(LlamaConfig(model_path)).use_extra_bufts
     assert text_of(engine, goal(max_tokens=2))
     engine.shutdown()
 

@@ -1,0 +1,94 @@
+"""Model and context, as the server's parameters give them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from slice_ros.engines.base import EngineError
+from slice_ros.models import default_model_path
+from slice_ros.parameters import Value
+
+KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "q4_0": 2}
+"""Types of KV cells, with ggml's numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaConfig:
+    """Model and context, named as llama.cpp names them.
+
+    Args:
+        model_path: a GGUF file.
+        n_ctx: KV cells, shared by all sequences.
+        n_batch: tokens in one step at most.
+        n_seq_max: sequences that can hold KV at once.
+        n_threads: threads that compute; 0 takes the physical cores this process may use.
+        n_gpu_layers: layers on the GPU, where llama.cpp was built for one; negative is all.
+        main_gpu: index of the GPU that holds small tensors.
+        tensor_split: share of the model for each GPU; empty splits by free memory.
+        flash_attn: let llama.cpp use flash attention where the device has it.
+        type_k: type of the keys in KV cells, one of ``KV_TYPES``.
+        type_v: type of the values; a quantised one needs flash attention.
+        use_mmap: map the file instead of reading it.
+        use_mlock: keep the model from being swapped out.
+
+    Raises:
+        EngineError: a value is out of range.
+    """
+
+    model_path: str | Path
+    n_ctx: int = 8192
+    n_batch: int = 512
+    n_seq_max: int = 64
+    n_threads: int = 0
+    n_gpu_layers: int = -1
+    main_gpu: int = 0
+    tensor_split: tuple[float, ...] = ()
+    flash_attn: bool = True
+    type_k: str = "f16"
+    type_v: str = "f16"
+    use_mmap: bool = True
+    use_mlock: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("n_ctx", 1, 2**31 - 1), ("n_batch", 1, 2**16), ("n_seq_max", 1, 256), ("n_threads", 0, 512)):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise EngineError(f"{name} is {value}; it must be in {least}..{most}")
+        for name in ("type_k", "type_v"):
+            if getattr(self, name) not in KV_TYPES:
+                raise EngineError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(KV_TYPES)}")
+        if len(self.tensor_split) > llama_cpp.llama_max_devices():
+            raise EngineError(f"tensor_split has {len(self.tensor_split)} values; llama.cpp knows {llama_cpp.llama_max_devices()} devices")
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Value]) -> LlamaConfig:
+        """The server's parameters ``model.path``, ``context.*``, ``gpu.*`` and ``cpu.*``; without a path the default model is taken.
+
+        Raises:
+            EngineError: a value is out of range.
+        """
+        groups = {"context", "gpu", "cpu"}
+        values: dict[str, Any] = {}
+        for name, value in parameters.items():
+            group, _, key = name.partition(".")
+            if group in groups:
+                values[key] = value
+        values["tensor_split"] = _shares(values["tensor_split"])
+        return cls(str(parameters["model.path"]) or default_model_path(), **values)
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    """Numbers of a list like ``0.6,0.4``."""
+    try:
+        shares = tuple(float(number) for number in text.split(",")) if text.strip() else ()
+    except ValueError:
+        shares = (math.nan,)
+    if not all(math.isfinite(share) and share >= 0.0 for share in shares):
+        raise EngineError(f"tensor_split is {text!r}; it must be numbers of 0 or more, as in '0.6,0.4', or empty")
+    return shares

@@ -1,0 +1,230 @@
+"""Computes steps with llama.cpp: one context, a KV sequence for each open goal, one ``llama_decode`` for each column."""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from slice_ros.engines.base import EngineError, EngineInfo, KvFullError, KvUse, Output
+from slice_ros.engines.llama.batch import Batch
+from slice_ros.engines.llama.chat import Chat
+from slice_ros.engines.llama.config import LlamaConfig
+from slice_ros.engines.llama.grammar import make_grammar
+from slice_ros.engines.llama.loading import device_name, load
+from slice_ros.engines.llama.sampler import Candidates, Sampler, make_chain
+from slice_ros.engines.llama.text import TextStream
+from slice_ros.engines.llama.vocabulary import Vocabulary
+from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest
+from slice_ros.mask import Column
+
+
+@dataclass(slots=True)
+class _Goal:
+    """One goal's tokens and what turns logits into its next one.
+
+    The token sampled last is not computed yet: a decode computes it and samples the next. So a decode, a prompt chunk, and computing
+    everything again after an eviction are the same thing: the next ``count`` of the ``pending`` tokens.
+
+    Args:
+        tokens: prompt and output so far.
+        limit: ends by length when it has so many.
+        text: the output as text.
+        sampler: chooses its tokens.
+        computed: how many tokens have their KV.
+        sequence: llama.cpp's sequence id; ``None`` while not open.
+    """
+
+    tokens: array[int]
+    limit: int
+    text: TextStream
+    sampler: Sampler
+    computed: int = 0
+    sequence: int | None = None
+    finished: bool = False
+
+    @property
+    def pending(self) -> int:
+        return len(self.tokens) - self.computed
+
+
+class LlamaEngine:
+    """The ``Engine`` on llama.cpp's low-level API.
+
+    Raises:
+        EngineError: the model cannot be loaded or the context cannot be made; the message says why and what to do.
+    """
+
+    def __init__(self, config: LlamaConfig) -> None:
+        self._goals: dict[str, _Goal] = {}
+        self._model, self._context = load(config)
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._vocabulary = Vocabulary(self._model)
+        self._chat = Chat(self._model, self._vocabulary)
+        n_ctx, n_batch = llama_cpp.llama_n_ctx(self._context), llama_cpp.llama_n_batch(self._context)
+        self._info = EngineInfo(Path(config.model_path).name, device_name(config), n_ctx, config.n_seq_max, n_batch)
+        # Positions beyond those of its training make a model talk nonsense.
+        self._trained: int = llama_cpp.llama_model_n_ctx_train(self._model)
+        self._longest = min(n_ctx, self._trained)
+        self._sequences = deque(range(config.n_seq_max))
+        self._kv_used = 0
+        self._batch = Batch(n_batch, n_ctx)
+        self._candidates = Candidates(self._vocabulary.size)
+        self._warm_up()
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    @property
+    def kv(self) -> KvUse:
+        return KvUse(self._kv_used, self._info.context_tokens)
+
+    def prepare(self, request: GoalRequest) -> int:
+        if request.goal_id in self._goals:
+            raise GoalError(ErrorCode.INVALID_GOAL, f"goal_id is {request.goal_id}, which is in use; it must be unique")
+        prompt = self._chat.tokenize(request.messages) if request.messages else self._vocabulary.tokenize(request.prompt)
+        if not prompt:
+            raise GoalError(ErrorCode.INVALID_GOAL, "the prompt has no tokens; give at least one")
+        limit = len(prompt) + request.max_tokens
+        if limit > self._longest:
+            raise GoalError(
+                ErrorCode.CONTEXT_EXCEEDED,
+                f"the prompt has {len(prompt)} tokens and max_tokens is {request.max_tokens}, together {limit}; at most {self._longest} "
+                f"fit (n_ctx is {self._info.context_tokens}, the model was trained with {self._trained})",
+            )
+        grammar = make_grammar(self._vocabulary.pointer, request)
+        sampler = Sampler(make_chain(request.sampling, prompt, self._vocabulary.size), grammar)
+        self._goals[request.goal_id] = _Goal(prompt, limit, TextStream(request.stop), sampler)
+        return len(prompt)
+
+    def open(self, goal_id: str) -> int:
+        goal = self._goals[goal_id]
+        if goal.sequence is not None:
+            raise ValueError(f"goal {goal_id} is open already")
+        if not self._sequences:
+            raise ValueError(f"goal {goal_id} cannot be opened: all {self._info.max_sequences} sequences are taken; evict or close one")
+        goal.sequence = self._sequences.popleft()
+        # A prefix that another sequence holds would be copied here (llama_memory_seq_cp), and counted in goal.computed.
+        return goal.computed
+
+    def step(self, column: Column) -> list[Output]:
+        goals = self._fill(column)
+        if not goals:
+            return []
+        self._decode()
+        self._kv_used += self._batch.size
+        complete = []
+        for goal_id, goal, count in goals:
+            goal.computed += count
+            if not goal.pending:
+                complete.append((goal_id, goal))
+        if not complete:
+            return []
+        logits = self._logits(len(complete))
+        best = logits.argmax(axis=1).tolist()
+        return [
+            self._extend(goal_id, goal, goal.sampler.draw(best[i], logits[i], self._candidates))
+            for i, (goal_id, goal) in enumerate(complete)
+        ]
+
+    def evict(self, goal_id: str) -> int:
+        goal = self._goals[goal_id]
+        self._release(goal)
+        return goal.pending
+
+    def close(self, goal_id: str) -> None:
+        goal = self._goals.pop(goal_id, None)
+        if goal is not None:
+            self._release(goal)
+            goal.sampler.free()
+
+    def shutdown(self) -> None:
+        for goal_id in list(self._goals):
+            self.close(goal_id)
+        llama_cpp.llama_free(self._context)
+        llama_cpp.llama_model_free(self._model)
+
+    def _fill(self, column: Column) -> list[tuple[str, _Goal, int]]:
+        """Put the column into the batch; changes nothing else.
+
+        Raises:
+            ValueError: the column asks for something that cannot be: the caller's mistake.
+        """
+        batch = self._batch
+        batch.clear()
+        goals = []
+        for goal_id, prompt_tokens in column:
+            goal = self._goals[goal_id]
+            count, pending = prompt_tokens or 1, goal.pending
+            if goal.sequence is None or goal.finished:
+                raise ValueError(f"goal {goal_id} is in a step but {'has finished' if goal.finished else 'is not open'}")
+            if count > pending or (not prompt_tokens and pending > 1):
+                cell = f"{prompt_tokens} prompt tokens" if prompt_tokens else "a decode"
+                raise ValueError(f"goal {goal_id} is in a step with {cell}, but has {pending} tokens to compute")
+            batch.add(goal.tokens, goal.computed, count, goal.sequence, wants_logits=count == pending)
+            goals.append((goal_id, goal, count))
+        if len({goal_id for goal_id, _, _ in goals}) < len(goals):
+            raise ValueError("a goal is in the step twice")
+        return goals
+
+    def _decode(self) -> None:
+        """Run llama.cpp over the batch.
+
+        Raises:
+            KvFullError: no cells for it; llama.cpp restored the state before the call.
+            EngineError: what the context holds now is unknown.
+        """
+        status = llama_cpp.llama_decode(self._context, self._batch.struct)
+        if status == 0:
+            return
+        if status == 1:
+            raise KvFullError(
+                f"a step of {self._batch.size} tokens finds no room: {self._kv_used} of {self._info.context_tokens} KV cells are taken; "
+                "evict a goal, or raise n_ctx"
+            )
+        raise EngineError(f"llama_decode failed with status {status}, the log says why; restart the engine")
+
+    def _logits(self, rows: int) -> npt.NDArray[np.float32]:
+        """The logits of those tokens of the batch that asked for them, in order; valid until the next step."""
+        logits = llama_cpp.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(logits, (rows, self._vocabulary.size))
+
+    def _extend(self, goal_id: str, goal: _Goal, token: int | None) -> Output:
+        """Add a sampled token to a goal."""
+        if token is None or token in self._vocabulary.ending:
+            text, finish = goal.text.flush(), FinishReason.STOP
+        else:
+            goal.tokens.append(token)
+            text, stopped = goal.text.push(self._vocabulary.piece(token))
+            if stopped:
+                finish = FinishReason.STOP
+            elif len(goal.tokens) == goal.limit:
+                text, finish = text + goal.text.flush(), FinishReason.LENGTH
+            else:
+                return Output(goal_id, text)
+        goal.finished = True
+        return Output(goal_id, text, finish)
+
+    def _release(self, goal: _Goal) -> None:
+        """Take a goal's sequence and KV away, if it has any."""
+        if goal.sequence is None:
+            return
+        llama_cpp.llama_memory_seq_rm(self._memory, goal.sequence, -1, -1)
+        self._sequences.append(goal.sequence)
+        self._kv_used -= goal.computed
+        goal.sequence, goal.computed = None, 0
+
+    def _warm_up(self) -> None:
+        """Compute one token, so that the first goal does not pay for page faults and lazy set-up."""
+        self._batch.clear()
+        self._batch.add(array("i", [0]), 0, 1, 0, wants_logits=True)
+        try:
+            self._decode()
+        finally:
+            llama_cpp.llama_memory_clear(self._memory, True)

@@ -1,0 +1,119 @@
+"""A GGUF file to a model and a context."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from slice_ros.engines.base import EngineError
+from slice_ros.engines.llama.config import KV_TYPES, LlamaConfig
+from slice_ros.engines.llama.log import log, reason
+
+_logger = logging.getLogger(__name__)
+
+
+def load(config: LlamaConfig) -> tuple[Any, Any]:
+    """Model and context."""
+    path = Path(config.model_path).expanduser()
+    _check_gguf(path)
+    llama_cpp.llama_backend_init()
+    with log.collect_errors() as errors:
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), model_params(config))
+    if not model:
+        raise EngineError(f"{path} cannot be loaded: {reason(errors)}; get the file again, or take a model that this llama.cpp knows")
+    if not llama_cpp.llama_model_has_decoder(model) or llama_cpp.llama_model_has_encoder(model):
+        llama_cpp.llama_model_free(model)
+        raise EngineError(f"{path} is not a text generation model; take a decoder-only one")
+    with log.collect_errors() as errors:
+        context = llama_cpp.llama_init_from_model(model, _context_params(config))
+    if not context:
+        llama_cpp.llama_model_free(model)
+        raise EngineError(f"no context of n_ctx = {config.n_ctx} can be made for {path}: {reason(errors)}; lower n_ctx, or free memory")
+    return model, context
+
+
+def _check_gguf(path: Path) -> None:
+    """Refuse what is no GGUF file with a sentence that says more than llama.cpp's."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise EngineError(f"{path} cannot be read ({error.strerror}); give the path of a GGUF file") from error
+    if len(head) < 8 or head[:4] != b"GGUF":
+        start = f"it starts with {head[:4]!r}" if head else "it is empty"
+        raise EngineError(f"{path} is not a GGUF file ({start}); give the path of a GGUF file")
+    version = struct.unpack("<I", head[4:])[0]
+    if version not in (2, 3):
+        raise EngineError(f"{path} is GGUF version {version}; versions 2 and 3 can be read, convert the model again")
+
+
+def model_params(config: LlamaConfig) -> Any:
+    params = llama_cpp.llama_model_default_params()
+    params.n_gpu_layers = config.n_gpu_layers
+    params.main_gpu = config.main_gpu
+    if config.tensor_split:
+        params.tensor_split = (ctypes.c_float * llama_cpp.llama_max_devices())(*config.tensor_split)
+    if config.use_mmap:
+        params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP_MLOCK if config.use_mlock else llama_cpp.LLAMA_LOAD_MODE_MMAP
+    else:
+        params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MLOCK if config.use_mlock else llama_cpp.LLAMA_LOAD_MODE_NONE
+    if has_amx():
+        _logger.warning(
+            "this llama.cpp was built with AMX kernels, which crash on quantised models; they are off, and with them the other fast "
+            "kernels: scripts/install.sh builds one without AMX"
+        )
+        params.use_extra_bufts = False
+    return params
+
+
+def has_amx() -> bool:
+    """Whether llama.cpp may compute with AMX, whose kernels end the process at the first step of a Q4_0 model."""
+    return re.search(rb"AMX\w* = 1", llama_cpp.llama_print_system_info()) is not None
+
+
+def _context_params(config: LlamaConfig) -> Any:
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = config.n_ctx
+    params.n_batch = params.n_ubatch = config.n_batch  # a step is computed as a whole
+    params.n_seq_max = config.n_seq_max
+    params.n_threads = params.n_threads_batch = config.n_threads or physical_cores()
+    params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO if config.flash_attn else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.type_k, params.type_v = KV_TYPES[config.type_k], KV_TYPES[config.type_v]
+    params.kv_unified = True  # one pool of cells, so that a long sequence can take what short ones leave
+    params.no_perf = True
+    return params
+
+
+def physical_cores() -> int:
+    """Physical cores this process may use, after CPU affinity and the control group's quota."""
+    if not hasattr(os, "sched_getaffinity"):
+        return max(1, (os.cpu_count() or 1) // 2)
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        try:
+            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
+        except OSError:
+            cores.add(str(cpu))
+    try:
+        group = Path("/proc/self/cgroup").read_text().partition("::")[2].strip()
+        quota, period = Path(f"/sys/fs/cgroup{group}/cpu.max").read_text().split()
+        return max(1, min(len(cores), int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max": no quota
+        return len(cores)
+
+
+def device_name(config: LlamaConfig) -> str:
+    """What computes, as ggml describes it."""
+    library = llama_cpp.llama_cpp._lib
+    by_type, description = library.ggml_backend_dev_by_type, library.ggml_backend_dev_description
+    by_type.restype, description.argtypes, description.restype = ctypes.c_void_p, [ctypes.c_void_p], ctypes.c_char_p
+    gpu = by_type(1) if config.n_gpu_layers else None
+    name = description(gpu or by_type(0)) or b"CPU"
+    return str(name.decode("utf-8", "replace").strip()) + ("" if gpu else f", {config.n_threads or physical_cores()} threads")

@@ -1,0 +1,75 @@
+"""llama.cpp's log, and what it prints besides."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import llama_cpp
+
+_logger = logging.getLogger(__name__)
+
+
+class Log:
+    """Where llama.cpp's log goes: its warnings and errors to Python's, or errors to whoever collects them to explain a failure."""
+
+    _LEVELS: ClassVar = {3: logging.WARNING, 4: logging.ERROR}  # the others are noise
+    _CONTINUED = 5
+
+    def __init__(self) -> None:
+        self._level: int | None = None
+        self._collectors: dict[int, list[str]] = {}
+        self._callback = llama_cpp.llama_log_callback(self._write)  # must live as long as llama.cpp may call it
+        llama_cpp.llama_log_set(self._callback, None)
+
+    @contextmanager
+    def collect_errors(self) -> Iterator[list[str]]:
+        """Errors of this thread go to the list and not into the log."""
+        thread = threading.get_ident()
+        errors = self._collectors[thread] = []
+        try:
+            yield errors
+        finally:
+            del self._collectors[thread]
+
+    def _write(self, level: int, text: bytes, _user_data: object) -> None:
+        if level != self._CONTINUED:
+            self._level = self._LEVELS.get(level)
+        line = text.decode("utf-8", "replace").strip()
+        if self._level is None or not line:
+            return
+        collector = self._collectors.get(threading.get_ident())
+        if collector is not None and self._level == logging.ERROR:
+            collector.append(line)
+        else:
+            _logger.log(self._level, "llama.cpp: %s", line)
+
+
+log = Log()
+
+
+def reason(errors: Sequence[str]) -> str:
+    """What the collected errors say, each once."""
+    return "; ".join(dict.fromkeys(errors)) or "no reason given"
+
+
+def call_capturing_stderr(function: Callable[[], Any]) -> tuple[Any, str]:
+    """Call a function of a C library, and return its result and what it printed."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # closed: nobody reads it
+        return function(), ""
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            result = function()
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+        file.seek(0)
+        return result, file.read().decode("utf-8", "replace")
