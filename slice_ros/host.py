@@ -1,7 +1,8 @@
-"""Starts the engine process, speaks with it, and starts a new one when it dies; no goal is ever left without an end."""
+"""Starts the engine process, speaks with it, and starts a new one when it dies or hangs; no goal is ever left without an end."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from enum import Enum
 from multiprocessing.connection import Connection
@@ -21,6 +23,7 @@ from slice_ros.events import Checked, Event, Finished
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 from slice_ros.parameters import Value
 from slice_ros.scheduler import failed
+from slice_ros.watchdog import LOOK_PERIOD_S, Watchdog, longest_step_s
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +46,8 @@ class EngineState(Enum):
 class EngineHost:
     """Every goal submitted here gets exactly one ``Finished``, whatever becomes of the process.
 
-    Goals that arrive while the engine (re)starts wait for it; when a start fails, they end with ENGINE_DIED.
+    Goals that arrive while the engine (re)starts wait for it; when a start fails, they end with ENGINE_DIED. A process that hangs is
+    killed, and so has died; while it loads a model or has nothing to do, silence is no hang.
 
     Args:
         parameters: checked values of ``parameters.PARAMETERS``.
@@ -61,6 +65,7 @@ class EngineHost:
         self._checks: set[str] = set()
         self._commands: queue.SimpleQueue[Command | None] | None = None  # None while no engine is ready
         self._process: subprocess.Popen[bytes] | None = None
+        self._hang = ""
         self._stopping = threading.Event()
         self._first_start = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="engine supervisor", daemon=True)
@@ -174,9 +179,11 @@ class EngineHost:
 
     def _run_one(self) -> bool:
         """One engine process from birth to death; true if it became ready."""
-        connection, process = self._spawn()
+        connection, ours, process = self._spawn()
         commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         became_ready = False
+        over = threading.Event()
+        self._hang = ""
         try:
             connection.send(Start(self._parameters))
             answer: Answer = connection.recv()
@@ -186,9 +193,12 @@ class EngineHost:
             assert isinstance(answer, Ready)
             became_ready = True
             threading.Thread(target=_send_all, args=(connection, commands), name="engine commands", daemon=True).start()
+            watchdog = Watchdog(longest_step_s(answer.latency, answer.info), time.monotonic())
             self._open_for_goals(answer, commands)
+            threading.Thread(target=self._watch, args=(watchdog, process, ours, over), name="engine watchdog", daemon=True).start()
             while True:
                 events = connection.recv()
+                watchdog.heard()
                 self._deliver(events)
         except (EOFError, OSError):
             pass  # the process is gone
@@ -200,13 +210,29 @@ class EngineHost:
                 self._commands = None
                 if not self._stopping.is_set():
                     self.state = EngineState.RESTARTING
+            over.set()
             commands.put(None)
             connection.close()
-            self.failure = self._reap(process) or self.failure
+            ours.close()
+            ended = self._reap(process)
+            self.failure = self._hang or ended or self.failure
             self._end_checks()
         return became_ready
 
-    def _spawn(self) -> tuple[Connection, subprocess.Popen[bytes]]:
+    def _watch(self, watchdog: Watchdog, process: subprocess.Popen[bytes], ours: socket.socket, over: threading.Event) -> None:
+        """Kill a process that hangs; its supervisor takes it from there."""
+        while not over.wait(LOOK_PERIOD_S):
+            with self._lock:
+                has_work = bool(self._in_flight or self._checks)
+                timeout_s = float(self._parameters["engine.hang_timeout_s"])
+            if watchdog.finds_hang(time.monotonic(), has_work=has_work, timeout_s=timeout_s):
+                self._hang = f"the engine process {process.pid} hung (it said nothing for {watchdog.silent_s:.1f} s) and was killed"
+                process.kill()
+                with contextlib.suppress(OSError):
+                    ours.shutdown(socket.SHUT_RDWR)  # a process that hangs in the kernel dies later, or never
+                return
+
+    def _spawn(self) -> tuple[Connection, socket.socket, subprocess.Popen[bytes]]:
         ours, theirs = socket.socketpair()
         # The child finds this very package, however the parent found it.
         path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
@@ -221,7 +247,7 @@ class EngineHost:
             self._process = process
             if self._stopping.is_set():
                 process.kill()
-        return Connection(ours.detach()), process
+        return Connection(os.dup(ours.fileno())), ours, process
 
     def _reap(self, process: subprocess.Popen[bytes]) -> str:
         """Wait for a process whose pipe is closed; says how it ended, if not in peace."""
@@ -229,7 +255,10 @@ class EngineHost:
             status = process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            status = process.wait()
+            try:
+                status = process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                return f"the engine process {process.pid} was killed, but the kernel does not let it go; look at its device"
         if status < 0:
             return f"the engine process {process.pid} was ended by {signal.Signals(-status).name}"
         return "" if status in (0, 1) else f"the engine process {process.pid} ended with status {status}"

@@ -107,6 +107,14 @@ PARAMETERS: dict[str, Parameter] = {
             "(llama) or rtx4060ti-chatglm2-6b-int4 (paced, simulated)",
         ),
         Parameter("engine.restart", True, "start a new engine process when one dies"),
+        Parameter(
+            "engine.hang_timeout_s",
+            3.0,
+            "an engine process that has goals and is silent for so long, and for ten times its longest step, is killed, s; 0 = never",
+            0.0,
+            3600.0,
+            change=Change.LIVE,
+        ),
         Parameter("scheduler.policy", DEFAULT_POLICY, "who takes part in the coming steps", choices=tuple(POLICIES), change=Change.LIVE),
         Parameter("scheduler.max_batch", 16, "goals in one step at most", 1, 256, change=Change.LIVE),
         Parameter(
