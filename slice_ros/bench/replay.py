@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import string
 import threading
@@ -34,13 +35,16 @@ class ScriptedEngine:
     Args:
         inner: computes the steps.
         lengths: answer length by goal id.
-        on_step: called with each step, timed.
+        on_step: called with each step, timed from the end of the one before, where there was work all the time: what the scheduler does
+            between steps is part of what they cost.
     """
 
     def __init__(self, inner: Engine, lengths: Mapping[str, Lengths], on_step: Callable[[Step], None]) -> None:
         self._inner = inner
         self._on_step = on_step
         self._left = {goal_id: length.output_tokens for goal_id, length in lengths.items()}
+        self._in_hand: set[str] = set()
+        self._busy_since_s = math.inf
 
     @property
     def info(self) -> EngineInfo:
@@ -51,15 +55,18 @@ class ScriptedEngine:
         return self._inner.kv
 
     def prepare(self, request: GoalRequest) -> int:
-        return self._inner.prepare(request)
+        prompt_tokens = self._inner.prepare(request)
+        self._in_hand.add(request.goal_id)
+        return prompt_tokens
 
     def open(self, goal_id: str) -> int:
         return self._inner.open(goal_id)
 
     def step(self, column: Column) -> list[Output]:
-        began = time.monotonic()
+        began_s = min(self._busy_since_s, time.monotonic())
         outputs = self._inner.step(column)
-        self._on_step(Step(len(column), sum(cell.prompt_tokens for cell in column), 0, time.monotonic() - began))
+        self._busy_since_s = time.monotonic()
+        self._on_step(Step(len(column), sum(cell.prompt_tokens for cell in column), 0, self._busy_since_s - began_s))
         return [self._scripted(output) for output in outputs]
 
     def evict(self, goal_id: str) -> int:
@@ -67,6 +74,9 @@ class ScriptedEngine:
 
     def close(self, goal_id: str) -> None:
         self._inner.close(goal_id)
+        self._in_hand.discard(goal_id)
+        if not self._in_hand:
+            self._busy_since_s = math.inf
 
     def shutdown(self) -> None:
         self._inner.shutdown()

@@ -72,14 +72,20 @@ class Recorder:
         return Outcome(arrival, end.report, end.error_code, times)
 
 
-def simulate(arrivals: Sequence[Arrival], policy: Policy, latency: LatencyModel, *, max_batch: int = 16) -> list[Outcome]:
+def simulate(
+    arrivals: Sequence[Arrival], policy: Policy, latency: LatencyModel, *, max_batch: int = 16, actual: LatencyModel | None = None
+) -> list[Outcome]:
     """Serve the traffic to its last goal.
+
+    Args:
+        latency: predicts the steps.
+        actual: what they really take, if not that.
 
     Returns:
         One outcome per arrival, in order of arrival.
     """
     clock = VirtualClock()
-    engine = SimulatedEngine(latency, clock, {a.request.goal_id: a.lengths for a in arrivals})
+    engine = SimulatedEngine(actual or latency, clock, {a.request.goal_id: a.lengths for a in arrivals})
     recorder = Recorder()
     scheduler = Scheduler(engine, policy, latency, recorder, clock=clock, max_batch=max_batch)
     for arrival in arrivals:

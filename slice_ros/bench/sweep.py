@@ -57,10 +57,16 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """Serves traffic on a virtual clock. Plain data: it can go to another process."""
+    """Serves traffic on a virtual clock. Plain data: it can go to another process.
+
+    Args:
+        latency: predicts the steps.
+        actual: what they really take, if not that.
+    """
 
     latency: LatencyModel
     max_batch: int = 16
+    actual: LatencyModel | None = None
 
     engine = "simulated"
 
@@ -69,7 +75,7 @@ class Simulated:
         return self.latency.device
 
     def run(self, arrivals: Sequence[Arrival], policy: Policy) -> list[Outcome]:
-        return simulate(arrivals, policy, self.latency, max_batch=self.max_batch)
+        return simulate(arrivals, policy, self.latency, max_batch=self.max_batch, actual=self.actual)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +104,8 @@ class RealTime:
         return replay(arrivals, policy, self.inner, self.latency, max_batch=self.max_batch, on_step=self.steps.append)
 
     def simulated(self) -> Simulated:
-        """A simulator with the step times of the latest run."""
-        return Simulated(fit_latency(self.device, self.steps), self.max_batch)
+        """A simulator that plans as the latest run did, and whose steps take what they took there."""
+        return Simulated(self.latency, self.max_batch, fit_latency(self.device, self.steps))
 
 
 def grid(
