@@ -51,7 +51,10 @@ class MaskSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The scheduler's state; means are over the time since the snapshot before."""
+    """The scheduler's state; means are over the time since the snapshot before.
+
+    ``step_s`` is a step's time as measured, then as its plan took it for, then as calibrated.
+    """
 
     policy: str
     queued: int
@@ -59,6 +62,7 @@ class Snapshot:
     steps: int
     step_s: float
     step_predicted_s: float
+    step_calibrated_s: float
     tokens_per_s: float
     kv_used: int
     kv_total: int

@@ -69,6 +69,11 @@ class LatencyModel:
         """Predicted extra seconds of a whole prompt beyond its row in the step."""
         return self.chunk_s + self.prompt_token_s * tokens
 
+    def scaled(self, factor: float) -> LatencyModel:
+        """A device whose steps all take ``factor`` times as long."""
+        table = tuple(factor * seconds for seconds in self.decode_s)
+        return LatencyModel(self.device, table, factor * self.chunk_s, factor * self.prompt_token_s, factor * self.kv_token_s)
+
     @classmethod
     def profile(cls, name: str) -> LatencyModel:
         """Load a device profile: a name in ``config/devices``, or the path of a YAML file.

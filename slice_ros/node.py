@@ -350,7 +350,7 @@ class SliceServer(LifecycleNode):
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         steps = snapshot.steps - (self._snapshot.steps if self._snapshot is not None else 0)
-        self._last_minute.stepped(time.monotonic(), steps, snapshot.step_s, snapshot.step_predicted_s)
+        self._last_minute.stepped(time.monotonic(), steps, snapshot.step_s, snapshot.step_calibrated_s)
         self._snapshot = snapshot
 
     # ---- what it tells

@@ -160,7 +160,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter(
             "diagnostics.step_ratio_warn",
             1.5,
-            "measured / predicted step time of the last minute above which /diagnostics warns; a hot machine is a slow one",
+            "measured / calibrated step time of the last minute above which /diagnostics warns; a hot machine is a slow one",
             1.0,
             100.0,
             change=Change.LIVE,

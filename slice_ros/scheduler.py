@@ -17,6 +17,7 @@ from slice_ros.experience import Experience
 from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest
 from slice_ros.latency import LatencyModel
 from slice_ros.mask import Cell, Column, MaskMatrix
+from slice_ros.pace import Pace
 from slice_ros.policies.base import Limits, Policy, next_cell
 from slice_ros.task import SloReport, Task
 
@@ -71,7 +72,7 @@ class Scheduler:
     Args:
         engine: computes the steps.
         policy: decides who takes part in them.
-        latency: predicts them.
+        latency: predicts them, as calibrated; the steps themselves refine it.
         emit: receives the events of one turn, in order; called on the scheduler's thread, must not block.
         clock: tells the time.
         max_batch: goals in one step at most.
@@ -91,7 +92,7 @@ class Scheduler:
     ) -> None:
         self._engine = engine
         self._policy = policy
-        self._latency = latency
+        self._pace = Pace(latency)
         self._emit = emit
         self._clock = clock or MonotonicClock()
         info = engine.info
@@ -105,6 +106,7 @@ class Scheduler:
         self._arrivals = 0
         self._matrix = MaskMatrix()
         self._cursor = 0
+        self._planned_ratio = 1.0
         self._planned_s = 0.0
         self._taken_s = 0.0
         self._events: list[Event] = []
@@ -229,7 +231,7 @@ class Scheduler:
             return
         self._arrivals += 1
         self._tasks[task.goal_id] = task
-        self._experience.arrived(task, self._latency)
+        self._experience.arrived(task, self._pace.latency)
         self._replan()
 
     def _admit(self, task: Task) -> None:
@@ -244,7 +246,7 @@ class Scheduler:
             raise GoalError(ErrorCode.INFEASIBLE, prediction.reason)
 
     def _predict(self, task: Task) -> Prediction:
-        return predict(task, self._ready(), self._clock.now(), self._latency, self._limits, self._experience)
+        return predict(task, self._ready(), self._clock.now(), self._pace.latency, self._limits, self._experience)
 
     def _ready(self) -> list[Task]:
         """The goals in hand that wait for no other."""
@@ -295,14 +297,15 @@ class Scheduler:
 
     def _plan(self) -> None:
         tasks = self._ready()
-        self._dependencies.split_budgets(self._tasks, self._clock.now(), self._latency)
+        self._dependencies.split_budgets(self._tasks, self._clock.now(), self._pace.latency)
         try:
-            matrix = self._policy.plan(tasks, self._clock.now(), self._latency, self._limits)
+            matrix = self._policy.plan(tasks, self._clock.now(), self._pace.latency, self._limits)
         except Exception:
             logger.exception("policy %s could not plan; the oldest goal takes the next step", self._policy.name)
             matrix = MaskMatrix()
         self._matrix = matrix if matrix.columns else MaskMatrix(((next_cell(tasks[0]),),))
         self._cursor = 0
+        self._planned_ratio = self._pace.ratio
         self._planned_s = self._taken_s = 0.0
 
     def _resolve(self, planned: Column, *, must: bool = False) -> Column:
@@ -349,8 +352,10 @@ class Scheduler:
 
     def _step(self, column: Column) -> None:
         began = self._clock.now()
-        kv_tokens = sum(self._tasks[cell.goal_id].kv_tokens for cell in column) if self._latency.kv_token_s else 0
-        predicted_s = self._latency.column_s(column, kv_tokens)
+        calibrated = self._pace.calibrated
+        kv_tokens = sum(self._tasks[cell.goal_id].kv_tokens for cell in column) if calibrated.kv_token_s else 0
+        calibrated_s = calibrated.column_s(column, kv_tokens)
+        predicted_s = self._planned_ratio * calibrated_s
         for goal_id, prompt_tokens in column:
             task = self._tasks[goal_id]
             task.prompt_left -= prompt_tokens
@@ -361,7 +366,8 @@ class Scheduler:
         now = self._clock.now()
         self._planned_s += predicted_s
         self._taken_s += now - began
-        self._meter.add(now - began, predicted_s, len(outputs))
+        self._meter.add(now - began, predicted_s, calibrated_s, len(outputs))
+        self._pace.observe(calibrated_s, now - began)
         for output in outputs:
             task = self._tasks[output.goal_id]
             task.token_times_s.append(now)
@@ -396,6 +402,7 @@ class Scheduler:
             meter.steps,
             meter.taken_s / steps if steps else math.nan,
             meter.predicted_s / steps if steps else math.nan,
+            meter.calibrated_s / steps if steps else math.nan,
             meter.tokens / elapsed_s,
             kv.used,
             kv.total,
@@ -413,12 +420,14 @@ class _Meter:
         self.steps = steps
         self.taken_s = 0.0
         self.predicted_s = 0.0
+        self.calibrated_s = 0.0
         self.tokens = 0
 
-    def add(self, taken_s: float, predicted_s: float, tokens: int) -> None:
+    def add(self, taken_s: float, predicted_s: float, calibrated_s: float, tokens: int) -> None:
         self.steps += 1
         self.taken_s += taken_s
         self.predicted_s += predicted_s
+        self.calibrated_s += calibrated_s
         self.tokens += tokens
 
 

@@ -13,6 +13,7 @@ from slice_ros.events import Finished, Progress, Snapshot
 from slice_ros.goal import ErrorCode, FinishReason, GoalError
 from slice_ros.latency import LatencyModel
 from slice_ros.mask import DECODE, MaskMatrix
+from slice_ros.pace import Pace
 from slice_ros.policies import POLICIES, make_policy
 from slice_ros.policies.base import next_cell
 from slice_ros.scheduler import Scheduler
@@ -181,7 +182,7 @@ def test_a_completion_asks_for_a_new_plan():
 def test_steps_that_take_longer_than_planned_ask_for_a_new_plan():
     policy = Fixed(everyone(100))
     bench = Bench(policy)
-    bench.scheduler._latency = LatencyModel("optimist", (0.007,))  # the engine takes 14 ms
+    bench.scheduler._pace = Pace(LatencyModel("optimist", (0.007,)))  # the engine takes 14 ms
     bench.submit(a_goal("a", max_tokens=100))
     bench.turn(10)
     assert 2 <= policy.plans <= 6  # after 10 ms of drift: every other step

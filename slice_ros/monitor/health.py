@@ -27,12 +27,12 @@ class Diagnosis:
 
 
 def diagnose_engine(status: Any, failure: str, *, step_ratio_warn: float) -> Diagnosis:
-    """ERROR while the engine is not there to serve, WARN while its steps take longer than predicted.
+    """ERROR while the engine is not there to serve, WARN while its steps take longer than calibrated.
 
     Args:
         status: a ``SloStatus``.
         failure: why the engine is down; empty where nothing is known.
-        step_ratio_warn: measured / predicted step time from which it counts as slow.
+        step_ratio_warn: measured / calibrated step time from which it counts as slow.
     """
     values = {
         "state": status.engine_state,
@@ -44,7 +44,7 @@ def diagnose_engine(status: Any, failure: str, *, step_ratio_warn: float) -> Dia
         "KV cells": str(status.kv_total),
         "steps": str(status.steps),
         "step ms": _number(status.step_ms),
-        "measured / predicted step time": _number(status.step_ratio),
+        "measured / calibrated step time": _number(status.step_ratio),
         "tokens/s": _number(status.tokens_per_s),
     }
     if status.engine_state == "stopped" and not failure:
@@ -52,7 +52,7 @@ def diagnose_engine(status: Any, failure: str, *, step_ratio_warn: float) -> Dia
     if status.engine_state != "ready":
         return Diagnosis("engine", Level.ERROR, f"engine {status.engine_state}" + (f": {failure}" if failure else ""), values)
     if status.step_ratio > step_ratio_warn:
-        return Diagnosis("engine", Level.WARN, f"steps take {status.step_ratio:.2f} times what was predicted", values)
+        return Diagnosis("engine", Level.WARN, f"steps take {status.step_ratio:.2f} times as long as calibrated", values)
     return Diagnosis("engine", Level.OK, "ready", values)
 
 

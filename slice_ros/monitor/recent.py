@@ -1,4 +1,4 @@
-"""What the last minute was like: how many goals met their SLO, and how long steps took against their prediction."""
+"""What the last minute was like: how many goals met their SLO, and how long steps took against their calibrated times."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class LastMinute:
         """A goal ended."""
         self._ends.append((now_s, real_time, attained))
 
-    def stepped(self, now_s: float, steps: int, step_s: float, predicted_s: float) -> None:
+    def stepped(self, now_s: float, steps: int, step_s: float, calibrated_s: float) -> None:
         """So many steps were taken, with these means, in seconds."""
         if steps > 0:
-            self._steps.append((now_s, steps * step_s, steps * predicted_s))
+            self._steps.append((now_s, steps * step_s, steps * calibrated_s))
 
     def look(self, now_s: float) -> None:
         """Forget what is older than a minute."""
@@ -42,9 +42,9 @@ class LastMinute:
 
     @property
     def step_ratio(self) -> float:
-        """Measured over predicted time of all steps: 1 = as predicted, above = slower; NaN of none."""
-        predicted_s = sum(predicted for _, _, predicted in self._steps)
-        return sum(taken for _, taken, _ in self._steps) / predicted_s if predicted_s > 0.0 else math.nan
+        """Measured over calibrated time of all steps: 1 = as calibrated, above = slower; NaN of none."""
+        calibrated_s = sum(calibrated for _, _, calibrated in self._steps)
+        return sum(taken for _, taken, _ in self._steps) / calibrated_s if calibrated_s > 0.0 else math.nan
 
     def _verdicts(self, real_time: bool) -> list[bool]:
         return [attained for _, is_real_time, attained in self._ends if is_real_time == real_time]

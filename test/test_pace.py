@@ -1,0 +1,118 @@
+"""Plans follow a device that throttles, and one that comes back; a step that is slow for once says nothing."""
+
+import pytest
+from builders import PAPER, Bench, a_goal
+
+from slice_ros.bench.simulate import Recorder, attainment
+from slice_ros.bench.workload_file import load_workload
+from slice_ros.clock import VirtualClock
+from slice_ros.engines.simulated import SimulatedEngine
+from slice_ros.events import Snapshot
+from slice_ros.latency import LatencyModel
+from slice_ros.pace import Pace
+from slice_ros.policies import make_policy
+from slice_ros.scheduler import Scheduler
+
+STEP_S = PAPER.step_s(1)
+
+
+def observe(pace, ratio, seconds):
+    """Steps of so many calibrated seconds."""
+    for _ in range(round(seconds / STEP_S)):
+        pace.observe(STEP_S, ratio * STEP_S)
+
+
+def test_it_follows_a_device_down_and_up_again():
+    pace = Pace(PAPER)
+    observe(pace, 2.0, 1.0)
+    assert pace.latency.step_s(3, 10, 1, 100) == pytest.approx(2.0 * PAPER.step_s(3, 10, 1, 100), rel=0.05)
+    observe(pace, 1.0, 1.0)
+    assert pace.latency.step_s(3) == pytest.approx(PAPER.step_s(3), rel=0.05)
+
+
+@pytest.mark.parametrize("slow", [[50.0], [50.0, 50.0]], ids=["one", "two"])
+def test_an_odd_slow_step_changes_nothing(slow):
+    pace = Pace(PAPER)
+    for ratio in [1.0] * 5 + slow + [1.0] * 10:
+        pace.observe(STEP_S, ratio * STEP_S)
+        assert pace.latency is PAPER
+
+
+def test_noise_is_not_worth_another_model():
+    pace = Pace(PAPER)
+    for i in range(1000):
+        pace.observe(STEP_S, (0.997 if i % 2 else 1.003) * STEP_S)
+        assert pace.latency is PAPER
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1e9])
+def test_it_stays_a_model_whatever_the_clock_says(ratio):
+    pace = Pace(PAPER)
+    observe(pace, ratio, 10.0)
+    assert 0.01 * STEP_S < pace.latency.step_s(1) < 100 * STEP_S
+
+
+def test_an_engine_that_keeps_its_times_is_planned_with_them():
+    bench = Bench("slack")
+    bench.submit(*(a_goal(f"g{i}", max_tokens=20) for i in range(8)))
+    bench.drain()
+    snapshots = [event for event in bench.events if isinstance(event, Snapshot) and event.steps]
+    assert snapshots
+    assert all(snapshot.step_predicted_s == snapshot.step_calibrated_s for snapshot in snapshots)
+
+
+# ---- a machine that runs at half its speed for a while
+
+GPU_LIKE = LatencyModel("gpu-like", tuple(0.020 + 0.0004 * max(0, rows - 8) for rows in range(1, 17)), prompt_token_s=5e-5)
+"""Rows cost next to nothing, so that goals of both classes share steps, and how many may do so is a matter of how long steps take."""
+SLOW_S = (10.0, 20.0)
+END_S = 30.0
+SETTLED_S = 2.0
+
+
+class Throttling(SimulatedEngine):
+    """Takes twice as long within ``SLOW_S``."""
+
+    def __init__(self, latency, clock, lengths):
+        super().__init__(latency, clock, lengths)
+        self.clock = clock
+
+    def step(self, column):
+        began = self.clock.now()
+        outputs = super().step(column)
+        if SLOW_S[0] <= began < SLOW_S[1]:
+            self.clock.advance(self.clock.now() - began)
+        return outputs
+
+
+def serve(seed):
+    """What becomes of traffic that the device can serve at both speeds."""
+    arrivals = load_workload("robot-mix").with_rt_share(0.3).traffic(6.0, END_S, seed)
+    clock, recorder = VirtualClock(), Recorder()
+    engine = Throttling(GPU_LIKE, clock, {a.request.goal_id: a.lengths for a in arrivals})
+    scheduler = Scheduler(engine, make_policy("slack"), GPU_LIKE, recorder, clock=clock)
+    for arrival in arrivals:
+        while clock.now() < arrival.time_s and scheduler.turn():
+            pass
+        clock.advance(max(0.0, arrival.time_s - clock.now()))
+        scheduler.submit(arrival.request)
+    while scheduler.turn():
+        pass
+    return [recorder.outcome(arrival) for arrival in arrivals]
+
+
+def attained(outcomes, begin_s, end_s, *, real_time):
+    """Attainment of the goals that arrived from ``SETTLED_S`` after the begin of a phase to its end."""
+    return attainment([o for o in outcomes if begin_s + SETTLED_S <= o.arrival.time_s < end_s and o.is_real_time == real_time])
+
+
+def test_real_time_goals_are_in_time_again_two_seconds_after_the_machine_throttled_and_the_others_after_it_came_back():
+    outcomes = [outcome for seed in range(3) for outcome in serve(seed)]
+    assert attained(outcomes, *SLOW_S, real_time=True) >= 0.9
+    assert attained(outcomes, SLOW_S[1], END_S, real_time=True) >= 0.95
+    assert attained(outcomes, SLOW_S[1], END_S, real_time=False) >= 0.95
+
+
+def test_they_would_not_be_without_refinement(monkeypatch):
+    monkeypatch.setattr(Pace, "observe", lambda *_: None)
+    assert attained([outcome for seed in range(3) for outcome in serve(seed)], *SLOW_S, real_time=True) < 0.7
