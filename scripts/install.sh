@@ -11,13 +11,16 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-SAYS=install
+LLAMA_CPP_PYTHON=0.3.36
 PYTHON=${PYTHON:-python3}
-source scripts/llama_cpp.sh
-WHEELS=$CACHE/wheels
+CXX_USED=${CXX:-c++}
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/slice_ros/wheels
 
 [[ $# -eq 1 ]] || { echo "usage: scripts/install.sh VENV" >&2; exit 2; }
 VENV=$1
+
+say() { printf '%s\n' "install: $*"; }
+die() { printf '%s\n' "install: $*" >&2; exit 1; }
 
 check_tools() {
     command -v "$PYTHON" >/dev/null || die "there is no $PYTHON; get one with: sudo apt-get install python3 python3-venv"
@@ -32,6 +35,34 @@ check_build_tools() {
     if [[ -n ${CUDA:-} ]]; then
         command -v nvcc >/dev/null || die "there is no nvcc, which CUDA=1 needs; get one with: sudo apt-get install nvidia-cuda-toolkit"
     fi
+}
+
+one_line() { tr '\n' ' ' <<<"$1"; }
+
+# The arguments of llama.cpp's build, one a line.
+build_flags() {
+    echo -DLLAVA_BUILD=OFF
+    # llama.cpp's AMX kernels crash at the first step of a quantised model. Without them, its other fast kernels are used.
+    # A compiler that does not know these options, for another architecture or too old, makes no AMX code.
+    local no_amx="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    if : | "$CXX_USED" $no_amx -x c++ -c -o /dev/null - 2>/dev/null; then
+        printf '%s\n' "-DCMAKE_C_FLAGS='$no_amx'" "-DCMAKE_CXX_FLAGS='$no_amx'"
+    fi
+    [[ -z ${CUDA:-} ]] || echo -DGGML_CUDA=on
+    [[ -z ${RPC:-} ]] || echo -DGGML_RPC=on
+    [[ -z ${CMAKE_ARGS:-} ]] || printf '%s\n' "$CMAKE_ARGS"
+}
+
+# What a built wheel is good for: this version, built with these flags, for this Python, system and processor.
+wheel_key() {
+    local processor
+    processor=$(grep -m1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || uname -v)
+    "$PYTHON" - "$LLAMA_CPP_PYTHON" "$FLAGS" "$processor" "$(cat /etc/os-release 2>/dev/null)" "$(nvcc --version 2>/dev/null || true)" <<'PY'
+import hashlib, platform, sys
+
+digest = hashlib.sha256("\0".join(sys.argv[1:]).encode()).hexdigest()[:12]
+print(f"{sys.argv[1]}-cp{sys.version_info[0]}{sys.version_info[1]}-{platform.machine()}-{digest}")
+PY
 }
 
 make_venv() {
@@ -75,9 +106,10 @@ build_wheel() {
 
 main() {
     check_tools
+    [[ -z ${CUDA:-} ]] || PATH=$PATH:/usr/local/cuda/bin
     FLAGS=$(build_flags)
     local wheel_dir
-    wheel_dir=$WHEELS/$(build_key "$FLAGS")
+    wheel_dir=$CACHE/$(wheel_key)
     make_venv
     if [[ -d $wheel_dir ]]; then
         say "taking the llama.cpp $LLAMA_CPP_PYTHON that was built before, in $wheel_dir"
@@ -88,8 +120,8 @@ main() {
     fi
     if [[ ! -d $wheel_dir ]]; then
         check_build_tools
-        mkdir -p "$WHEELS"
-        building=$(mktemp -d "$WHEELS/.building.XXXXXX")
+        mkdir -p "$CACHE"
+        building=$(mktemp -d "$CACHE/.building.XXXXXX")
         trap 'rm -rf "$building"' EXIT
         build_wheel "$wheel_dir" "$building"
         install_wheel "$building" || die "the llama.cpp just built does not work; see the message above and $wheel_dir.log"
