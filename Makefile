@@ -1,7 +1,7 @@
 # make demo     set everything up in .venv, then show the main job
 # make test     set everything up in .venv, then run the tests
 # make lint     ruff, mypy --strict
-# make install  set everything up in .venv
+# make install  set everything up in .venv; CUDA=1 for NVIDIA GPUs, RPC=1 for a model on several computers, remembered from then on
 # make train    train the default model, with PyTorch in an environment of its own; make evaluate asks it for held-out examples
 PYTHON ?= python3
 VENV   ?= .venv
@@ -14,10 +14,15 @@ CHECKPOINT := build/robot.pt
 .PHONY: install demo test lint train evaluate clean
 install: $(VENV)/.installed
 
-# scripts/install.sh builds llama.cpp with the flags this machine needs.
+# scripts/install.sh builds llama.cpp with the flags this machine needs, and with the parts asked for, now or before.
+PARTS_BEFORE := $(shell cat $(VENV)/.installed 2>/dev/null)
+PARTS := $(or $(strip $(if $(CUDA),CUDA=1) $(if $(RPC),RPC=1)),$(PARTS_BEFORE))
+ifneq ($(PARTS),$(PARTS_BEFORE))
+.PHONY: $(VENV)/.installed
+endif
 $(VENV)/.installed: pyproject.toml scripts/install.sh
-	PYTHON=$(PYTHON) bash scripts/install.sh $(VENV)
-	touch $@
+	env $(PARTS) PYTHON=$(PYTHON) bash scripts/install.sh $(VENV)
+	echo "$(PARTS)" > $@
 
 demo: install
 	$(BIN)/slice-ros demo $(DEMO)

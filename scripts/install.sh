@@ -6,7 +6,7 @@
 # Environment:
 #   PYTHON      interpreter to use (default: python3)
 #   CUDA=1      build llama.cpp for NVIDIA GPUs
-#   RPC=1       build llama.cpp with its RPC backend
+#   RPC=1       build llama.cpp with its RPC backend, and the server for it, VENV/bin/ggml-rpc-server
 #   CMAKE_ARGS  further arguments for llama.cpp's build
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -87,6 +87,17 @@ llama_cpp.llama_backend_init()
 PY
 }
 
+# CMake that builds llama.cpp's RPC server, too, and has the wheel put it beside the virtual environment's programs.
+add_rpc_server() {
+    local libraries
+    libraries=$("$VENV/bin/python" -c 'import os, sysconfig; paths = sysconfig.get_paths(); print(os.path.relpath(paths["platlib"], paths["scripts"]))')
+    cat <<CMAKE
+add_subdirectory(vendor/llama.cpp/tools/rpc)
+set_target_properties(ggml-rpc-server PROPERTIES INSTALL_RPATH "\$ORIGIN/$libraries/llama_cpp/lib")
+install(TARGETS ggml-rpc-server RUNTIME DESTINATION "\${SKBUILD_SCRIPTS_DIR}")
+CMAKE
+}
+
 # Builds the wheel into a directory. From pip's own cache it could get one that was built with other flags.
 build_wheel() {
     local log=$1.log
@@ -94,14 +105,27 @@ build_wheel() {
     say "this takes some minutes (3 on two cores; with CUDA much longer); its log is $log"
     # llama-cpp-python insists on llama.cpp's utilities, two fifths of the work, which nothing here uses; a variable set in the project wins.
     echo 'set(LLAMA_BUILD_COMMON OFF)' >"$2/project.cmake"
+    [[ -z ${RPC:-} ]] || add_rpc_server >>"$2/project.cmake"
     # Where CMake or Ninja is missing or too old, pip fetches it, or make is taken, which uses one core unless told otherwise.
     CMAKE_ARGS="$(one_line "$FLAGS") -DCMAKE_PROJECT_llama_cpp_INCLUDE='$2/project.cmake'" \
         CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)} \
         "$VENV/bin/pip" wheel --disable-pip-version-check --no-cache-dir --no-deps --no-binary llama-cpp-python \
         --verbose --wheel-dir "$2" "llama-cpp-python==$LLAMA_CPP_PYTHON" >"$log" 2>&1 || {
         tail -n 40 "$log" >&2
+        explain "$log" >&2
         die "llama.cpp could not be built; the end of $log is above"
     }
+}
+
+# What CMake's complaints about CUDA mean.
+explain() {
+    local missing
+    missing=$(grep -oE '^ *CUDA::[a-zA-Z_]+$' "$1" | sort -u | tr -d ' ' | paste -sd ' ')
+    if grep -q 'no GPU was detected' "$1"; then
+        say "CUDA=1 builds for the GPU of this machine, and there is none; name the compute capability of another machine's, 87 for a" \
+            "Jetson Orin, with CMAKE_ARGS=-DCMAKE_CUDA_ARCHITECTURES=87"
+    fi
+    [[ -z $missing ]] || say "the CUDA toolkit lacks $missing; get all of it with: sudo apt-get install nvidia-cuda-toolkit"
 }
 
 main() {
