@@ -8,7 +8,6 @@ The answer follows a JSON schema, so that whatever the model says can be used; t
 
 from __future__ import annotations
 
-import json
 import math
 
 from slice_ros.client import GoalFailed, SliceClient
@@ -16,7 +15,7 @@ from slice_ros.ros import Node, rclpy
 from slice_ros.slo import OnMiss, RealTime
 
 WAYPOINTS = {"dock": (0.0, 0.0), "kitchen": (4.0, 1.0), "lab": (2.0, 5.0), "hall": (1.0, 2.0)}
-SCHEMA = json.dumps({"type": "object", "properties": {"waypoint": {"enum": list(WAYPOINTS)}}, "required": ["waypoint"]})
+SCHEMA = {"type": "object", "properties": {"waypoint": {"enum": list(WAYPOINTS)}}, "required": ["waypoint"]}
 DEADLINE_S = 1.0
 
 
@@ -33,8 +32,8 @@ class WaypointPlanner(Node):
         slo = RealTime(deadline_s=DEADLINE_S, on_miss=OnMiss.ABORT)
         try:
             answer = await self._client.generate(prompt, slo=slo, max_tokens=32, json_schema=SCHEMA, label="plan")
-            return str(json.loads(answer.text)["waypoint"]), "model"
-        except (GoalFailed, json.JSONDecodeError) as error:
+            return str(answer.json()["waypoint"]), "model"
+        except (GoalFailed, ValueError) as error:
             return self.nearest(position), f"fallback: {error}"
 
     @staticmethod

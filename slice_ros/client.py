@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,13 +53,27 @@ class Answer:
 
     Args:
         text: everything generated.
-        finish_reason: "stop" or "length".
+        finish_reason: "stop", or "length" where it was cut at ``max_tokens``.
         report: what the goal experienced, and whether its SLO was met.
     """
 
     text: str
     finish_reason: str
     report: SloReport
+
+    def json(self) -> Any:
+        """The answer as JSON; to a goal with a ``json_schema``, it follows it.
+
+        Raises:
+            ValueError: it is no JSON, as when it was cut at ``max_tokens``.
+        """
+        try:
+            return json.loads(self.text)
+        except json.JSONDecodeError as error:
+            remedy = "raise max_tokens" if self.finish_reason == "length" else "give the goal a json_schema"
+            raise ValueError(
+                f"the answer {self.text[-40:]!r} (finish_reason {self.finish_reason}) is no JSON: {error}; {remedy}"
+            ) from error
 
 
 class Generation:
@@ -209,7 +224,7 @@ class SliceClient:
         sampling: Sampling | None = None,
         stop: Iterable[str] = (),
         grammar: str = "",
-        json_schema: str = "",
+        json_schema: str | Mapping[str, Any] = "",
         session_id: str = "",
         after: Iterable[Generation | str] = (),
         chain_deadline_s: float | None = None,
@@ -225,7 +240,7 @@ class SliceClient:
             sampling: default is greedy.
             stop: generation ends before the first of these.
             grammar: GBNF the output follows; or
-            json_schema: JSON schema it follows.
+            json_schema: JSON schema it follows, as text or as data (``slice_ros.schemas`` makes some), or the name of one.
             session_id: goals of a session share their KV cache.
             after: goals that must succeed first.
             chain_deadline_s: bound on this goal and all that depend on it.
@@ -241,7 +256,7 @@ class SliceClient:
         goal.sampling = sampling_msg(sampling or Sampling())
         goal.stop = list(stop)
         goal.grammar = grammar
-        goal.json_schema = json_schema
+        goal.json_schema = json_schema if isinstance(json_schema, str) else json.dumps(json_schema)
         goal.session_id = session_id
         goal.after = [uuid_msg(g if isinstance(g, str) else g.goal_id) for g in after]
         goal.chain_deadline = duration_msg(chain_deadline_s)

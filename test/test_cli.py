@@ -22,6 +22,7 @@ def test_every_command_explains_itself(command, capsys):
         (["serve", "--policy", "fifo"], "invalid choice: 'fifo'"),
         (["demo", "--duration", "soon"], "invalid float value: 'soon'"),
         (["dance"], "invalid choice: 'dance'"),
+        (["send", "go", "--json-schema", "velocty"], "velocty cannot be read"),
     ],
 )
 def test_wrong_arguments_end_with_status_2_and_say_which(arguments, says, capsys):

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from slice_ros import schemas
 from slice_ros.demo.language import TASKS, Example
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.goal import ChatMessage, GoalRequest
@@ -33,13 +34,9 @@ def _call(tool: str, *arguments: str) -> dict[str, object]:
     return {"type": "object", "properties": properties, "required": list(names), "additionalProperties": False}
 
 
-def _object(**properties: object) -> dict[str, object]:
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-
-
 SCHEMAS: dict[str, dict[str, object]] = {
-    "control": _object(linear={"type": "number"}, angular={"type": "number"}),
-    "navigation": _object(action={"enum": ["navigate", "charge"]}, waypoints={"type": "array", "items": {"type": "string"}, "maxItems": 4}),
+    "control": schemas.velocity(),
+    "navigation": schemas.navigation(),
     "manipulation": {
         "type": "array",
         "items": {"anyOf": [_call("pick", "object", "from"), _call("place", "on"), _call("hand_over"), _call("search", "object")]},

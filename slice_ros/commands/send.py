@@ -7,7 +7,10 @@ import json
 import math
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slice_ros.schemas import BY_NAME
 
 if TYPE_CHECKING:
     from slice_ros.client import Generation, SliceClient
@@ -31,8 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 = greedy")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text; 0 = a new one each time")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
-    parser.add_argument("--grammar", metavar="FILE", help="GBNF grammar the output follows")
-    parser.add_argument("--json-schema", metavar="FILE", help="JSON schema the output follows")
+    parser.add_argument("--grammar", type=_text_of, metavar="FILE", help="GBNF grammar the output follows")
+    schema = parser.add_argument(
+        "--json-schema",
+        type=lambda given: given if given in BY_NAME else _text_of(given),
+        metavar="NAME|FILE",
+        help=f"JSON schema the output follows: {', '.join(BY_NAME)}, or one in a file",
+    )
+    schema.completer = _complete_schema  # type: ignore[attr-defined]
     parser.add_argument("--server", default="/slice_server", help="name of the server node")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="how long to look for the server")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of text as it comes")
@@ -108,8 +117,6 @@ def slo_of(arguments: argparse.Namespace) -> Slo:
 
 
 def _send(client: SliceClient, arguments: argparse.Namespace, slo: Slo) -> Generation:
-    from pathlib import Path
-
     from slice_ros.goal import ChatMessage, Sampling
 
     text = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
@@ -122,9 +129,22 @@ def _send(client: SliceClient, arguments: argparse.Namespace, slo: Slo) -> Gener
         label=arguments.label,
         sampling=Sampling(temperature=arguments.temperature, seed=arguments.seed),
         stop=arguments.stop,
-        grammar=Path(arguments.grammar).read_text() if arguments.grammar else "",
-        json_schema=Path(arguments.json_schema).read_text() if arguments.json_schema else "",
+        grammar=arguments.grammar or "",
+        json_schema=arguments.json_schema or "",
     )
+
+
+def _text_of(file: str) -> str:
+    try:
+        return Path(file).read_text()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{file} cannot be read ({error.strerror}); give the path of a text file") from error
+
+
+def _complete_schema(prefix: str, **_: Any) -> list[str]:
+    from argcomplete.completers import FilesCompleter
+
+    return [*(name for name in BY_NAME if name.startswith(prefix)), *FilesCompleter()(prefix)]
 
 
 async def _print(generation: Generation, *, quiet: bool) -> object:

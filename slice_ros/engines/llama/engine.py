@@ -99,7 +99,7 @@ class LlamaEngine:
                 f"fit (n_ctx is {self._info.context_tokens}, the model was trained with {self._trained})",
             )
         grammar = make_grammar(self._vocabulary.pointer, request)
-        sampler = Sampler(make_chain(request.sampling, prompt, self._vocabulary.size), grammar)
+        sampler = Sampler(make_chain(request.sampling, prompt, self._vocabulary.size), grammar, self._vocabulary.piece)
         self._goals[request.goal_id] = _Goal(prompt, limit, TextStream(request.stop), sampler)
         return len(prompt)
 

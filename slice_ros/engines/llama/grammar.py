@@ -1,8 +1,7 @@
-"""GBNF grammars and JSON schemas to llama.cpp's grammar samplers, with what llama.cpp does not check and where a wrong one is wrong."""
+"""GBNF grammars to llama.cpp's grammar samplers, with what llama.cpp does not check and where a wrong one is wrong."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -10,9 +9,9 @@ from itertools import accumulate
 from typing import Any
 
 import llama_cpp
-from llama_cpp.llama_grammar import json_schema_to_gbnf
 
 from slice_ros.engines.llama.log import call_capturing_stderr, log, reason
+from slice_ros.engines.llama.schema import to_grammar
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 
 LONGEST = 64 * 1024
@@ -29,7 +28,7 @@ def make_grammar(vocabulary: Any, request: GoalRequest) -> Any:
         GoalError: INVALID_GRAMMAR, with the place where it is wrong.
     """
     if request.json_schema:
-        return _init(vocabulary, _schema_to_grammar(request.json_schema), "json_schema")
+        return _init(vocabulary, to_grammar(request.json_schema), "json_schema")
     return _init(vocabulary, request.grammar, "grammar") if request.grammar else None
 
 
@@ -54,27 +53,6 @@ def _init(vocabulary: Any, grammar: str, source: str) -> Any:
     if sampler:
         return sampler
     raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{source} is not valid: {_locate(complaint, grammar) if complaint else reason(errors)}")
-
-
-def _schema_to_grammar(schema: str) -> str:
-    """GBNF of a JSON schema.
-
-    Raises:
-        GoalError: INVALID_GRAMMAR.
-    """
-    try:
-        parsed = json.loads(schema)
-        if not isinstance(parsed, dict):
-            raise GoalError(ErrorCode.INVALID_GRAMMAR, f"json_schema is {schema[:40]!r}; it must be a JSON object")
-        return str(json_schema_to_gbnf(schema))
-    except GoalError:
-        raise
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise GoalError(ErrorCode.INVALID_GRAMMAR, f"json_schema is not JSON: {error.msg} at {where}") from error
-    except Exception as error:  # the converter raises what it meets
-        cause = f"{type(error).__name__}: {error}"[:200]
-        raise GoalError(ErrorCode.INVALID_GRAMMAR, f"json_schema cannot be turned into a grammar ({cause})") from error
 
 
 def _check(grammar: str, source: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import ctypes
+import re
 import secrets
 from array import array
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import llama_cpp
@@ -19,6 +22,9 @@ PENALTY_TOKENS = 64
 LIKELY_TOKENS = 64
 """How many of the most likely tokens a grammar is asked about before it is asked about all."""
 
+SURROGATE = re.compile(rb"\xed[\xa0-\xbf]")
+"""Half a UTF-16 surrogate, which Python's decoder refuses only with its last byte, when nothing else can follow."""
+
 
 class Sampler:
     """One goal's choice of tokens.
@@ -26,11 +32,14 @@ class Sampler:
     Args:
         chain: llama.cpp's sampler chain; ``None`` takes the most likely token.
         grammar: llama.cpp's grammar sampler; ``None`` is no grammar.
+        piece: the bytes of a token.
     """
 
-    def __init__(self, chain: Any = None, grammar: Any = None) -> None:
+    def __init__(self, chain: Any, grammar: Any, piece: Callable[[int], bytes]) -> None:
         self._chain = chain
         self._grammar = grammar
+        self._piece = piece
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def draw(self, best: int, logits: npt.NDArray[np.float32], candidates: Candidates) -> int | None:
         """The next token.
@@ -49,7 +58,7 @@ class Sampler:
             token = candidates.draw(self._chain)
         if self._grammar is not None:
             # To ask about one token is cheap, and mostly the one drawn first is right.
-            if not candidates.allows(self._grammar, token):
+            if not (candidates.allows(self._grammar, token) and self._continues_text(token)):
                 allowed = self._draw_allowed(logits, candidates)
                 if allowed is None:
                     return None
@@ -72,13 +81,32 @@ class Sampler:
             likely = min(LIKELY_TOKENS, len(logits))
             candidates.load(logits, np.argpartition(logits, -likely)[-likely:])
             candidates.apply(self._grammar)
-            if candidates.any_left():
-                return candidates.best()
-        candidates.load(logits)
-        candidates.apply(self._grammar)
-        if not candidates.any_left():
-            return None
-        return candidates.best() if self._chain is None else candidates.draw(self._chain)
+            if candidates.any_left() and self._continues_text(token := candidates.best()):
+                return token
+        broken: list[int] = []
+        while True:
+            candidates.load(logits)
+            candidates.apply(self._grammar)
+            candidates.drop(broken)
+            if not candidates.any_left():
+                return None
+            token = candidates.best() if self._chain is None else candidates.draw(self._chain)
+            if self._continues_text(token):
+                return token
+            broken.append(token)
+
+    def _continues_text(self, token: int) -> bool:
+        """Take a token's bytes in if they go on as UTF-8; llama.cpp's grammars also read as a character what is none."""
+        state = self._decoder.getstate()
+        try:
+            self._decoder.decode(self._piece(token))
+        except UnicodeDecodeError:
+            goes_on = False
+        else:
+            goes_on = not SURROGATE.match(self._decoder.getstate()[0])
+        if not goes_on:
+            self._decoder.setstate(state)
+        return goes_on
 
 
 class Candidates:
@@ -105,6 +133,10 @@ class Candidates:
 
     def apply(self, sampler: Any) -> None:
         llama_cpp.llama_sampler_apply(sampler, ctypes.byref(self._array))
+
+    def drop(self, tokens: Sequence[int]) -> None:
+        if tokens:
+            self._data["logit"][np.isin(self._data["id"][: self._array.size], tokens).nonzero()] = -np.inf
 
     def draw(self, sampler: Any) -> int:
         """Apply a chain that ends with a choice, and return the token chosen."""

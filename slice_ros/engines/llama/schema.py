@@ -1,0 +1,115 @@
+"""A JSON schema to a GBNF grammar under which every answer is JSON that the schema accepts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from llama_cpp.llama_grammar import PRIMITIVE_RULES, SchemaConverter
+
+from slice_ros.goal import ErrorCode, GoalError
+from slice_ros.schemas import BY_NAME
+
+DEEPEST = 100
+"""The converter is recursive, and so are the parsers of what it makes."""
+
+UNKEPT = frozenset((
+    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "not", "if", "then", "else", "contains", "minContains",
+    "maxContains", "uniqueItems", "minProperties", "maxProperties", "propertyNames", "patternProperties", "dependentRequired",
+    "dependentSchemas", "unevaluatedItems", "unevaluatedProperties",
+))  # fmt: skip
+"""Keywords that the grammar does not keep: an answer would break them unnoticed."""
+
+TYPES = frozenset(("object", "array", "string", "number", "integer", "boolean", "null"))
+
+_RULES = {
+    # JSON has no control characters in strings, and UTF-16 surrogates only in pairs.
+    PRIMITIVE_RULES["char"].content: (
+        r'[^"\\\x7F\x00-\x1F] | "\\" (["\\/bfnrt] | "u" ([0-9a-cA-Ce-fE-F] [0-9a-fA-F] | [dD] [0-7]) [0-9a-fA-F] [0-9a-fA-F])'
+    ),
+    # Exponents of three digits are more than a double can hold.
+    PRIMITIVE_RULES["number"].content: ('("-"? integral-part) ("." decimal-part)? ([eE] [-+]? [0-9] [0-9]?)? space'),
+}
+"""What llama-cpp-python's rules become, by their content."""
+
+
+class _Converter(SchemaConverter):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
+
+    def _add_rule(self, name: str, rule: str) -> str:
+        return str(super()._add_rule(name, _RULES.get(rule, rule)))
+
+    def _format_literal(self, literal: str) -> str:
+        """A piece of JSON as a literal of the grammar, characters beyond ASCII as they are."""
+        text = json.dumps(json.loads(literal), ensure_ascii=False)
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def to_grammar(schema: str) -> str:
+    """GBNF of a JSON schema, or of the one of that name.
+
+    Raises:
+        GoalError: INVALID_GRAMMAR, with the place where it is wrong: line and column, or a JSON pointer.
+    """
+    if schema in BY_NAME:
+        parsed: Any = BY_NAME[schema]
+    else:
+        try:
+            parsed = json.loads(schema)
+        except json.JSONDecodeError as error:
+            where = f"{error.msg} at line {error.lineno}, column {error.colno}"
+            raise _refusal(f" is {schema[:40]!r}, neither JSON ({where}) nor one of the names {', '.join(BY_NAME)}") from error
+        except RecursionError as error:
+            raise _refusal(f" nests deeper than {DEEPEST} levels; make it flatter") from error
+        if not isinstance(parsed, dict):
+            raise _refusal(f" is {schema[:40]!r}; it must be a JSON object, or one of the names {', '.join(BY_NAME)}")
+        _check(parsed, "#", 0)
+    converter = _Converter()
+    try:
+        converter.visit(converter.resolve_refs(parsed, "schema"), "")
+    except Exception as error:  # the converter raises what it meets
+        raise _refusal(f" cannot be turned into a grammar ({f'{type(error).__name__}: {error}'[:200]})") from error
+    return str(converter.format_grammar())
+
+
+def _check(schema: Any, at: str, depth: int) -> None:
+    """Refuse what the grammar would not keep.
+
+    Args:
+        at: the JSON pointer of this part.
+
+    Raises:
+        GoalError: INVALID_GRAMMAR.
+    """
+    if not isinstance(schema, dict):
+        raise _refusal(f" has {json.dumps(schema)[:40]} at {at}; there must be a JSON object")
+    if depth > DEEPEST:
+        raise _refusal(f" nests deeper than {DEEPEST} levels; make it flatter")
+    types = schema.get("type", [])
+    for name in types if isinstance(types, list) else [types]:
+        if name not in TYPES:
+            raise _refusal(f" has the type {json.dumps(name)[:40]} at {at}/type; it must be one of {', '.join(sorted(TYPES))}")
+    if unkept := sorted(UNKEPT & schema.keys()):
+        raise _refusal(f" has {at}/{unkept[0]}, which a grammar cannot keep; list what is allowed with enum, or leave it out and check")
+    for part, where in _parts(schema):
+        _check(part, f"{at}/{where}", depth + 1)
+    if unknown := set(schema.get("required", [])) - set(schema.get("properties", {})):
+        raise _refusal(f" has {at}/required with {min(unknown)!r}, which is not among the properties; describe it there")
+
+
+def _parts(schema: dict[str, Any]) -> Iterator[tuple[Any, str]]:
+    """The schemas in a schema with their places; also what should be schemas and is none."""
+    for keyword in ("properties", "$defs", "definitions"):
+        named = schema.get(keyword, {})
+        yield from ((part, f"{keyword}/{name}") for name, part in named.items()) if isinstance(named, dict) else [(named, keyword)]
+    for keyword in ("anyOf", "oneOf", "allOf", "prefixItems", "items"):
+        parts = schema.get(keyword, [])
+        yield from ((part, f"{keyword}/{i}") for i, part in enumerate(parts)) if isinstance(parts, list) else [(parts, keyword)]
+    if not isinstance(additional := schema.get("additionalProperties", False), bool):
+        yield additional, "additionalProperties"
+
+
+def _refusal(what: str) -> GoalError:
+    return GoalError(ErrorCode.INVALID_GRAMMAR, f"json_schema{what}")
