@@ -258,6 +258,7 @@ class SliceClient:
         goal.grammar = grammar
         goal.json_schema = json_schema if isinstance(json_schema, str) else json.dumps(json_schema)
         goal.session_id = session_id
+        goal.client = self._node.get_fully_qualified_name()
         goal.after = [uuid_msg(g if isinstance(g, str) else g.goal_id) for g in after]
         goal.chain_deadline = duration_msg(chain_deadline_s)
         return self._send(goal)

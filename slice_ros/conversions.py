@@ -99,6 +99,7 @@ def request_of(
         grammar=goal.grammar,
         json_schema=goal.json_schema,
         session_id=goal.session_id,
+        client=goal.client,
         after=tuple(uuid_hex(uuid) for uuid in goal.after),
         chain_deadline_s=duration_s(goal.chain_deadline),
     )

@@ -90,6 +90,7 @@ class GoalRequest:
         messages: a conversation, rendered with the model's chat template.
         submitted_s: ``time.monotonic()`` when the node received it (one clock for all processes of a machine).
         label: kind of goal, for statistics and learnt lengths; empty takes the service class.
+        client: who sent it, by its own word; empty is nobody in particular.
         after: goal ids that must succeed first.
         chain_deadline_s: submission of this goal to the end of the last goal that depends on it; ``None`` is no bound.
 
@@ -109,6 +110,7 @@ class GoalRequest:
     grammar: str = ""
     json_schema: str = ""
     session_id: str = ""
+    client: str = ""
     after: tuple[str, ...] = ()
     chain_deadline_s: float | None = None
 

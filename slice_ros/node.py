@@ -32,6 +32,7 @@ from slice_ros.engines.base import EngineError
 from slice_ros.events import Checked, Event, Finished, Progress, Snapshot
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 from slice_ros.host import EngineHost, EngineState
+from slice_ros.intake import Labels, Queue, check_size
 from slice_ros.interfaces import CheckSlo, DiagnosticArray, Generate, GoalEvent, SloStatus
 from slice_ros.monitor.health import diagnose_engine, diagnose_slo
 from slice_ros.monitor.recent import LastMinute
@@ -67,6 +68,9 @@ LEAVE_S = 0.1
 """... and how long the last of these may take to leave."""
 
 DIAGNOSTICS_PERIOD_S = 1.0
+
+RESULT_KEPT_S = 60
+"""How long a result is kept for a client that has not asked yet; rclpy's 900 s would be memory that grows for as long."""
 
 
 class ServerError(Exception):
@@ -106,6 +110,8 @@ class SliceServer(LifecycleNode):
         self._goals: dict[str, _Goal] = {}
         self._checks: dict[str, Any] = {}
         self._executing = 0
+        self._queue = Queue()
+        self._labels = Labels()
         self._statistics = Statistics()
         self._last_minute = LastMinute()
         self._snapshot: Snapshot | None = None
@@ -214,6 +220,7 @@ class SliceServer(LifecycleNode):
             execute_callback=self._execute,
             goal_callback=self._accept,
             cancel_callback=self._cancel,
+            result_timeout=RESULT_KEPT_S,
             **qos.SERVER,
         )
 
@@ -286,6 +293,11 @@ class SliceServer(LifecycleNode):
                 default_max_tokens=int(self._parameters_now["generation.max_tokens"]),
                 presets=self._parameters_now.presets,
             )
+            check_size(request, self._parameters_now.values)
+            request = self._labels.known(request)
+            self._queue.join(
+                request, int(self._parameters_now["scheduler.max_queued"]), float(self._parameters_now["scheduler.client_share"])
+            )
         except GoalError as error:
             handle.abort()
             self._tell(GoalEvent.FINISHED, goal_id, handle.request.label, handle.request.slo, SloReport(), error=error)
@@ -333,6 +345,7 @@ class SliceServer(LifecycleNode):
             return
         self._statistics.started(event.goal_id)
         if not goal.pieces:
+            self._queue.leave(event.goal_id)
             self._tell_of(GoalEvent.FIRST_TOKEN, goal, event.report)
         goal.pieces.append(event.text)
         goal.handle.publish_feedback(Generate.Feedback(text=event.text, tokens=event.report.output_tokens, report=report_msg(event.report)))
@@ -341,6 +354,7 @@ class SliceServer(LifecycleNode):
         goal = self._goals.pop(event.goal_id, None)
         if goal is None:
             return
+        self._queue.leave(event.goal_id)
         self._statistics.ended(event.goal_id, event.report, completed=event.error_code is ErrorCode.NONE)
         self._last_minute.ended(time.monotonic(), real_time=goal.request.slo.is_real_time, attained=event.report.attained)
         if event.error_code is not ErrorCode.NONE:
@@ -420,6 +434,7 @@ class SliceServer(LifecycleNode):
             slo = slo_of(request.slo, self._parameters_now.presets, request.label)
             prompt = request.prompt or ("-" if request.prompt_tokens else "")
             goal = GoalRequest(check_id, slo, tokens, prompt=prompt, submitted_s=time.monotonic(), label=request.label)
+            check_size(goal, self._parameters_now.values)
             answer = self._checks[check_id] = Future(executor=self.executor)
             self._host.check(check_id, goal, request.prompt_tokens)
             checked: Checked = await answer

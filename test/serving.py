@@ -40,8 +40,8 @@ def serving(name: str, *arguments: str):
 class Peer:
     """A node of the test's own, with a client of the server."""
 
-    def __init__(self, server: str) -> None:
-        self.node = rclpy.create_node(f"peer_of_{server}")
+    def __init__(self, server: str, name: str = "") -> None:
+        self.node = rclpy.create_node(name or f"peer_of_{server}")
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
         self.client = SliceClient(self.node, f"/{server}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import llama_cpp
 
+from slice_ros.engines.llama.gbnf import UNCOUNTED, ways
 from slice_ros.engines.llama.log import call_capturing_stderr, log, reason
 from slice_ros.engines.llama.schema import to_grammar
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
@@ -17,6 +18,8 @@ from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 LONGEST = 64 * 1024
 DEEPEST = 100
 """llama.cpp parses by recursion without a bound: parentheses nested some thousand deep overflow its stack and end the process."""
+MOST_WAYS = 5000
+"""llama.cpp keeps a list of every way in which the text may go on. Half a kilobyte of grammar can make it longer than any memory."""
 
 _parsing = threading.Lock()
 
@@ -71,6 +74,12 @@ def _check(grammar: str, source: str) -> None:
     depth = _depth(grammar)
     if depth > DEEPEST:
         raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{source} nests {depth} parentheses; at most {DEEPEST} are allowed")
+    if (count := ways(grammar)) > MOST_WAYS:
+        raise GoalError(
+            ErrorCode.INVALID_GRAMMAR,
+            f"{source} can go on in {f'{count} ways' if count < UNCOUNTED else 'too many ways to count'} at one place; at most {MOST_WAYS} "
+            "are allowed: let fewer of its rules begin with each other",
+        )
 
 
 def _locate(complaint: str, grammar: str) -> str:
