@@ -18,7 +18,15 @@ EASY = slo_msg(RealTime(deadline_s=9.0))
 def peer():
     rclpy.init(args=[])
     with serving(
-        "citizen", "--engine", "simulated", "-p", "slo_presets.patrol.deadline_s:=30.0", "-p", "diagnostics.step_ratio_warn:=100.0"
+        "citizen",
+        "--engine",
+        "simulated",
+        "-p",
+        "slo_presets.patrol.deadline_s:=30.0",
+        "-p",
+        "diagnostics.step_ratio_warn:=100.0",
+        "-p",
+        "limits.max_tokens:=1048576",
     ) as process:
         peer = Peer("citizen")
         peer.client.wait_for_server(READY_S)

@@ -148,7 +148,7 @@ def test_on_miss_abort_ends_the_goal_at_its_deadline(peer):
 
 BAD_GOALS = {
     "empty prompt": (("",), {}, ErrorCode.INVALID_GOAL, "prompt and messages are both empty"),
-    "too long": (("x",), {"max_tokens": 100_000}, ErrorCode.CONTEXT_EXCEEDED, "100000"),
+    "too long": (("x",), {"max_tokens": 8_000}, ErrorCode.CONTEXT_EXCEEDED, "8000"),
     "empty stop": (("x",), {"stop": [""]}, ErrorCode.INVALID_GOAL, "stop"),
     "negative temperature": (("x",), {"sampling": "temperature"}, ErrorCode.INVALID_GOAL, "temperature"),
     "wrong grammar": (("x",), {"grammar": "root ::= ("}, ErrorCode.INVALID_GRAMMAR, ""),
