@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ LONG_S = 1.0
 """How long a prompt may take to compute with which the cost of KV tokens is measured."""
 LONG_TOKENS = 4096
 KV_PAIRS = 12
+MIXES = 80
+"""Steps of random mixes by which a model is judged, at most; ..."""
+MIXES_S = 4.0
+"""... they end after so long."""
 FIT_STEPS = 5
 """Numbers of rows that fewer steps had are left to interpolation."""
 MAX_TOKENS = 128
@@ -90,6 +95,48 @@ def measure_latency(
     return LatencyModel(f"{engine.info.model} on {engine.info.device}", table, chunk_s, prompt_token_s, kv_token_s)
 
 
+def relative_errors(
+    engine: Engine, latency: LatencyModel, *, max_batch: int = 16, clock: Clock | None = None, seed: int = 0
+) -> list[float]:
+    """How far a model is off: ``|predicted - measured| / measured`` of fresh steps, each a random mix of decodes and a prompt chunk.
+
+    The goals that decode have KV of different lengths; two thirds of the steps have a chunk, of any length up to the longest measured one.
+
+    Args:
+        engine: no goal is open in it before and after.
+        latency: what predicts.
+        max_batch: as in ``measure_latency``.
+        clock: as in ``measure_latency``.
+
+    Raises:
+        EngineError: the engine broke.
+    """
+    rng = random.Random(seed)
+    errors: list[float] = []
+    with _Probe(engine, clock or MonotonicClock(), max_batch) as probe:
+        rows = probe.max_rows - 1
+        probe.vary_prompts(rng, int(LONG_S / latency.prompt_token_s) if latency.prompt_token_s else LONG_TOKENS)
+        probe.keep(rows)
+        longest = min(CHUNKS[-1], engine.info.max_step_tokens - rows, probe.room - 16)
+        if latency.prompt_token_s:
+            longest = max(1, min(longest, int(CHUNK_S / latency.prompt_token_s)))
+        spent_s = 0.0
+        while len(errors) < MIXES and spent_s < MIXES_S:
+            probe.shuffle(rng)
+            decodes = rng.randint(0, rows)
+            if decodes and rng.random() < 1 / 3:
+                step = probe.step(decodes)
+            else:
+                tokens = round(math.exp(rng.uniform(0.0, math.log(longest))))
+                goal = probe.open(tokens + 1)
+                step = probe.step(decodes, goal, min(tokens, goal.prompt_left))
+                probe.close(goal)
+            predicted_s = latency.step_s(step.rows, step.prompt_tokens, int(step.prompt_tokens > 0), step.kv_tokens)
+            errors.append(abs(predicted_s - step.taken_s) / step.taken_s)
+            spent_s += step.taken_s
+    return errors
+
+
 def fit_latency(device: str, steps: Sequence[Step]) -> LatencyModel:
     """The model that steps of all kinds, as they came in the service of goals, follow on average: ordinary least squares.
 
@@ -132,6 +179,7 @@ class _Probe:
         self._clock = clock
         self._decoding: list[_Goal] = []
         self._numbers = itertools.count()
+        self._prompt_length: Callable[[], int] = lambda: 1
         self._tokens_per_word = 1.0
         sample = self.open(SAMPLE_WORDS)
         self._tokens_per_word = sample.prompt_left / SAMPLE_WORDS
@@ -165,9 +213,19 @@ class _Probe:
         while len(self._decoding) > rows:
             self.close(self._decoding.pop())
         while len(self._decoding) < rows:
-            goal = self.open(1, self._max_tokens)
+            goal = self.open(self._prompt_length(), self._max_tokens)
             self._decoding.append(goal)
-            self.step(0, goal, goal.prompt_left)
+            while goal.prompt_left:
+                self.step(0, goal, min(goal.prompt_left, self.engine.info.max_step_tokens))
+
+    def vary_prompts(self, rng: random.Random, tokens: int) -> None:
+        """Goals that decode from now on have prompts of random lengths, together about so many tokens, as far as there is room."""
+        longest = max(1, min(2 * tokens // self.max_rows, self.room // self.max_rows - self._max_tokens - 8))
+        self._prompt_length = lambda: rng.randint(1, longest)
+
+    def shuffle(self, rng: random.Random) -> None:
+        """Let others decode than before."""
+        rng.shuffle(self._decoding)
 
     def _replace_ended(self) -> None:
         rows = len(self._decoding)

@@ -49,7 +49,8 @@ def build_engine(parameters: Mapping[str, Value]) -> tuple[Engine, LatencyModel]
 
     from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 
-    engine = LlamaEngine(LlamaConfig.from_parameters(parameters))
+    config = LlamaConfig.from_parameters(parameters)
+    engine = LlamaEngine(config)
     if kind == "paced":
         from slice_ros.engines.paced import PacedEngine
 
@@ -58,9 +59,9 @@ def build_engine(parameters: Mapping[str, Value]) -> tuple[Engine, LatencyModel]
     if profile:
         return engine, LatencyModel.profile(profile)
 
-    from slice_ros.calibration import measure_latency
+    from slice_ros.saved_latency import saved_or_measured
 
-    return engine, measure_latency(engine)
+    return engine, saved_or_measured(engine, config, int(parameters["scheduler.max_batch"]))
 
 
 def serve(connection: Connection) -> int:

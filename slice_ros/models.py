@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +14,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Quantization
 from gguf import TokenType
 
-from slice_ros.paths import share_dir
+from slice_ros.paths import cache_dir, replacing, share_dir
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -91,6 +88,7 @@ class ModelShape:
 SHAPES = {
     shape.name: shape
     for shape in (
+        ModelShape("smollm2-135m", "llama", 49152, 576, 30, 9, 3, 1536, 8192, 1e5, tied=True),
         ModelShape("qwen2.5-0.5b", "qwen2", 151936, 896, 24, 14, 2, 4864, 32768, 1e6, tied=True),
         ModelShape("llama-3.2-1b", "llama", 128256, 2048, 16, 32, 8, 8192, 131072, 5e5, tied=True),
         ModelShape("chatglm2-6b", "chatglm", 65024, 4096, 28, 32, 2, 13696, 32768, rope_dimensions=64),
@@ -120,17 +118,10 @@ def start_model_path() -> Path:
     Raises:
         OSError: the cache directory cannot be written.
     """
-    path = cache_dir() / f"start-v{START_VERSION}.gguf"
+    path = cache_dir() / "models" / f"start-v{START_VERSION}.gguf"
     if not path.exists():
         make_start_model(path)
     return path
-
-
-def cache_dir() -> Path:
-    """Where made models are kept."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification has relative paths ignored.
-    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "slice_ros" / "models"
 
 
 def make_start_model(path: Path, *, shape: ModelShape = START_SHAPE, seed: int = 1) -> None:
@@ -266,7 +257,7 @@ def _nbytes(dimensions: tuple[int, ...], kind: Quantization) -> int:
 
 def _write_model(path: Path, shape: ModelShape, kind: Quantization, write: Callable[[gguf.GGUFWriter], None]) -> None:
     """Write metadata, vocabulary and tensor table, then let ``write`` add the tensors in the table's order."""
-    with _atomic(path) as unfinished:
+    with replacing(path) as unfinished:
         writer = gguf.GGUFWriter(unfinished, shape.architecture)
         writer.add_name(shape.name)
         writer.add_file_type({"Q4_0": 2, "Q8_0": 7, "F16": 1, "F32": 0}[kind.name])  # llama.cpp's llama_ftype
@@ -317,21 +308,6 @@ def byte_letters() -> list[str]:
 def _word(number: int) -> str:
     """A word of four letters after a space (U+0120 stands for it), a different one for each number below 26**4."""
     return "\u0120" + "".join(chr(ord("a") + number // 26**digit % 26) for digit in range(4))
-
-
-@contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes ``path`` when all went well; several processes may do so at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    unfinished = Path(name)
-    try:
-        yield unfinished
-        unfinished.chmod(0o644)  # mkstemp gives 0600
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,7 +1,11 @@
-"""Where the package's interface and configuration files lie."""
+"""Where the package's interface and configuration files lie, and what it makes for itself."""
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -31,3 +35,29 @@ def _ament_share() -> list[Path]:
         return [Path(get_package_share_directory("slice_ros"))]
     except LookupError:  # PackageNotFoundError: ROS 2 is here, the package was not built with it
         return []
+
+
+def cache_dir() -> Path:
+    """Where this package keeps what it made: models, measured step times. All of it can be made again."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification has relative paths ignored.
+    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "slice_ros"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes ``path`` when all went well; several processes may do so at once.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    unfinished = Path(name)
+    try:
+        yield unfinished
+        unfinished.chmod(0o644)  # mkstemp gives 0600
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 import pytest
 from builders import PAPER
 
-from slice_ros.calibration import Step, fit_latency, measure_latency
+from slice_ros.calibration import Step, fit_latency, measure_latency, relative_errors
 from slice_ros.clock import VirtualClock
 from slice_ros.engines.simulated import SimulatedEngine
 from slice_ros.latency import LatencyModel
@@ -112,6 +112,30 @@ def test_its_goals_begin_differently_so_that_no_prefix_is_found_computed():
     clock = VirtualClock()
     measure_latency(Prompts(PAPER, clock), max_batch=2, clock=clock)
     assert len({prompt.split()[0] for prompt in Prompts.prompts}) == len(Prompts.prompts)
+
+
+def test_a_model_is_judged_by_fresh_steps_of_all_kinds():
+    clock = VirtualClock()
+    engine = SimulatedEngine(SAW_TOOTH, clock)
+    taken = []
+    step = engine.step
+
+    def watched(column):
+        taken.append((len(column), sum(cell.prompt_tokens for cell in column)))
+        return step(column)
+
+    engine.step = watched
+    assert max(relative_errors(engine, SAW_TOOTH, max_batch=5, clock=clock)) == pytest.approx(0.0, abs=1e-6)
+    assert engine.kv.used == 0
+    assert {rows for rows, _ in taken} == {1, 2, 3, 4, 5}
+    assert {rows for rows, prompt_tokens in taken if prompt_tokens > 64} >= {1, 3, 5}
+    assert {rows for rows, prompt_tokens in taken if not prompt_tokens} >= {1, 2, 3, 4}
+
+
+def test_a_model_that_is_half_as_fast_is_off_by_the_whole():
+    clock = VirtualClock()
+    errors = relative_errors(SimulatedEngine(SAW_TOOTH, clock), SAW_TOOTH.scaled(2.0), max_batch=5, clock=clock)
+    assert errors == pytest.approx([1.0] * len(errors))
 
 
 def test_steps_of_all_kinds_together_give_the_model_they_follow():

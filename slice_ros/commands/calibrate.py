@@ -1,4 +1,8 @@
-"""Measure how long steps take on this machine, and write a device profile that --device and engine.device_profile accept."""
+"""Measure how long steps take on this machine, and how far predictions are off.
+
+Servers of this model with the same device and context take the result from the cache. The device profile that is written is for --device
+and engine.device_profile.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-HELP = "measure step times and write a device profile"
+HELP = "measure step times for servers to come, and write a device profile"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,34 +31,47 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from slice_ros.calibration import measure_latency
+    from slice_ros.bench.rows import percentile
+    from slice_ros.calibration import measure_latency, relative_errors
     from slice_ros.engines.base import EngineError
     from slice_ros.engines.llama import LlamaConfig, LlamaEngine
     from slice_ros.models import default_model_path
+    from slice_ros.saved_latency import save, saved_path
 
     if arguments.max_batch < 1:
         print(f"slice-ros calibrate: --max-batch is {arguments.max_batch}; it must be 1 or more", file=sys.stderr)
         return 2
+    console = Console(stderr=True)
     try:
-        model = arguments.model or default_model_path()
-        engine = LlamaEngine(
-            LlamaConfig(
-                model,
-                n_ctx=arguments.context,
-                n_seq_max=max(2, arguments.max_batch),
-                n_threads=arguments.threads,
-                n_gpu_layers=arguments.gpu_layers,
-            )
+        config = LlamaConfig(
+            arguments.model or default_model_path(),
+            n_ctx=arguments.context,
+            n_seq_max=max(2, arguments.max_batch),
+            n_threads=arguments.threads,
+            n_gpu_layers=arguments.gpu_layers,
         )
+        engine = LlamaEngine(config)
         try:
-            with Progress(console=Console(stderr=True)) as progress:
+            with Progress(console=console) as progress:
                 bar = progress.add_task("measuring step times", total=1.0)
                 latency = measure_latency(
                     engine, max_batch=arguments.max_batch, on_progress=lambda share: progress.update(bar, completed=share)
                 )
+            with console.status("comparing predictions with fresh steps"):
+                errors = relative_errors(engine, latency, max_batch=arguments.max_batch)
+            path = saved_path(engine.info, config, arguments.max_batch)
         finally:
             engine.shutdown()
-        text = latency.to_yaml()
+        median, most = (f"{100 * percentile(errors, percent):.1f} %" for percent in (50, 90))
+        accuracy = f"predictions of {len(errors)} random steps are off by {median} in the median, {most} at the 90th percentile"
+        description = f"{latency.device}; {accuracy}"
+        print(accuracy, file=sys.stderr)
+        try:
+            save(path, latency, description)
+            print(f"saved for servers: {path}", file=sys.stderr)
+        except OSError as error:
+            print(f"servers will have to measure again, as {path} cannot be written: {error}", file=sys.stderr)
+        text = latency.to_yaml(description)
         if arguments.output:
             arguments.output.write_text(text, encoding="utf-8")
         else:
