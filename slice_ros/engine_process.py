@@ -61,7 +61,9 @@ def build_engine(parameters: Mapping[str, Value]) -> tuple[Engine, LatencyModel]
 
     from slice_ros.saved_latency import saved_or_measured
 
-    return engine, saved_or_measured(engine, config, int(parameters["scheduler.max_batch"]))
+    latency = saved_or_measured(engine, config, int(parameters["scheduler.max_batch"]))
+    engine.forget()
+    return engine, latency
 
 
 def serve(connection: Connection) -> int:

@@ -65,6 +65,7 @@ class Snapshot:
     step_calibrated_s: float
     tokens_per_s: float
     kv_used: int
+    kv_cached: int
     kv_total: int
     mask: MaskSnapshot
 

@@ -84,6 +84,14 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("context.n_ctx", 8192, "KV cells that all goals share, in tokens", 64, 4194304),
         Parameter("context.n_batch", 512, "prompt tokens and decodes in one step at most", 1, 16384),
         Parameter("context.n_seq_max", 64, "goals that can hold KV cells at once", 1, 256),
+        Parameter(
+            "context.prefix_cache",
+            2048,
+            "KV cells kept of goals that have ended, so that a prompt with the same beginning need not compute it again; they give way at "
+            "once to goals; 0 = off",
+            0,
+            4194304,
+        ),
         Parameter("context.flash_attn", True, "let llama.cpp use flash attention where the device has it"),
         Parameter("context.type_k", "f16", "type of the KV cache's keys", choices=KV_TYPES),
         Parameter("context.type_v", "f16", "type of the KV cache's values; a quantised one needs flash attention", choices=KV_TYPES),

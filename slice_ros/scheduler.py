@@ -19,6 +19,7 @@ from slice_ros.latency import LatencyModel
 from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.pace import Pace
 from slice_ros.policies.base import Limits, Policy, next_cell
+from slice_ros.residency import claim, unclaimed, victims
 from slice_ros.task import SloReport, Task
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class _Check:
     check_id: str
     request: GoalRequest
     prompt_tokens: int
+    is_prepared: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,8 @@ class Scheduler:
         Raises:
             GoalError: the prompt cannot be counted; no event follows.
         """
-        self._inbox.put(_Check(check_id, request, prompt_tokens or self._engine.prepare(request)))
+        is_prepared = not prompt_tokens
+        self._inbox.put(_Check(check_id, request, prompt_tokens or self._engine.prepare(request), is_prepared))
 
     def set_policy(self, policy: Policy) -> None:
         """Plan with another policy from the next step on; goals go on as they are."""
@@ -210,8 +213,11 @@ class Scheduler:
             if task_ := self._tasks.get(command.goal_id):
                 self._end(task_, error=GoalError(command.code, command.message))
         elif isinstance(command, _Check):
-            prediction = self._predict(Task.of(command.request, command.prompt_tokens, self._arrivals + 1))
-            self._engine.close(command.request.goal_id)
+            task = Task.of(command.request, command.prompt_tokens, self._arrivals + 1)
+            if command.is_prepared:
+                self._look_up(task)
+                self._engine.close(task.goal_id)
+            prediction = self._predict(task)
             self._events.append(Checked(command.check_id, prediction))
         elif isinstance(command, _SetPolicy):
             self._policy = command.policy
@@ -220,6 +226,7 @@ class Scheduler:
     def _accept(self, request: GoalRequest, prompt_tokens: int) -> None:
         """Make a task of a goal, or end it at once."""
         task = Task.of(request, prompt_tokens, self._arrivals + 1)
+        self._look_up(task)
         try:
             task.chain_due_s = task.budget_due_s = self._dependencies.add(request, self._tasks)
             if not self._dependencies.is_waiting(task.goal_id):  # when one that waits will start, nobody knows
@@ -244,6 +251,10 @@ class Scheduler:
         task.predicted_ttft_s, task.predicted_tpot_s, task.predicted_e2e_s = prediction.ttft_s, prediction.tpot_s, prediction.e2e_s
         if self._admission is Admission.STRICT and not prediction.fits:
             raise GoalError(ErrorCode.INFEASIBLE, prediction.reason)
+
+    def _look_up(self, task: Task) -> None:
+        """Note how much of a task that is not open would have to be computed if it were opened now."""
+        task.prompt_left = task.prompt_tokens + task.tokens - self._engine.cached(task.goal_id)
 
     def _predict(self, task: Task) -> Prediction:
         return predict(task, self._ready(), self._clock.now(), self._pace.latency, self._limits, self._experience)
@@ -297,6 +308,9 @@ class Scheduler:
 
     def _plan(self) -> None:
         tasks = self._ready()
+        for task in tasks:
+            if not task.is_open:
+                self._look_up(task)
         self._dependencies.split_budgets(self._tasks, self._clock.now(), self._pace.latency)
         try:
             matrix = self._policy.plan(tasks, self._clock.now(), self._pace.latency, self._limits)
@@ -318,6 +332,10 @@ class Scheduler:
             task = self._tasks.get(goal_id)
             if task is None or not (task.is_open or self._open(task, members, must=must)):
                 continue
+            if task.prompt_left > 1:
+                reused = self._engine.reuse(goal_id)
+                task.prompt_left -= reused
+                task.cached_tokens = min(task.prompt_tokens, task.cached_tokens + reused)
             chunk = min(prompt_tokens or task.prompt_left, task.prompt_left, budget + 1)
             column.append(Cell(goal_id, chunk))
             budget -= max(0, chunk - 1)
@@ -325,28 +343,27 @@ class Scheduler:
 
     def _open(self, task: Task, members: set[str], *, must: bool) -> bool:
         """Give a task its place in the KV cache, if need be at the cost of tasks that take no part in this step."""
-        info = self._engine.info
-        need = task.prompt_tokens + task.max_tokens
         holders = [other for other in self._tasks.values() if other.is_open]
-        free = info.context_tokens - sum(other.prompt_tokens + other.max_tokens for other in holders)
-        places = info.max_sequences - len(holders)
-        # Best-effort tasks give way first, the youngest before the oldest; real-time ones only where nothing else could move.
-        victims = sorted((other for other in holders if other.goal_id not in members), key=lambda other: (other.is_real_time, -other.order))
-        while (free < need or places < 1) and victims:
-            victim = victims.pop(0)
-            if victim.is_real_time and not (task.is_real_time or must):
-                break
-            victim.prompt_left = self._engine.evict(victim.goal_id)
+        giving_way = victims(holders, members, task, must=must)
+        if unclaimed(self._engine.kv, holders) + sum(map(claim, giving_way)) < claim(task):
+            return False  # in vain
+        while not self._has_place(task, holders):
+            if not giving_way:
+                return False
+            victim = giving_way.pop(0)
+            self._engine.evict(victim.goal_id)
+            self._look_up(victim)
             victim.is_open = False
-            free += victim.prompt_tokens + victim.max_tokens
-            places += 1
-        if free < need or places < 1:
-            return False
+            holders.remove(victim)
+        cached = self._engine.open(task.goal_id)
+        if task.started_s is None:
+            task.cached_tokens = cached
+        task.prompt_left = task.prompt_tokens + task.tokens - cached
         task.is_open = True
-        reused = self._engine.open(task.goal_id)
-        task.cached_tokens = max(task.cached_tokens, reused)
-        task.prompt_left -= reused
         return True
+
+    def _has_place(self, task: Task, holders: Sequence[Task]) -> bool:
+        return unclaimed(self._engine.kv, holders) >= claim(task) and len(holders) < self._engine.info.max_sequences
 
     # ---- stepping
 
@@ -405,6 +422,7 @@ class Scheduler:
             meter.calibrated_s / steps if steps else math.nan,
             meter.tokens / elapsed_s,
             kv.used,
+            kv.cached,
             kv.total,
             mask,
         )

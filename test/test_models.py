@@ -86,7 +86,7 @@ def test_the_start_model_speaks_printable_ascii(tmp_path: Path) -> None:
     for i, prompt in enumerate(("Where am I?", "Grüße 🤖", "\x00\x1b\x7f", "a" * 100)):
         request = GoalRequest(str(i), Slo(), 100, messages=(ChatMessage("user", prompt),))
         tokens = engine.prepare(request)
-        engine.open(str(i))
+        tokens -= engine.open(str(i))
         (output,) = engine.step((Cell(str(i), tokens),))
         text += output.text
         while output.finish is None:

@@ -31,7 +31,7 @@ LEAST = {"control": 0.95, "navigation": 0.95, "dialogue": 0.9}
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[LlamaEngine]:
-    engine = LlamaEngine(LlamaConfig(default_model_path(), n_ctx=4096, n_seq_max=AT_ONCE))
+    engine = LlamaEngine(LlamaConfig(default_model_path(), n_ctx=4096, n_seq_max=AT_ONCE, prefix_cache=0))
     yield engine
     engine.shutdown()
 

@@ -94,8 +94,8 @@ def ask(engine: LlamaEngine, requests: Sequence[GoalRequest]) -> tuple[list[str]
         column = [Cell(goal_id) for goal_id in running]
         if waiting and len(running) < AT_ONCE:
             request = waiting.pop()
-            column.append(Cell(request.goal_id, engine.prepare(request)))
-            engine.open(request.goal_id)
+            tokens = engine.prepare(request)
+            column.append(Cell(request.goal_id, tokens - engine.open(request.goal_id)))
             running.append(request.goal_id)
         for output in engine.step(tuple(column)):
             texts[output.goal_id] += output.text

@@ -270,7 +270,7 @@ def _llama(arguments: argparse.Namespace) -> Engine:
     from slice_ros.models import start_model_path
 
     model = arguments.model or start_model_path()
-    return LlamaEngine(LlamaConfig(model, n_ctx=arguments.context, n_threads=arguments.threads))
+    return LlamaEngine(LlamaConfig(model, n_ctx=arguments.context, n_threads=arguments.threads, prefix_cache=0))
 
 
 def _measured(engine: Engine, max_batch: int, console: Console) -> LatencyModel:

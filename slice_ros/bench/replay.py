@@ -62,6 +62,12 @@ class ScriptedEngine:
     def open(self, goal_id: str) -> int:
         return self._inner.open(goal_id)
 
+    def cached(self, goal_id: str) -> int:
+        return self._inner.cached(goal_id)
+
+    def reuse(self, goal_id: str) -> int:
+        return self._inner.reuse(goal_id)
+
     def step(self, column: Column) -> list[Output]:
         began_s = min(self._busy_since_s, time.monotonic())
         outputs = self._inner.step(column)

@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.model or default_model_path(),
             n_ctx=arguments.context,
             n_seq_max=max(2, arguments.max_batch),
+            prefix_cache=0,
             n_threads=arguments.threads,
             n_gpu_layers=arguments.gpu_layers,
         )

@@ -38,10 +38,17 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class KvUse:
-    """KV cells in use and in all, in tokens."""
+    """KV cells, in tokens.
+
+    Args:
+        used: held by open goals; one that several share counts once.
+        total: all there are.
+        cached: held for prompts to come alone; they are free for the goals that need them.
+    """
 
     used: int
     total: int
+    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +85,23 @@ class Engine(Protocol):
         """
 
     def open(self, goal_id: str) -> int:
-        """Give a prepared goal a sequence.
+        """Give a prepared goal a sequence, with what is cached of it.
 
         Returns:
-            How many tokens at the start of its prompt need no computing.
+            How many of its tokens (prompt and output so far) need no computing.
+        """
+
+    def cached(self, goal_id: str) -> int:
+        """How many of a goal's tokens need no computing: an open goal's own, or what it would find if it were opened now.
+
+        What another goal computes or gives up changes it until it is opened.
+        """
+
+    def reuse(self, goal_id: str) -> int:
+        """Let an open goal take over what another one has computed of its tokens since.
+
+        Returns:
+            How many more need no computing.
         """
 
     def step(self, column: Column) -> list[Output]:
@@ -99,7 +119,7 @@ class Engine(Protocol):
         """Take an open goal's sequence away; it keeps its text and may be opened again.
 
         Returns:
-            How many tokens (prompt and output so far) must be computed after it is opened again.
+            How many tokens (prompt and output so far) it has; those that ``open`` does not find then must be computed again.
         """
 
     def close(self, goal_id: str) -> None:

@@ -56,6 +56,14 @@ class PacedEngine:
         self._kv_tokens[goal_id] = cached
         return cached
 
+    def cached(self, goal_id: str) -> int:
+        return self._inner.cached(goal_id)
+
+    def reuse(self, goal_id: str) -> int:
+        reused = self._inner.reuse(goal_id)
+        self._kv_tokens[goal_id] += reused
+        return reused
+
     def step(self, column: Column) -> list[Output]:
         start_s = self._now()
         kv_tokens = sum(self._kv_tokens[cell.goal_id] for cell in column)

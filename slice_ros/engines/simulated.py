@@ -83,6 +83,12 @@ class SimulatedEngine:
         self._sequences[goal_id].is_open = True
         return 0
 
+    def cached(self, goal_id: str) -> int:
+        return self._sequences[goal_id].kv_tokens
+
+    def reuse(self, goal_id: str) -> int:  # noqa: ARG002
+        return 0
+
     def step(self, column: Column) -> list[Output]:
         kv_tokens = sum(self._sequences[cell.goal_id].kv_tokens for cell in column) if self._latency.kv_token_s else 0
         if self._clock is not None:

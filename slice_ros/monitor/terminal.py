@@ -47,9 +47,14 @@ def _headline(status: Any, title: str) -> RenderableType:
         (f"{title}\n" if title else ""),
         ("policy ", "dim"), (status.policy, "bold"), ("   model ", "dim"), status.model, ("   device ", "dim"), status.device, "\n",
         ("step ", "dim"), _number(status.step_ms, " ms"), (" (predicted ", "dim"), _number(status.step_predicted_ms, " ms"), (")", "dim"),
-        ("   tokens/s ", "dim"), f"{status.tokens_per_s:.0f}", ("   KV ", "dim"), f"{status.kv_used}/{status.kv_total}",
+        ("   tokens/s ", "dim"), f"{status.tokens_per_s:.0f}", ("   KV ", "dim"), kv_text(status),
         ("   goals running ", "dim"), str(status.running), (", queued ", "dim"), str(status.queued), (state, "bold red"),
     )  # fmt: skip
+
+
+def kv_text(status: Any) -> str:
+    """KV cells in use, and what else holds some."""
+    return f"{status.kv_used}/{status.kv_total}" + (f" (+{status.kv_cached} cached)" if status.kv_cached else "")
 
 
 def _class_table(status: Any, colours: dict[str, str]) -> Table:

@@ -27,6 +27,7 @@ class LlamaConfig:
         n_ctx: KV cells, shared by all sequences.
         n_batch: tokens in one step at most.
         n_seq_max: sequences that can hold KV at once.
+        prefix_cache: KV cells that may hold what no goal in hand needs, so that the same beginning is not computed again; 0 is off.
         n_threads: threads that compute; 0 takes the physical cores this process may use.
         n_gpu_layers: layers on the GPU, where llama.cpp was built for one; negative is all.
         main_gpu: index of the GPU that holds small tensors.
@@ -45,6 +46,7 @@ class LlamaConfig:
     n_ctx: int = 8192
     n_batch: int = 512
     n_seq_max: int = 64
+    prefix_cache: int = 2048
     n_threads: int = 0
     n_gpu_layers: int = -1
     main_gpu: int = 0
@@ -56,7 +58,14 @@ class LlamaConfig:
     use_mlock: bool = False
 
     def __post_init__(self) -> None:
-        for name, least, most in (("n_ctx", 1, 2**31 - 1), ("n_batch", 1, 2**16), ("n_seq_max", 1, 256), ("n_threads", 0, 512)):
+        ranges = {
+            "n_ctx": (1, 2**31 - 1),
+            "n_batch": (1, 2**16),
+            "n_seq_max": (1, 256),
+            "prefix_cache": (0, 2**31 - 1),
+            "n_threads": (0, 512),
+        }
+        for name, (least, most) in ranges.items():
             value = getattr(self, name)
             if not least <= value <= most:
                 raise EngineError(f"{name} is {value}; it must be in {least}..{most}")

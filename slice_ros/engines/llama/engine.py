@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from slice_ros.engines.llama.batch import Batch
 from slice_ros.engines.llama.chat import Chat
 from slice_ros.engines.llama.config import LlamaConfig
 from slice_ros.engines.llama.grammar import make_grammar
-from slice_ros.engines.llama.loading import device_name, load
+from slice_ros.engines.llama.kv_cache import KvCache, Worth
+from slice_ros.engines.llama.loading import device_name, has_cells, load
 from slice_ros.engines.llama.sampler import Candidates, Sampler, make_chain
 from slice_ros.engines.llama.text import TextStream
 from slice_ros.engines.llama.vocabulary import Vocabulary
@@ -36,16 +36,20 @@ class _Goal:
         limit: ends by length when it has so many.
         text: the output as text.
         sampler: chooses its tokens.
+        session: keeps its KV rather than others; empty is none.
         computed: how many tokens have their KV.
         sequence: llama.cpp's sequence id; ``None`` while not open.
+        found: how many tokens the KV cache has of it while it is not open, and the cache's version that this is true of.
     """
 
     tokens: array[int]
     limit: int
     text: TextStream
     sampler: Sampler
+    session: str = ""
     computed: int = 0
     sequence: int | None = None
+    found: tuple[int, int] = (0, -1)
     finished: bool = False
 
     @property
@@ -63,7 +67,6 @@ class LlamaEngine:
     def __init__(self, config: LlamaConfig) -> None:
         self._goals: dict[str, _Goal] = {}
         self._model, self._context = load(config)
-        self._memory = llama_cpp.llama_get_memory(self._context)
         self._vocabulary = Vocabulary(self._model)
         self._chat = Chat(self._model, self._vocabulary)
         n_ctx, n_batch = llama_cpp.llama_n_ctx(self._context), llama_cpp.llama_n_batch(self._context)
@@ -71,11 +74,10 @@ class LlamaEngine:
         # Positions beyond those of its training make a model talk nonsense.
         self._trained: int = llama_cpp.llama_model_n_ctx_train(self._model)
         self._longest = min(n_ctx, self._trained)
-        self._sequences = deque(range(config.n_seq_max))
-        self._kv_used = 0
         self._batch = Batch(n_batch, n_ctx)
         self._candidates = Candidates(self._vocabulary.size)
         self._warm_up()
+        self._cache = KvCache(self._context, config.n_seq_max, config.prefix_cache if has_cells(self._model) else 0)
 
     @property
     def info(self) -> EngineInfo:
@@ -83,7 +85,7 @@ class LlamaEngine:
 
     @property
     def kv(self) -> KvUse:
-        return KvUse(self._kv_used, self._info.context_tokens)
+        return KvUse(self._cache.used, self._cache.total, self._cache.kept)
 
     def prepare(self, request: GoalRequest) -> int:
         if request.goal_id in self._goals:
@@ -100,28 +102,47 @@ class LlamaEngine:
             )
         grammar = make_grammar(self._vocabulary.pointer, request)
         sampler = Sampler(make_chain(request.sampling, prompt, self._vocabulary.size), grammar, self._vocabulary.piece)
-        self._goals[request.goal_id] = _Goal(prompt, limit, TextStream(request.stop), sampler)
+        self._goals[request.goal_id] = _Goal(prompt, limit, TextStream(request.stop), sampler, request.session_id)
         return len(prompt)
 
     def open(self, goal_id: str) -> int:
         goal = self._goals[goal_id]
         if goal.sequence is not None:
             raise ValueError(f"goal {goal_id} is open already")
-        if not self._sequences:
+        goal.sequence = self._cache.acquire(goal.tokens)
+        if goal.sequence is None:
             raise ValueError(f"goal {goal_id} cannot be opened: all {self._info.max_sequences} sequences are taken; evict or close one")
-        goal.sequence = self._sequences.popleft()
-        # A prefix that another sequence holds would be copied here (llama_memory_seq_cp), and counted in goal.computed.
+        goal.computed = self._cache.adopt(goal.sequence, goal.tokens)
+        self._cache.forget(f"goal {goal_id}")
         return goal.computed
+
+    def cached(self, goal_id: str) -> int:
+        goal = self._goals[goal_id]
+        if goal.sequence is not None:
+            return goal.computed
+        if goal.found[1] != self._cache.version:
+            goal.found = self._cache.longest(goal.tokens), self._cache.version
+        return goal.found[0]
+
+    def reuse(self, goal_id: str) -> int:
+        goal = self._goals[goal_id]
+        if goal.sequence is None:
+            raise ValueError(f"goal {goal_id} is not open")
+        before, goal.computed = goal.computed, self._cache.adopt(goal.sequence, goal.tokens)
+        return goal.computed - before
 
     def step(self, column: Column) -> list[Output]:
         goals = self._fill(column)
         if not goals:
             return []
+        self._cache.make_room(self._batch.size)
         self._decode()
-        self._kv_used += self._batch.size
         complete = []
-        for goal_id, goal, count in goals:
+        for goal_id, goal, sequence, count in goals:
             goal.computed += count
+            self._cache.grow(sequence, count)
+            if count > 1:
+                self._cache.offer(sequence, goal.tokens[: goal.computed])
             if not goal.pending:
                 complete.append((goal_id, goal))
         if not complete:
@@ -135,14 +156,22 @@ class LlamaEngine:
 
     def evict(self, goal_id: str) -> int:
         goal = self._goals[goal_id]
-        self._release(goal)
-        return goal.pending
+        self._leave(goal, f"goal {goal_id}", Worth.PAUSED)
+        return len(goal.tokens)
 
     def close(self, goal_id: str) -> None:
         goal = self._goals.pop(goal_id, None)
         if goal is not None:
-            self._release(goal)
+            self._cache.forget(f"goal {goal_id}")
+            if goal.session:
+                self._leave(goal, f"session {goal.session}", Worth.SESSION)
+            else:
+                self._leave(goal, "", Worth.PREFIX)
             goal.sampler.free()
+
+    def forget(self) -> None:
+        """Give up what is kept of goals that have ended."""
+        self._cache.forget_all()
 
     def shutdown(self) -> None:
         for goal_id in list(self._goals):
@@ -150,7 +179,7 @@ class LlamaEngine:
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
-    def _fill(self, column: Column) -> list[tuple[str, _Goal, int]]:
+    def _fill(self, column: Column) -> list[tuple[str, _Goal, int, int]]:
         """Put the column into the batch; changes nothing else.
 
         Raises:
@@ -168,8 +197,8 @@ class LlamaEngine:
                 cell = f"{prompt_tokens} prompt tokens" if prompt_tokens else "a decode"
                 raise ValueError(f"goal {goal_id} is in a step with {cell}, but has {pending} tokens to compute")
             batch.add(goal.tokens, goal.computed, count, goal.sequence, wants_logits=count == pending)
-            goals.append((goal_id, goal, count))
-        if len({goal_id for goal_id, _, _ in goals}) < len(goals):
+            goals.append((goal_id, goal, goal.sequence, count))
+        if len({goal_id for goal_id, *_ in goals}) < len(goals):
             raise ValueError("a goal is in the step twice")
         return goals
 
@@ -185,7 +214,7 @@ class LlamaEngine:
             return
         if status == 1:
             raise KvFullError(
-                f"a step of {self._batch.size} tokens finds no room: {self._kv_used} of {self._info.context_tokens} KV cells are taken; "
+                f"a step of {self._batch.size} tokens finds no room: {self._cache.used} of {self._cache.total} KV cells are taken; "
                 "evict a goal, or raise n_ctx"
             )
         raise EngineError(f"llama_decode failed with status {status}, the log says why; restart the engine")
@@ -211,14 +240,11 @@ class LlamaEngine:
         goal.finished = True
         return Output(goal_id, text, finish)
 
-    def _release(self, goal: _Goal) -> None:
-        """Take a goal's sequence and KV away, if it has any."""
-        if goal.sequence is None:
-            return
-        llama_cpp.llama_memory_seq_rm(self._memory, goal.sequence, -1, -1)
-        self._sequences.append(goal.sequence)
-        self._kv_used -= goal.computed
-        goal.sequence, goal.computed = None, 0
+    def _leave(self, goal: _Goal, owner: str, worth: Worth) -> None:
+        """Leave a goal's sequence and KV to the cache, if it has any."""
+        if goal.sequence is not None:
+            self._cache.keep(goal.sequence, goal.tokens[: goal.computed], owner, worth)
+            goal.sequence, goal.computed = None, 0
 
     def _warm_up(self) -> None:
         """Compute one token, so that the first goal does not pay for page faults and lazy set-up."""
@@ -227,4 +253,4 @@ class LlamaEngine:
         try:
             self._decode()
         finally:
-            llama_cpp.llama_memory_clear(self._memory, True)
+            llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)

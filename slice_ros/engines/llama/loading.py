@@ -109,6 +109,11 @@ def physical_cores() -> int:
         return len(cores)
 
 
+def has_cells(model: Any) -> bool:
+    """Whether a model remembers each token in a cell of its own, so that sequences can share a beginning; a recurrent one does not."""
+    return not (llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model))
+
+
 def device_name(config: LlamaConfig) -> str:
     """What computes, as ggml describes it."""
     library = llama_cpp.llama_cpp._lib
