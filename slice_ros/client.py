@@ -12,7 +12,7 @@ from typing import Any
 
 from slice_ros import qos
 from slice_ros.conversions import duration_msg, message_msg, report_of, sampling_msg, slo_msg, uuid_msg
-from slice_ros.goal import ChatMessage, ErrorCode, Sampling
+from slice_ros.goal import ChatMessage, ErrorCode, Sampling, TokenLogprob
 from slice_ros.interfaces import Generate, SloStatus
 from slice_ros.ros import ActionClient, Future, Node, rclpy
 from slice_ros.slo import BestEffort, Slo
@@ -55,11 +55,13 @@ class Answer:
         text: everything generated.
         finish_reason: "stop", or "length" where it was cut at ``max_tokens``.
         report: what the goal experienced, and whether its SLO was met.
+        logprobs: of the output tokens, where the goal asked for them.
     """
 
     text: str
     finish_reason: str
     report: SloReport
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     def json(self) -> Any:
         """The answer as JSON; to a goal with a ``json_schema``, it follows it.
@@ -225,6 +227,7 @@ class SliceClient:
         stop: Iterable[str] = (),
         grammar: str = "",
         json_schema: str | Mapping[str, Any] = "",
+        logprobs: bool = False,
         session_id: str = "",
         after: Iterable[Generation | str] = (),
         chain_deadline_s: float | None = None,
@@ -241,6 +244,7 @@ class SliceClient:
             stop: generation ends before the first of these.
             grammar: GBNF the output follows; or
             json_schema: JSON schema it follows, as text or as data (``slice_ros.schemas`` makes some), or the name of one.
+            logprobs: whether the answer comes with the log-probabilities of its tokens.
             session_id: goals of a session share their KV cache.
             after: goals that must succeed first.
             chain_deadline_s: bound on this goal and all that depend on it.
@@ -257,6 +261,7 @@ class SliceClient:
         goal.stop = list(stop)
         goal.grammar = grammar
         goal.json_schema = json_schema if isinstance(json_schema, str) else json.dumps(json_schema)
+        goal.logprobs = logprobs
         goal.session_id = session_id
         goal.client = self._node.get_fully_qualified_name()
         goal.after = [uuid_msg(g if isinstance(g, str) else g.goal_id) for g in after]
@@ -306,7 +311,9 @@ class SliceClient:
         result = future.result().result
         report = report_of(result.report)
         if result.error_code == ErrorCode.NONE:
-            self._finish(generation, Answer(result.text, result.finish_reason, report))
+            self._finish(
+                generation, Answer(result.text, result.finish_reason, report, tuple(map(TokenLogprob, result.tokens, result.logprobs)))
+            )
         else:
             self._finish(generation, GoalFailed(ErrorCode(result.error_code), result.error_msg, result.text, report))
 

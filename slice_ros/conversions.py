@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from slice_ros.events import Checked, Snapshot
-from slice_ros.goal import ChatMessage, ErrorCode, FinishReason, GoalError, GoalRequest, Sampling
+from slice_ros.goal import ChatMessage, ErrorCode, FinishReason, GoalError, GoalRequest, Sampling, TokenLogprob
 from slice_ros.interfaces import UUID, DiagnosticStatus, KeyValue
 from slice_ros.interfaces import ChatMessage as ChatMessageMsg
 from slice_ros.interfaces import ClassStatus as ClassStatusMsg
@@ -98,6 +98,7 @@ def request_of(
         stop=tuple(goal.stop),
         grammar=goal.grammar,
         json_schema=goal.json_schema,
+        logprobs=goal.logprobs,
         session_id=goal.session_id,
         client=goal.client,
         after=tuple(uuid_hex(uuid) for uuid in goal.after),
@@ -150,13 +151,23 @@ def diagnostic_msg(diagnosis: Diagnosis, node: str, hardware_id: str) -> Any:
     )
 
 
-def fill_result(result: Any, text: str, reason: FinishReason | None, code: ErrorCode, message: str, report: SloReport) -> Any:
+def fill_result(
+    result: Any,
+    text: str,
+    reason: FinishReason | None,
+    code: ErrorCode,
+    message: str,
+    report: SloReport,
+    logprobs: Sequence[TokenLogprob] = (),
+) -> Any:
     """The result message of a goal's end."""
     result.text = text
     result.finish_reason = reason.value if reason else ""
     result.error_code = int(code)
     result.error_msg = message
     result.report = report_msg(report)
+    result.tokens = [logprob.token for logprob in logprobs]
+    result.logprobs = [logprob.logprob for logprob in logprobs]
     return result
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slice_ros.admission import Prediction
-from slice_ros.goal import ErrorCode, FinishReason
+from slice_ros.goal import ErrorCode, FinishReason, TokenLogprob
 from slice_ros.task import SloReport
 
 
@@ -19,6 +19,7 @@ class Progress:
     goal_id: str
     text: str
     report: SloReport
+    logprob: TokenLogprob | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import NamedTuple
 
 from slice_ros.slo import Slo
 
@@ -78,6 +79,13 @@ class Sampling:
         )
 
 
+class TokenLogprob(NamedTuple):
+    """An output token's text, and the natural logarithm of its probability under the model, before sampling settings and grammar."""
+
+    token: str
+    logprob: float
+
+
 @dataclass(frozen=True, slots=True)
 class GoalRequest:
     """One goal.
@@ -91,6 +99,7 @@ class GoalRequest:
         submitted_s: ``time.monotonic()`` when the node received it (one clock for all processes of a machine).
         label: kind of goal, for statistics and learnt lengths; empty takes the service class.
         client: who sent it, by its own word; empty is nobody in particular.
+        logprobs: whether the log-probabilities of the output tokens are wanted.
         after: goal ids that must succeed first.
         chain_deadline_s: submission of this goal to the end of the last goal that depends on it; ``None`` is no bound.
 
@@ -109,6 +118,7 @@ class GoalRequest:
     stop: tuple[str, ...] = ()
     grammar: str = ""
     json_schema: str = ""
+    logprobs: bool = False
     session_id: str = ""
     client: str = ""
     after: tuple[str, ...] = ()

@@ -30,7 +30,7 @@ from slice_ros.conversions import (
 from slice_ros.engine_protocol import Ready
 from slice_ros.engines.base import EngineError
 from slice_ros.events import Checked, Event, Finished, Progress, Snapshot
-from slice_ros.goal import ErrorCode, GoalError, GoalRequest
+from slice_ros.goal import ErrorCode, GoalError, GoalRequest, TokenLogprob
 from slice_ros.host import EngineHost, EngineState
 from slice_ros.intake import Labels, Queue, check_size
 from slice_ros.interfaces import CheckSlo, DiagnosticArray, Generate, GoalEvent, SloStatus
@@ -85,6 +85,7 @@ class _Goal:
     end: Any
     request: GoalRequest
     pieces: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
 class SliceServer(LifecycleNode):
@@ -313,7 +314,7 @@ class SliceServer(LifecycleNode):
             handle.canceled()
         else:
             handle.abort()
-        return fill_result(result, "".join(goal.pieces), end.reason, end.error_code, end.error_msg, end.report)
+        return fill_result(result, "".join(goal.pieces), end.reason, end.error_code, end.error_msg, end.report, goal.logprobs)
 
     def _cancel(self, handle: Any) -> Any:
         if self._host is not None:
@@ -348,6 +349,8 @@ class SliceServer(LifecycleNode):
             self._queue.leave(event.goal_id)
             self._tell_of(GoalEvent.FIRST_TOKEN, goal, event.report)
         goal.pieces.append(event.text)
+        if event.logprob is not None:
+            goal.logprobs.append(event.logprob)
         goal.handle.publish_feedback(Generate.Feedback(text=event.text, tokens=event.report.output_tokens, report=report_msg(event.report)))
 
     def _finished(self, event: Finished) -> None:

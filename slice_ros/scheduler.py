@@ -388,7 +388,7 @@ class Scheduler:
         for output in outputs:
             task = self._tasks[output.goal_id]
             task.token_times_s.append(now)
-            self._events.append(Progress(task.goal_id, output.text, task.report(completed=output.finish is not None)))
+            self._events.append(Progress(task.goal_id, output.text, task.report(completed=output.finish is not None), output.logprob))
             if output.finish is not None:
                 self._end(task, reason=output.finish)
 

@@ -9,17 +9,20 @@ import random
 import string
 import sys
 import threading
+from array import array
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from slice_ros import models
 from slice_ros.engines import EngineError, KvFullError
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine, loading, sampler
+from slice_ros.engines.llama.sampler import Candidates, Sampler, make_chain
 from slice_ros.engines.llama.text import TextStream
 from slice_ros.goal import ChatMessage, ErrorCode, FinishReason, GoalError, GoalRequest, Sampling
 from slice_ros.mask import Cell
@@ -76,13 +79,16 @@ def text_of(engine: LlamaEngine, request: GoalRequest) -> str:
 
 
 def test_interleaved_goals_get_the_text_each_would_get_alone(engine: LlamaEngine) -> None:
-    """Chunked prompts, pauses and evictions, in random order."""
     rng = random.Random(7)
     requests = [goal(str(i), prompt=(TEXT * 3)[i : i + rng.randrange(5, 200)], max_tokens=rng.randrange(20, 60)) for i in range(12)]
     alone = {request.goal_id: text_of(engine, request) for request in requests}
     assert len(set(alone.values())) == len(alone)
+    assert interleaved(engine, requests, rng) == alone
 
-    texts = dict.fromkeys(alone, "")
+
+def interleaved(engine: LlamaEngine, requests: list[GoalRequest], rng: random.Random) -> dict[str, str]:
+    """The goals' texts with chunked prompts, pauses and evictions, in random order."""
+    texts = {request.goal_id: "" for request in requests}
     todo = {request.goal_id: engine.prepare(request) for request in requests}
     opened: set[str] = set()
     evictions = mixed = 0
@@ -110,7 +116,29 @@ def test_interleaved_goals_get_the_text_each_would_get_alone(engine: LlamaEngine
         assert engine.kv.used == sum(goal.computed for goal in engine._goals.values())
     assert evictions > 10
     assert mixed > 10
-    assert texts == alone
+    return texts
+
+
+def test_what_a_seed_draws_depends_on_the_goals_own_logits_only(engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not on who shares its steps, on its place in them, nor on evictions."""
+    drawn: dict[int, list[tuple[int, npt.NDArray[np.float32], int | None]]] = {}
+    draw = Sampler.draw
+
+    def spy(self: Sampler, best: int, logits: npt.NDArray[np.float32], candidates: Candidates) -> int | None:
+        token = draw(self, best, logits, candidates)
+        drawn.setdefault(id(self), []).append((best, logits.copy(), token))
+        return token
+
+    monkeypatch.setattr(Sampler, "draw", spy)
+    rng = random.Random(7)
+    sampling = Sampling(0.9, top_k=40, seed=5)
+    interleaved(engine, [goal(str(i), prompt=TEXT[i:], max_tokens=40, sampling=sampling) for i in range(12)], rng)
+    monkeypatch.undo()
+    for rows in drawn.values():
+        again = Sampler(make_chain(sampling, array("i"), engine._vocabulary.size), None, engine._vocabulary.piece)
+        assert [again.draw(best, logits, engine._candidates) for best, logits, _ in rows] == [token for _, _, token in rows]
+        again.free()
+    assert len(drawn) == 12
 
 
 @pytest.mark.parametrize("quantization", models.QUANTIZATIONS)
@@ -246,6 +274,23 @@ def test_greedy_decoding_takes_the_best_token_that_the_grammar_allows(
     engine.step((Cell("goal", 11),))
     logits = engine._logits(1)[0]
     assert text[0] == max("aeiou", key=lambda letter: logits[ord(letter)])
+
+
+def test_logprobs_are_those_of_the_model_and_only_for_goals_that_ask(engine: LlamaEngine) -> None:
+    asks = goal("asks", logprobs=True, sampling=Sampling(2.0, top_k=40, seed=3), grammar="root ::= [^a-z]+")
+    for request in (asks, goal("other")):
+        engine.prepare(request)
+        engine.open(request.goal_id)
+    prompt = len("Hello robot")
+    mine, other = engine.step((Cell("asks", prompt), Cell("other", prompt)))
+    for _ in range(5):
+        assert other.logprob is None
+        assert mine.logprob is not None
+        logits = engine._logits(2)[0].astype(float)
+        (token,) = mine.logprob.token.encode()
+        assert mine.logprob.token == mine.text
+        assert mine.logprob.logprob == pytest.approx(logits[token] - np.log(np.exp(logits).sum()), abs=1e-4)
+        mine, other = engine.step((Cell("asks"), Cell("other")))
 
 
 def test_a_grammar_that_allows_no_token_ends_the_goal_and_not_the_process(engine: LlamaEngine) -> None:

@@ -89,6 +89,15 @@ def test_the_same_seed_gives_the_same_text(peer):
     assert first == second
 
 
+def test_a_goal_that_asks_gets_the_log_probability_of_each_token(peer):
+    form = {"grammar": 'root ::= "go"', "max_tokens": 8}
+    answer = peer.run(peer.client.generate("hello", logprobs=True, **form))
+    assert [token for token, _ in answer.logprobs] == ["g", "o", ""]
+    assert len(answer.logprobs) == answer.report.output_tokens
+    assert all(-100.0 < logprob <= 0.0 for _, logprob in answer.logprobs)
+    assert peer.run(peer.client.generate("hello", **form)).logprobs == ()
+
+
 def test_messages_are_rendered_with_the_chat_template(peer):
     async def both():
         plain = await peer.client.generate("hello", max_tokens=2)

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"JSON schema the output follows: {', '.join(BY_NAME)}, or one in a file",
     )
     schema.completer = _complete_schema  # type: ignore[attr-defined]
+    parser.add_argument("--logprobs", action="store_true", help="with --json: also each token and the logarithm of its probability")
     parser.add_argument("--server", default="/slice_server", help="name of the server node")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="how long to look for the server")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of text as it comes")
@@ -91,7 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
         rclpy.try_shutdown()
     if arguments.json:
         report = {name: None if math.isnan(value) else value for name, value in asdict(answer.report).items()}  # NaN is no JSON
-        print(json.dumps({"goal_id": generation.goal_id, "text": answer.text, "finish_reason": answer.finish_reason, "report": report}))
+        shown = {"goal_id": generation.goal_id, "text": answer.text, "finish_reason": answer.finish_reason, "report": report}
+        print(json.dumps(shown | ({"logprobs": answer.logprobs} if arguments.logprobs else {})))
     else:
         figures = answer.report
         verdict = "met" if figures.attained else "missed"
@@ -129,6 +131,7 @@ def _send(client: SliceClient, arguments: argparse.Namespace, slo: Slo) -> Gener
         label=arguments.label,
         sampling=Sampling(temperature=arguments.temperature, seed=arguments.seed),
         stop=arguments.stop,
+        logprobs=arguments.logprobs,
         grammar=arguments.grammar or "",
         json_schema=arguments.json_schema or "",
     )

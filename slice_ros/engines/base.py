@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from slice_ros.goal import FinishReason, GoalRequest
+from slice_ros.goal import FinishReason, GoalRequest, TokenLogprob
 from slice_ros.mask import Column
 
 
@@ -58,11 +58,13 @@ class Output:
     Args:
         text: the piece of text that became certain; empty while a character or a possible stop string is incomplete.
         finish: set with the goal's last token.
+        logprob: of the token, for a goal that asked for it.
     """
 
     goal_id: str
     text: str
     finish: FinishReason | None = None
+    logprob: TokenLogprob | None = None
 
 
 class Engine(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,10 @@ from slice_ros.engines.llama.config import LlamaConfig
 from slice_ros.engines.llama.grammar import make_grammar
 from slice_ros.engines.llama.kv_cache import KvCache, Worth
 from slice_ros.engines.llama.loading import device_name, has_cells, load
-from slice_ros.engines.llama.sampler import Candidates, Sampler, make_chain
+from slice_ros.engines.llama.sampler import Candidates, Sampler, logprob, make_chain
 from slice_ros.engines.llama.text import TextStream
 from slice_ros.engines.llama.vocabulary import Vocabulary
-from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest
+from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest, TokenLogprob
 from slice_ros.mask import Column
 
 
@@ -37,6 +38,7 @@ class _Goal:
         text: the output as text.
         sampler: chooses its tokens.
         session: keeps its KV rather than others; empty is none.
+        logprobs: whether their log-probabilities are wanted.
         computed: how many tokens have their KV.
         sequence: llama.cpp's sequence id; ``None`` while not open.
         found: how many tokens the KV cache has of it while it is not open, and the cache's version that this is true of.
@@ -47,6 +49,7 @@ class _Goal:
     text: TextStream
     sampler: Sampler
     session: str = ""
+    logprobs: bool = False
     computed: int = 0
     sequence: int | None = None
     found: tuple[int, int] = (0, -1)
@@ -102,7 +105,7 @@ class LlamaEngine:
             )
         grammar = make_grammar(self._vocabulary.pointer, request)
         sampler = Sampler(make_chain(request.sampling, prompt, self._vocabulary.size), grammar, self._vocabulary.piece)
-        self._goals[request.goal_id] = _Goal(prompt, limit, TextStream(request.stop), sampler, request.session_id)
+        self._goals[request.goal_id] = _Goal(prompt, limit, TextStream(request.stop), sampler, request.session_id, request.logprobs)
         return len(prompt)
 
     def open(self, goal_id: str) -> int:
@@ -149,10 +152,7 @@ class LlamaEngine:
             return []
         logits = self._logits(len(complete))
         best = logits.argmax(axis=1).tolist()
-        return [
-            self._extend(goal_id, goal, goal.sampler.draw(best[i], logits[i], self._candidates))
-            for i, (goal_id, goal) in enumerate(complete)
-        ]
+        return [self._next(goal_id, goal, best[i], logits[i]) for i, (goal_id, goal) in enumerate(complete)]
 
     def evict(self, goal_id: str) -> int:
         goal = self._goals[goal_id]
@@ -224,8 +224,10 @@ class LlamaEngine:
         logits = llama_cpp.llama_get_logits(self._context)
         return np.ctypeslib.as_array(logits, (rows, self._vocabulary.size))
 
-    def _extend(self, goal_id: str, goal: _Goal, token: int | None) -> Output:
-        """Add a sampled token to a goal."""
+    def _next(self, goal_id: str, goal: _Goal, best: int, logits: npt.NDArray[np.float32]) -> Output:
+        """Draw a goal's next token and add it; ``best`` is the most likely one."""
+        token = goal.sampler.draw(best, logits, self._candidates)
+        drawn = self._logprob(token, logits) if goal.logprobs else None
         if token is None or token in self._vocabulary.ending:
             text, finish = goal.text.flush(), FinishReason.STOP
         else:
@@ -236,9 +238,14 @@ class LlamaEngine:
             elif len(goal.tokens) == goal.limit:
                 text, finish = text + goal.text.flush(), FinishReason.LENGTH
             else:
-                return Output(goal_id, text)
+                return Output(goal_id, text, logprob=drawn)
         goal.finished = True
-        return Output(goal_id, text, finish)
+        return Output(goal_id, text, finish, drawn)
+
+    def _logprob(self, token: int | None, logits: npt.NDArray[np.float32]) -> TokenLogprob:
+        if token is None:
+            return TokenLogprob("", -math.inf)
+        return TokenLogprob(self._vocabulary.piece(token).decode("utf-8", "replace"), logprob(logits, token))
 
     def _leave(self, goal: _Goal, owner: str, worth: Worth) -> None:
         """Leave a goal's sequence and KV to the cache, if it has any."""

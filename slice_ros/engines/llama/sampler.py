@@ -109,6 +109,12 @@ class Sampler:
         return goes_on
 
 
+def logprob(logits: npt.NDArray[np.float32], token: int) -> float:
+    """The natural logarithm of a token's probability."""
+    highest = logits.max()
+    return float(logits[token] - highest - np.log(np.exp(logits - highest).sum()))
+
+
 class Candidates:
     """The tokens of the vocabulary with their logits, as samplers take them (``llama_token_data_array``)."""
 
