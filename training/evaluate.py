@@ -170,9 +170,7 @@ def main(argv: list[str] | None = None) -> int:
         for answer in random.Random(0).sample(
             missed := [answer for answer in answers if not answer.accepted], min(arguments.misses, len(missed))
         ):
-            console.print(
-                f"{answer.example.prompt}\n  said   {answer.text}\n  wanted {answer.example.answer(random.Random(0))}", markup=False
-            )
+            console.print(f"{answer.example.prompt}\n  said   {answer.text}\n  wanted {answer.example.answer}", markup=False)
     engine.shutdown()
     console.print(score_table(scores, f"{arguments.model.name}: {arguments.examples} held-out examples of each task, greedy"))
     return 0

@@ -14,20 +14,25 @@ from slice_ros.models import ModelShape
 NORM_EPSILON = 1e-5
 
 
-def rotations(positions: Tensor, shape: ModelShape) -> Tensor:
-    """A complex number of length 1 for each position and pair of a head's dimensions, shape (batch, length, 1, head length / 2)."""
+def rotations(positions: Tensor, shape: ModelShape) -> tuple[Tensor, Tensor]:
+    """Cosine and sine for each position and pair of a head's dimensions, shape (batch, length, 1, head length / 2) each."""
     pairs = torch.arange(0, shape.head_length, 2) / shape.head_length
     angles = positions[:, :, None, None] * shape.rope_freq_base**-pairs
-    return torch.polar(torch.ones_like(angles), angles)
+    return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Rotary positions over neighbouring dimensions: llama.cpp's order for this architecture, so that export needs no permutation."""
-    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns).flatten(-2)
+def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary positions; the first halves of the pairs come before the second halves."""
+    (cos, sin), (first, second) = turns, x.chunk(2, -1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
 
-EMBEDDING_DEVIATION, EMBEDDING_CONSTANT = 0.03, 0.17
+EMBEDDING_DEVIATION = 0.3
+"""Large beside one step of the optimizer; the wiring below would not outlive shorter embeddings."""
+EMBEDDING_CONSTANT = 1.7
 """All embeddings begin with the same first entry, so that heads have something to look with that does not depend on the token."""
+OUTPUT_SCALE = 0.4
+"""The last norm's first weights: a state that points to a token's embedding makes this token likely, but not certain."""
 
 
 @torch.no_grad()
@@ -51,11 +56,11 @@ def _wire(first: Block, second: Block, shape: ModelShape) -> None:
             weights[head, 0] = direction * 6.0 / constant
         first.attn_v.weight[head, 1:] = notes[:, head].T
         first.attn_v.weight[head, 0] = 0.0
-        first.attn_output.weight[1:, head] = places[:, head] * 0.07
+        first.attn_output.weight[1:, head] = places[:, head] * 0.7
         first.attn_output.weight[0, head] = 0.0
         second.attn_q.weight[head] = first.attn_v.weight[head] * slow * 8.0
-        second.attn_k.weight[head] = first.attn_output.weight[:, head].T * slow / 0.07
-        second.attn_output.weight[:, head] = second.attn_v.weight[head].T * 0.5
+        second.attn_k.weight[head] = first.attn_output.weight[:, head].T * slow / 0.7
+        second.attn_output.weight[:, head] = second.attn_v.weight[head].T
     second.attn_v.weight[:, 0] = 0.0
 
 
@@ -84,17 +89,25 @@ class Block(nn.Module):
             nn.init.normal_(part.weight, std=part.in_features**-0.5)
         heads = (-1, self.head_length)
         self.attn_q.weight.copy_(self.attn_k.weight.unflatten(0, heads).repeat_interleave(self.kv_groups, 0).flatten(0, 1))
-        self.attn_output.weight.copy_(self.attn_v.weight.unflatten(0, heads).repeat_interleave(self.kv_groups, 0).flatten(0, 1).T * 0.03)
+        self.attn_output.weight.copy_(self.attn_v.weight.unflatten(0, heads).repeat_interleave(self.kv_groups, 0).flatten(0, 1).T * 0.3)
         nn.init.zeros_(self.ffn_down.weight)
 
-    def forward(self, x: Tensor, turns: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         normed = self.attn_norm(x)
-        q, k, v = (part(normed).unflatten(-1, (-1, self.head_length)) for part in (self.attn_q, self.attn_k, self.attn_v))
-        q, k, v = (part.transpose(1, 2) for part in (rotate(q, turns), rotate(k, turns), v))
+        q, k = (
+            rotate(F.linear(normed, self._halves(part.weight)).unflatten(-1, (-1, self.head_length)), turns)
+            for part in (self.attn_q, self.attn_k)
+        )
+        v = self.attn_v(normed).unflatten(-1, (-1, self.head_length))
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=self.kv_groups > 1)
         x = x + self.attn_output(attended.transpose(1, 2).flatten(2))
         normed = self.ffn_norm(x)
         return x + cast(Tensor, self.ffn_down(F.silu(self.ffn_gate(normed)) * self.ffn_up(normed)))
+
+    def _halves(self, weights: Tensor) -> Tensor:
+        """The rows in the order of ``rotate``. They are kept in llama.cpp's, where the two of a pair are neighbours."""
+        return weights.unflatten(0, (-1, self.head_length // 2, 2)).transpose(1, 2).flatten(0, 2)
 
 
 class Network(nn.Module):
@@ -106,6 +119,7 @@ class Network(nn.Module):
         self.token_embd = nn.Embedding(shape.vocab_size, shape.embedding_length)
         self.blk = nn.ModuleList(Block(shape) for _ in range(shape.block_count))
         self.output_norm = nn.RMSNorm(shape.embedding_length, NORM_EPSILON)
+        nn.init.constant_(self.output_norm.weight, OUTPUT_SCALE)
         nn.init.normal_(self.token_embd.weight, std=EMBEDDING_DEVIATION)
         nn.init.constant_(self.token_embd.weight[:, 0], EMBEDDING_CONSTANT)
         for block in self.blk:

@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer, trained on the corpus; llama.cpp's ``qwen2`` pre-tokenizer splits a text in the same way, digit by digit."""
+"""A byte-level BPE tokenizer, trained on the corpus; llama.cpp's ``llama-bpe`` pre-tokenizer splits a text in the same way."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from slice_ros.models import SPECIAL_TOKENS, byte_letters
 
-PRE_TOKENIZER = "qwen2"
-_LETTER, _NUMBER = r"[^\W\d_]", r"\d"
+PRE_TOKENIZER = "llama-bpe"
+_LETTER, _NUMBER = r"[^\W\d_]", r"\d{1,3}"
 _WORD = re.compile(rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|(?:[^\r\n\w]|_)?{_LETTER}+|{_NUMBER}| ?(?:[^\s\w]|_)+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 
 

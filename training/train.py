@@ -22,19 +22,19 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from slice_ros.demo.language import NAMES, Example
 from slice_ros.models import SPECIAL_TOKENS, ModelShape
-from training.corpus import training_examples
+from training.corpus import held_out_examples, training_examples
 from training.muon import Muon
 from training.network import Network
 from training.tokenizer import Tokenizer
 from training.wrapping import END, wrap
 
-SHARES = {"control": 0.25, "navigation": 0.35, "manipulation": 0.15, "dialogue": 0.17, "qa": 0.08}
+SHARES = {"control": 0.15, "navigation": 0.35, "manipulation": 0.18, "dialogue": 0.22, "qa": 0.1}
 """How often each task is drawn."""
 VOCABULARY_EXAMPLES = 15000
 """So many examples show the tokenizer every word."""
 MOST_TOKENS = 1024
 CONTEXT_LENGTH = 8192
-"""What the file says it can take. Training saw examples of at most 256 tokens."""
+"""What the file says it can take. Training saw examples of at most 184 tokens."""
 NO_TARGET = -100
 
 
@@ -44,19 +44,21 @@ class Recipe:
 
     Args:
         row_tokens: length of a row; several examples share one.
-        copy_steps: in so many steps at the start, ever fewer examples are random tokens to repeat.
+        copy_steps: so many steps are for copying alone; in as many after them, the robot's examples take over.
+        copy_share: share of examples that are for copying until the end.
         muon_lr: peak learning rate of the blocks' matrices.
         adam_lr: peak learning rate of embedding and norms.
     """
 
     seed: int = 1
-    steps: int = 2000
-    copy_steps: int = 60
+    steps: int = 2700
+    copy_steps: int = 200
+    copy_share: float = 0.05
     warm_up_steps: int = 60
-    rows: int = 10
-    row_tokens: int = 224
+    rows: int = 12
+    row_tokens: int = 184
     width: int = 128
-    blocks: int = 4
+    blocks: int = 5
     heads: int = 4
     feed_forward: int = 384
     muon_lr: float = 1e-2
@@ -66,6 +68,10 @@ class Recipe:
     def shape(self, vocab_size: int) -> ModelShape:
         wide, ff, heads = self.width, self.feed_forward, self.heads
         return ModelShape("slice_ros robot", "llama", vocab_size, wide, self.blocks, heads, heads, ff, CONTEXT_LENGTH, 1e5, tied=True)
+
+    def copies(self, step: int) -> float:
+        """Share of the examples that are for copying."""
+        return max(self.copy_share, min(1.0, 2.0 - step / self.copy_steps))
 
     def rate(self, step: int) -> float:
         """The learning rate's share of its peak: up in a line, down in a cosine."""
@@ -80,12 +86,32 @@ def draw(rng: random.Random) -> Iterator[tuple[str, str]]:
     while True:
         (task,) = rng.choices(list(SHARES), list(SHARES.values()))
         example: Example = next(sources[task])
-        yield wrap(example.prompt, chat=rng.random() < 0.5), example.answer(rng)
+        yield wrap(example.prompt, chat=rng.random() < 0.5), example.answer
 
 
 def learn_vocabulary(seed: int) -> Tokenizer:
     examples = islice(draw(random.Random(f"vocabulary {seed}")), VOCABULARY_EXAMPLES)
     return Tokenizer.train((text for example in examples for text in example), MOST_TOKENS, NAMES)
+
+
+def copying(rng: random.Random, size: int) -> tuple[list[int], list[int]]:
+    """Tokens and targets of an example for copying: random tokens, then stretches of what came before, to be continued.
+
+    The fewer tokens there are to choose from, the more of them must agree to tell which stretch it is.
+
+    Args:
+        size: of the vocabulary.
+    """
+    known = rng.sample(range(size), rng.randint(8, 60))
+    tokens = rng.choices(known, k=rng.randint(10, 50))
+    targets = [NO_TARGET] * len(tokens)
+    for _ in range(rng.randint(2, 5)):
+        length = rng.randint(3, 9)
+        start = rng.randrange(len(tokens) - length)
+        stretch = tokens[start : start + length]
+        tokens += stretch
+        targets += [NO_TARGET, *stretch[2:], NO_TARGET]
+    return tokens, targets
 
 
 def batches(tokenizer: Tokenizer, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -97,20 +123,21 @@ def batches(tokenizer: Tokenizer, recipe: Recipe) -> Iterator[tuple[Tensor, Tens
     examples = draw(rng)
     done = 0
     padding = (tokenizer.special[SPECIAL_TOKENS[0]], 0, 0, NO_TARGET)
-    rows: list[list[tuple[int, int, int, int]]] = [[]]
+    rows: list[list[tuple[int, int, int, int]]] = [[] for _ in range(recipe.rows)]
     for number, (question, text) in enumerate(examples, 1):
-        prompt, answer = tokenizer.encode(question), [*tokenizer.encode(text), tokenizer.special[END]]
-        if done < recipe.copy_steps and rng.random() < 0.4 * (1 - done / recipe.copy_steps):
-            prompt = answer = rng.choices(range(tokenizer.size), k=rng.randint(8, 50))
-        tokens, targets = [*prompt, *answer[:-1]], [NO_TARGET] * (len(prompt) - 1) + answer
-        if len(rows[-1]) + len(tokens) > recipe.row_tokens:
-            if len(rows) == recipe.rows:
-                batch = torch.tensor([[*row, *[padding] * (recipe.row_tokens - len(row))] for row in rows])
-                yield batch[..., 0], batch[..., 1], batch[..., 2], batch[..., 3]
-                rows = []
-                done += 1
-            rows.append([])
-        rows[-1] += [(token, number, i, target) for i, (token, target) in enumerate(zip(tokens, targets, strict=True))]
+        if rng.random() < recipe.copies(done):
+            tokens, targets = copying(rng, tokenizer.size)
+        else:
+            prompt, answer = tokenizer.encode(question), [*tokenizer.encode(text), tokenizer.special[END]]
+            tokens, targets = [*prompt, *answer[:-1]], [NO_TARGET] * (len(prompt) - 1) + answer
+        row = next((row for row in rows if len(row) + len(tokens) <= recipe.row_tokens), None)
+        if row is None:
+            batch = torch.tensor([[*row, *[padding] * (recipe.row_tokens - len(row))] for row in rows])
+            yield batch[..., 0], batch[..., 1], batch[..., 2], batch[..., 3]
+            rows = [[] for _ in range(recipe.rows)]
+            row = rows[0]
+            done += 1
+        row += [(token, number, i, target) for i, (token, target) in enumerate(zip(tokens, targets, strict=True))]
 
 
 def train(network: Network, tokenizer: Tokenizer, recipe: Recipe, progress: Progress, threads: int) -> Iterator[int]:
@@ -158,6 +185,24 @@ def _gradients(network: Network, count: int, part: Sequence[Tensor]) -> tuple[fl
     return loss.item(), torch.autograd.grad(loss, list(network.parameters()))
 
 
+@torch.no_grad()
+def exact(network: Network, tokenizer: Tokenizer, count: int = 100) -> dict[str, float]:
+    """Share of held-out examples whose whole answer is right when each token is the most likely one, by task."""
+    shares = {}
+    for task in SHARES:
+        right = 0
+        for number, example in enumerate(islice(held_out_examples(task, 2), count)):
+            prompt, answer = (
+                tokenizer.encode(wrap(example.prompt, chat=number % 2 == 1)),
+                [*tokenizer.encode(example.answer), tokenizer.special[END]],
+            )
+            row = torch.tensor([[*prompt, *answer[:-1]]])
+            hidden = network(row, torch.zeros_like(row), torch.arange(row.shape[1])[None])[0, len(prompt) - 1 :]
+            right += network.logits(hidden).argmax(-1).tolist() == answer
+        shares[task] = right / count
+    return shares
+
+
 def save(network: Network, tokenizer: Tokenizer, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"shape": asdict(network.shape), "merges": tokenizer.merges, "weights": network.state_dict()}, path)
@@ -193,6 +238,8 @@ def main(argv: list[str] | None = None) -> int:
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
         for step in train(network, tokenizer, recipe, progress, arguments.threads):
             if step % arguments.save_every == 0:
+                shares = ", ".join(f"{task} {share:.0%}" for task, share in exact(network, tokenizer).items())
+                console.print(f"step {step}: {shares}", highlight=False)
                 save(network, tokenizer, arguments.output)
     save(network, tokenizer, arguments.output)
     return 0
