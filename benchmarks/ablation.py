@@ -69,7 +69,7 @@ def main(seeds: int) -> None:
     """Print total attainment, and that of real-time goals, at each rate."""
     latency = LatencyModel.profile("rtx4060ti-chatglm2-6b-int4-flat")
     workload = load_workload("robot-mix")
-    print("| switched off | " + " | ".join(f"{rate}/s" for rate in RATES_HZ) + " |\n| --- |" + " --- |" * len(RATES_HZ))  # noqa: T201
+    print("| switched off | " + " | ".join(f"{rate}/s" for rate in RATES_HZ) + " |\n| --- |" + " --- |" * len(RATES_HZ))
     for name, patches in VARIANTS.items():
         cells = []
         for rate in RATES_HZ:
@@ -80,7 +80,7 @@ def main(seeds: int) -> None:
                 total += attainment(outcomes) / seeds
                 real_time += attainment([outcome for outcome in outcomes if outcome.arrival.request.slo.is_real_time]) / seeds
             cells.append(f"{total:.3f} ({real_time:.3f})")
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)  # noqa: T201
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ def main(count: int) -> None:
     """Print, for each policy, goals attained of the optimum's, and how many instances are so many goals short of it."""
     instances = [random_instance(seed) for seed in range(count)]
     best = [most_attained(instance) for instance in instances]
-    print(f"{count} instances, {sum(best)} goals attainable")  # noqa: T201
+    print(f"{count} instances, {sum(best)} goals attainable")
     for name in POLICIES:
         reached = [attained(instance, make_policy(name)) for instance in instances]
         shares = [got / most if most else 1.0 for got, most in zip(reached, best, strict=True)]
         short = Counter(most - got for got, most in zip(reached, best, strict=True))
-        print(f"{name:10} mean share of the optimum {sum(shares) / count:.3f}; goals short: {dict(sorted(short.items()))}")  # noqa: T201
+        print(f"{name:10} mean share of the optimum {sum(shares) / count:.3f}; goals short: {dict(sorted(short.items()))}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from slice_ros.engines.llama.config import LlamaConfig
 from slice_ros.engines.llama.grammar import make_grammar
 from slice_ros.engines.llama.kv_cache import KvCache, Worth
 from slice_ros.engines.llama.loading import device_name, has_cells, load
-from slice_ros.engines.llama.sampler import Candidates, Sampler, logprob, make_chain
+from slice_ros.engines.llama.sampler import Candidates, Sampler, logprob, make_chain, most_likely
 from slice_ros.engines.llama.text import TextStream
 from slice_ros.engines.llama.vocabulary import Vocabulary
 from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest, TokenLogprob
@@ -151,7 +151,7 @@ class LlamaEngine:
         if not complete:
             return []
         logits = self._logits(len(complete))
-        best = logits.argmax(axis=1).tolist()
+        best = most_likely(logits)
         return [self._next(goal_id, goal, best[i], logits[i]) for i, (goal_id, goal) in enumerate(complete)]
 
     def evict(self, goal_id: str) -> int:

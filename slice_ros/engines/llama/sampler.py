@@ -109,6 +109,12 @@ class Sampler:
         return goes_on
 
 
+def most_likely(logits: npt.NDArray[np.float32]) -> list[int]:
+    """The token of each row with the highest logit."""
+    tokens: list[int] = logits.argmax(axis=1).tolist()
+    return tokens
+
+
 def logprob(logits: npt.NDArray[np.float32], token: int) -> float:
     """The natural logarithm of a token's probability."""
     highest = logits.max()

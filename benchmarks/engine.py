@@ -1,0 +1,288 @@
+"""The engine against llama.cpp's own llama-batched-bench: tokens/s by number of sequences, and what Python costs between two steps.
+
+    python benchmarks/engine.py --shape smollm2-135m --threads 2 --json engine.json
+
+Both sides run the same libllama on the same model file with the same context, batch and threads, in turns, so that what disturbs the
+machine for a while disturbs both. The engine also draws each token, which llama-batched-bench does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import yardstick
+from rich.console import Console
+from rich.table import Table
+
+from slice_ros.engines.base import EngineError
+from slice_ros.engines.llama import LlamaConfig, LlamaEngine
+from slice_ros.engines.llama import engine as engine_module
+from slice_ros.goal import GoalRequest
+from slice_ros.mask import Cell, Column
+from slice_ros.models import QUANTIZATIONS, SHAPES, make_model
+from slice_ros.paths import cache_dir
+from slice_ros.slo import BestEffort
+
+GRAMMAR = 'root ::= "{" [a-z ]* "}"'
+"""Braces around any letters: it never ends an answer of a model that knows no language."""
+BETWEEN_SEQUENCES = 16
+"""Sequences with which the time between steps is measured."""
+PREFIX_TOKENS = 400
+"""Length of the beginning that two prompts have in common."""
+
+
+class Goals:
+    """Goals that decode on an engine, all with prompts of about the same length.
+
+    Args:
+        sequences: how many.
+        prompt_tokens: of each; rather more.
+        tokens: that each may decode.
+        fields: of their requests.
+    """
+
+    def __init__(self, engine: LlamaEngine, sequences: int, prompt_tokens: int, tokens: int, **fields: Any) -> None:
+        self._engine = engine
+        self._ids = [f"goal-{i}" for i in range(sequences)]
+        for i, goal_id in enumerate(self._ids):
+            request = GoalRequest(goal_id, BestEffort(), tokens + 2, prompt=f"{i:02}" + "x" * (prompt_tokens - 2), **fields)
+            _compute_prompt(engine, request)
+        self._column: Column = tuple(Cell(goal_id, 0) for goal_id in self._ids)
+
+    def decode(self, steps: int) -> float:
+        """Seconds of so many steps in which every goal decodes.
+
+        Raises:
+            EngineError: the model ended an answer.
+        """
+        began_s = time.perf_counter()
+        for _ in range(steps):
+            if any(output.finish for output in self._engine.step(self._column)):
+                raise EngineError("the model ended an answer by itself; measure with --shape, whose models do not")
+        return time.perf_counter() - began_s
+
+    def close(self) -> None:
+        for goal_id in self._ids:
+            self._engine.close(goal_id)
+        self._engine.forget()  # the next ones shall compute their prompts
+
+
+def engine_rates(engine: LlamaEngine, sequences: Sequence[int], prompt_tokens: int, tokens: int) -> dict[int, float]:
+    """Tokens/s by number of sequences."""
+    rates = {}
+    for count in sequences:
+        goals = Goals(engine, count, prompt_tokens, tokens)
+        rates[count] = count * tokens / goals.decode(tokens)
+        goals.close()
+    return rates
+
+
+def yardstick_rates(arguments: argparse.Namespace, context: int, sequences: Sequence[int], threads: int) -> dict[int, float]:
+    """The same of llama-batched-bench.
+
+    Raises:
+        YardstickError: it cannot be built, or does not run.
+    """
+    command = [yardstick.program("llama-batched-bench"), "-m", str(arguments.model), "-c", str(context), "-b", "512", "-ub", "512", "-kvu"]
+    command += ["-npp", str(arguments.prompt_tokens), "-ntg", str(arguments.tokens), "-npl", ",".join(map(str, sequences))]
+    command += ["-t", str(threads), "-tb", str(threads), "-ngl", str(arguments.gpu_layers if arguments.gpu_layers >= 0 else 999)]
+    done = subprocess.run([*command, "--output-format", "jsonl"], capture_output=True, text=True, env=yardstick.environment(), check=False)
+    rows = [json.loads(line) for line in (done.stdout + done.stderr).splitlines() if line.startswith("{")]
+    if done.returncode or len(rows) < len(sequences):
+        raise yardstick.YardstickError(f"{' '.join(command)} ended with status {done.returncode}: {done.stderr[-500:]}")
+    return {row["pl"]: row["speed_tg"] for row in rows}
+
+
+@contextmanager
+def timed_calls() -> Iterator[dict[str, float]]:
+    """Seconds spent meanwhile in each function of llama.cpp, and in ``most_likely``, by name."""
+    spent: dict[str, float] = defaultdict(float)
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            began_s = time.perf_counter()
+            result = function(*arguments)
+            spent[name] += time.perf_counter() - began_s
+            return result
+
+        return call
+
+    functions = [(llama_cpp, name) for name, value in vars(llama_cpp).items() if name.startswith("llama_") and hasattr(value, "argtypes")]
+    originals = [(module, name, getattr(module, name)) for module, name in (*functions, (engine_module, "most_likely"))]
+    for module, name, function in originals:
+        setattr(module, name, timed(name, function))
+    try:
+        yield spent
+    finally:
+        for module, name, function in originals:
+            setattr(module, name, function)
+
+
+def between_steps(engine: LlamaEngine, sequences: int, prompt_tokens: int, tokens: int, **fields: Any) -> dict[str, float]:
+    """What a step with so many decodes consists of, in ms: a median over steps.
+
+    Returns:
+        ``decode_ms`` in llama_decode and waiting for it, ``sampling_ms`` in llama.cpp's samplers and the search for the most likely
+        tokens, ``python_ms`` the rest.
+    """
+    goals = Goals(engine, sequences, prompt_tokens, tokens, **fields)
+    parts: dict[str, list[float]] = defaultdict(list)
+    with timed_calls() as spent:
+        for _ in range(tokens):
+            spent.clear()
+            taken_s = goals.decode(1)
+            decode_s = sum(spent.pop(name, 0.0) for name in ("llama_decode", "llama_get_logits", "llama_synchronize"))
+            sampling_s = sum(spent.values())
+            for name, seconds in (("decode", decode_s), ("sampling", sampling_s), ("python", taken_s - decode_s - sampling_s)):
+                parts[f"{name}_ms"].append(1e3 * seconds)
+    goals.close()
+    return {name: statistics.median(values) for name, values in parts.items()}
+
+
+def ttft_ms(engine: LlamaEngine, prefix_tokens: int, repeats: int) -> dict[str, float]:
+    """From a prompt to its first token, alone in its steps, ms: the first goal with a prefix, and the next one with the same; medians."""
+    cold, cached = [], []
+    for number in range(repeats):
+        prefix = f"{number:03}" + "x" * (prefix_tokens - 3)
+        for times, tail in ((cold, "first"), (cached, "other")):
+            began_s = time.perf_counter()
+            _compute_prompt(engine, GoalRequest(tail, BestEffort(), 2, prompt=prefix + tail))
+            times.append(1e3 * (time.perf_counter() - began_s))
+            engine.close(tail)
+        engine.forget()
+    return {"prefix_tokens": prefix_tokens, "cold_ms": statistics.median(cold), "cached_ms": statistics.median(cached)}
+
+
+def _compute_prompt(engine: LlamaEngine, request: GoalRequest) -> None:
+    left = engine.prepare(request)
+    left -= engine.open(request.goal_id)
+    while left:
+        chunk = min(left, engine.info.max_step_tokens)
+        engine.step((Cell(request.goal_id, chunk),))
+        left -= chunk
+
+
+def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Everything, as it goes into the JSON file.
+
+    Raises:
+        EngineError: the model cannot be loaded or ends answers.
+        YardstickError: llama.cpp's program cannot be built, or does not run.
+    """
+    sequences = [int(number) for number in arguments.sequences.split(",")]
+    context = max(1024, -(-max(*sequences, BETWEEN_SEQUENCES) * (arguments.prompt_tokens + arguments.tokens + 8) // 256) * 256)
+    config = LlamaConfig(
+        arguments.model,
+        n_ctx=context,
+        n_seq_max=max(*sequences, BETWEEN_SEQUENCES),
+        n_threads=arguments.threads,
+        n_gpu_layers=arguments.gpu_layers,
+    )
+    engine = LlamaEngine(config)
+    try:
+        pairs: dict[int, list[tuple[float, float]]] = {count: [] for count in sequences}
+        for pair in range(arguments.pairs):
+            console.print(f"pair {pair + 1} of {arguments.pairs}", highlight=False)
+            theirs_first = pair % 2 == 0
+            theirs = yardstick_rates(arguments, context, sequences, arguments.threads) if theirs_first else {}
+            ours = engine_rates(engine, sequences, arguments.prompt_tokens, arguments.tokens)
+            theirs = theirs or yardstick_rates(arguments, context, sequences, arguments.threads)
+            for count in sequences:
+                pairs[count].append((ours[count], theirs[count]))
+        step = (engine, BETWEEN_SEQUENCES, arguments.prompt_tokens, arguments.tokens)
+        greedy, constrained = between_steps(*step), between_steps(*step, grammar=GRAMMAR)
+        prefix = ttft_ms(engine, PREFIX_TOKENS, arguments.pairs)
+    finally:
+        engine.shutdown()
+    return {
+        "model": Path(arguments.model).name,
+        "device": engine.info.device,
+        "llama_cpp_python": llama_cpp.__version__,
+        "prompt_tokens": arguments.prompt_tokens,
+        "tokens": arguments.tokens,
+        "throughput": [
+            {
+                "sequences": count,
+                "engine_tokens_per_s": statistics.median(ours for ours, _ in measured),
+                "yardstick_tokens_per_s": statistics.median(theirs for _, theirs in measured),
+                "ratio": statistics.median(ours / theirs for ours, theirs in measured),
+                "ratios": [ours / theirs for ours, theirs in measured],
+            }
+            for count, measured in pairs.items()
+        ],
+        "step": {"sequences": BETWEEN_SEQUENCES, "greedy": greedy, "grammar": constrained},
+        "ttft": prefix,
+    }
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    table = Table(title=f"{result['model']} on {result['device']}: decoded tokens/s, medians over pairs")
+    for name in ("sequences", "engine", "llama-batched-bench", "ratio", "of pairs"):
+        table.add_column(name, justify="right")
+    for row in result["throughput"]:
+        table.add_row(
+            str(row["sequences"]),
+            f"{row['engine_tokens_per_s']:.1f}",
+            f"{row['yardstick_tokens_per_s']:.1f}",
+            f"{row['ratio']:.3f}",
+            " ".join(f"{ratio:.3f}" for ratio in row["ratios"]),
+        )
+    console.print(table)
+    table = Table(title=f"a step with {result['step']['sequences']} decodes, ms, medians over steps")
+    for name in ("", "llama_decode", "sampling", "Python"):
+        table.add_column(name, justify="right")
+    for name in ("greedy", "grammar"):
+        table.add_row(name, *(f"{result['step'][name][part]:.3f}" for part in ("decode_ms", "sampling_ms", "python_ms")))
+    console.print(table)
+    ttft = result["ttft"]
+    console.print(f"TTFT of a prompt whose first {ttft['prefix_tokens']} tokens are new: {ttft['cold_ms']:.1f} ms", highlight=False)
+    console.print(f"... and of the next one with the same: {ttft['cached_ms']:.1f} ms", highlight=False)
+
+
+def shaped_model(shape: str, quantization: str) -> Path:
+    """A model of that shape in the cache, made if it is not there."""
+    path = cache_dir() / "models" / f"{shape}-{quantization}.gguf"
+    if not path.exists():
+        make_model(SHAPES[shape], path, quantization)
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--model", type=Path, metavar="PATH", help="GGUF file; one that ends answers early will not do")
+    model.add_argument("--shape", choices=sorted(SHAPES), help="a model of that public shape with random weights")
+    parser.add_argument("--type", default="q4_0", choices=sorted(QUANTIZATIONS), help="type of its matrices (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of llama.cpp on both sides (default: %(default)s)")
+    parser.add_argument("--gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU, if there is one; -1 = all (default)")
+    parser.add_argument("--sequences", default="1,4,8,16,32", metavar="N,...", help="how many decode together (default: %(default)s)")
+    parser.add_argument("--prompt-tokens", type=int, default=32, metavar="N", help="length of each prompt (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="tokens that each sequence decodes (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=5, metavar="N", help="runs of each side, in turns (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
+    arguments = parser.parse_args()
+    try:
+        arguments.model = arguments.model or shaped_model(arguments.shape, arguments.type)
+        result = measure(arguments, Console(stderr=True))
+        if arguments.json:
+            arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    except (EngineError, yardstick.YardstickError, OSError) as error:
+        print(f"engine: {error}", file=sys.stderr)
+        return 1
+    show(result, Console())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
