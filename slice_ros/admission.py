@@ -14,7 +14,7 @@ from enum import Enum
 from slice_ros.experience import Experience
 from slice_ros.latency import LatencyModel
 from slice_ros.outlook import Outlook
-from slice_ros.policies.base import Limits
+from slice_ros.policies.base import Limits, narrowed
 from slice_ros.policies.promises import select
 from slice_ros.policies.slack import BEST_EFFORT_WORTH, URGENCY_DECAY, best_width
 from slice_ros.task import Task
@@ -64,7 +64,9 @@ class Prediction:
 
 def predict(newcomer: Task, tasks: Iterable[Task], now: float, latency: LatencyModel, limits: Limits, experience: Experience) -> Prediction:
     """What ``newcomer`` can expect beside ``tasks``."""
-    jobs = [Outlook.of(task, now, latency, experience.lengths) for task in tasks if not task.is_lost(now)]
+    tasks = [task for task in tasks if not task.is_lost(now)]
+    limits = narrowed(limits, (newcomer, *tasks))
+    jobs = [Outlook.of(task, now, latency, experience.lengths) for task in tasks]
     own = Outlook.of(newcomer, now, latency, experience.lengths)
     real_time = sorted((job for job in jobs if job.task.is_real_time and job.hope_s >= now), key=lambda job: job.due_s)
     best_effort = [job for job in jobs if not job.task.is_real_time and job.hope_s >= now and job.end_s < math.inf]

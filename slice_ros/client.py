@@ -228,6 +228,7 @@ class SliceClient:
         grammar: str = "",
         json_schema: str | Mapping[str, Any] = "",
         logprobs: bool = False,
+        adapter: str = "",
         session_id: str = "",
         after: Iterable[Generation | str] = (),
         chain_deadline_s: float | None = None,
@@ -245,6 +246,7 @@ class SliceClient:
             grammar: GBNF the output follows; or
             json_schema: JSON schema it follows, as text or as data (``slice_ros.schemas`` makes some), or the name of one.
             logprobs: whether the answer comes with the log-probabilities of its tokens.
+            adapter: name of the LoRA adapter to answer with.
             session_id: goals of a session share their KV cache.
             after: goals that must succeed first.
             chain_deadline_s: bound on this goal and all that depend on it.
@@ -262,6 +264,7 @@ class SliceClient:
         goal.grammar = grammar
         goal.json_schema = json_schema if isinstance(json_schema, str) else json.dumps(json_schema)
         goal.logprobs = logprobs
+        goal.adapter = adapter
         goal.session_id = session_id
         goal.client = self._node.get_fully_qualified_name()
         goal.after = [uuid_msg(g if isinstance(g, str) else g.goal_id) for g in after]

@@ -99,6 +99,7 @@ def request_of(
         grammar=goal.grammar,
         json_schema=goal.json_schema,
         logprobs=goal.logprobs,
+        adapter=goal.adapter,
         session_id=goal.session_id,
         client=goal.client,
         after=tuple(uuid_hex(uuid) for uuid in goal.after),

@@ -99,6 +99,7 @@ class GoalRequest:
         submitted_s: ``time.monotonic()`` when the node received it (one clock for all processes of a machine).
         label: kind of goal, for statistics and learnt lengths; empty takes the service class.
         client: who sent it, by its own word; empty is nobody in particular.
+        adapter: name of the LoRA adapter to compute it with; empty is none.
         logprobs: whether the log-probabilities of the output tokens are wanted.
         after: goal ids that must succeed first.
         chain_deadline_s: submission of this goal to the end of the last goal that depends on it; ``None`` is no bound.
@@ -119,6 +120,7 @@ class GoalRequest:
     grammar: str = ""
     json_schema: str = ""
     logprobs: bool = False
+    adapter: str = ""
     session_id: str = ""
     client: str = ""
     after: tuple[str, ...] = ()

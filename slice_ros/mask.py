@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,6 +43,20 @@ class MaskMatrix:
     def rows(self) -> tuple[str, ...]:
         """Goal ids, in the order in which they first appear."""
         return tuple(dict.fromkeys(cell.goal_id for column in self.columns for cell in column))
+
+    def split(self, adapters: Mapping[str, str]) -> MaskMatrix:
+        """The matrix with every column that mixes adapters as several, one an adapter, in order; without empty ones.
+
+        Args:
+            adapters: of the goals, by id.
+        """
+        columns: list[Column] = []
+        for column in self.columns:
+            parts: dict[str | None, list[Cell]] = {}
+            for cell in column:
+                parts.setdefault(adapters.get(cell.goal_id), []).append(cell)
+            columns.extend(map(tuple, parts.values()))
+        return MaskMatrix(tuple(columns))
 
     def to_array(self, rows: Iterable[str] | None = None) -> npt.NDArray[np.int32]:
         """The matrix as numbers, shape (rows, columns): 0 = left out, -1 = decodes, n > 0 = n prompt tokens."""

@@ -81,6 +81,9 @@ PARAMETERS: dict[str, Parameter] = {
     p.name: p
     for p in (
         Parameter("model.path", "", "GGUF file of the model; empty = the small default model, made on first use"),
+        Parameter(
+            "model.adapters", "", "LoRA adapters that goals may name, as in 'polite=/models/polite.gguf'; comma-separated; empty = none"
+        ),
         Parameter("context.n_ctx", 8192, "KV cells that all goals share, in tokens", 64, 4194304),
         Parameter("context.n_batch", 512, "prompt tokens and decodes in one step at most", 1, 16384),
         Parameter("context.n_seq_max", 64, "goals that can hold KV cells at once", 1, 256),
@@ -100,6 +103,11 @@ PARAMETERS: dict[str, Parameter] = {
         ),
         Parameter("gpu.main_gpu", 0, "index of the GPU that holds small tensors", 0, 64),
         Parameter("gpu.tensor_split", "", "share of the model on each GPU, as in '0.6,0.4'; empty = llama.cpp's own choice"),
+        Parameter(
+            "gpu.rpc_servers",
+            "",
+            "other computers that take a share of the model, as in '10.0.0.2:50052'; comma-separated; for a build with RPC=1; empty = none",
+        ),
         Parameter("cpu.n_threads", 0, "threads of one step; 0 = the machine's physical cores", 0, 1024),
         Parameter(
             "engine.kind",

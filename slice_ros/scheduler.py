@@ -317,6 +317,7 @@ class Scheduler:
         except Exception:
             logger.exception("policy %s could not plan; the oldest goal takes the next step", self._policy.name)
             matrix = MaskMatrix()
+        matrix = matrix.split({task.goal_id: task.adapter for task in tasks})
         self._matrix = matrix if matrix.columns else MaskMatrix(((next_cell(tasks[0]),),))
         self._cursor = 0
         self._planned_ratio = self._pace.ratio

@@ -43,6 +43,7 @@ class Task:
         order: position in the order of arrival.
         prompt_left: prompt tokens still to compute before it can decode (after an eviction: its output so far, too).
         token_times_s: when each output token was produced.
+        adapter: LoRA adapter it is computed with; a step holds tasks with one adapter only.
         started_s: when its first step began.
         chain_due_s: when the last goal of its chain is due; infinite without a chain deadline.
         budget_due_s: when its own end is due so that the chain's can be kept; the scheduler moves it on.
@@ -61,6 +62,7 @@ class Task:
     token_times_s: list[float] = field(default_factory=list)
     started_s: float | None = None
     is_open: bool = False
+    adapter: str = ""
     chain_due_s: float = math.inf
     budget_due_s: float = math.inf
     predicted_ttft_s: float = math.nan
@@ -72,7 +74,9 @@ class Task:
 
     @classmethod
     def of(cls, request: GoalRequest, prompt_tokens: int, order: int) -> Task:
-        return cls(request.goal_id, request.slo, request.kind, request.max_tokens, prompt_tokens, request.submitted_s, order)
+        task = cls(request.goal_id, request.slo, request.kind, request.max_tokens, prompt_tokens, request.submitted_s, order)
+        task.adapter = request.adapter
+        return task
 
     @property
     def is_real_time(self) -> bool:

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"JSON schema the output follows: {', '.join(BY_NAME)}, or one in a file",
     )
     schema.completer = _complete_schema  # type: ignore[attr-defined]
+    parser.add_argument("--adapter", default="", metavar="NAME", help="LoRA adapter of the server to answer with")
     parser.add_argument("--logprobs", action="store_true", help="with --json: also each token and the logarithm of its probability")
     parser.add_argument("--server", default="/slice_server", help="name of the server node")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="how long to look for the server")
@@ -131,6 +132,7 @@ def _send(client: SliceClient, arguments: argparse.Namespace, slo: Slo) -> Gener
         label=arguments.label,
         sampling=Sampling(temperature=arguments.temperature, seed=arguments.seed),
         stop=arguments.stop,
+        adapter=arguments.adapter,
         logprobs=arguments.logprobs,
         grammar=arguments.grammar or "",
         json_schema=arguments.json_schema or "",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from slice_ros.latency import LatencyModel
@@ -31,6 +32,12 @@ class Limits:
         for name in ("max_batch", "max_step_tokens"):
             if getattr(self, name) < 1:
                 raise PolicyError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+
+
+def narrowed(limits: Limits, tasks: Iterable[Task]) -> Limits:
+    """The limits of steps that can only hold tasks of one adapter: no more rows than the most common of several has tasks."""
+    counts = Counter(task.adapter for task in tasks)
+    return limits if len(counts) < 2 else replace(limits, max_batch=min(limits.max_batch, max(counts.values())))
 
 
 class Policy(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
@@ -11,7 +12,7 @@ from slice_ros.latency import LatencyModel
 from slice_ros.load import Traffic
 from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.outlook import Outlook
-from slice_ros.policies.base import Limits
+from slice_ros.policies.base import Limits, narrowed
 from slice_ros.policies.promises import select, step_s_by_rows
 from slice_ros.slo import ServiceClass
 from slice_ros.task import Task
@@ -91,7 +92,7 @@ class Slack:
                 unbounded.append(job)
             else:
                 candidates.append(job)
-        promised += select(candidates, traffic, now, latency, limits)
+        promised += select(candidates, traffic, now, latency, narrowed(limits, tasks))
         for job in promised:
             job.is_promised = True
         return promised, [
@@ -142,11 +143,14 @@ def build_columns(
     columns: list[Column] = []
     row_s = step_s_by_rows(latency, limits)
     promised = sorted(promised, key=_urgency)[: 2 * limits.max_batch]  # nobody else's turn comes within the horizon
+    turns: Counter[str] = Counter()
     at_s = now
     while len(columns) < COLUMNS and at_s <= now + HORIZON_S:
-        rows = choose_rows(chain(promised, spare), at_s, longest_s, row_s, latency, limits)
+        in_turn = sorted(spare, key=lambda job: turns[job.task.adapter])
+        rows = choose_rows(chain(promised, in_turn), at_s, longest_s, row_s, latency, limits)
         for job in owed if not columns else ():
             rows = _with_row(rows, job, at_s, longest_s, latency, limits)
+        turns[rows[0][0].task.adapter] += 1
         column = tuple([Cell(job.task.goal_id, chunk) for job, chunk in rows])
         at_s += latency.column_s(column, sum([job.kv_tokens for job, _ in rows]))
         for job, chunk in rows:
@@ -183,6 +187,8 @@ def choose_rows(
     allowed_s, serial_s = longest_s, 0.0
     budget = limits.max_step_tokens
     for job in jobs:
+        if rows and job.task.adapter != rows[0][0].task.adapter:
+            continue  # its turn comes in another step
         decode_s = row_s[len(rows) + 1]
         is_real_time = job.is_promised and job.is_real_time
         own_s = latency.kv_token_s * job.kv_tokens

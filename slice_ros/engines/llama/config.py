@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ class LlamaConfig:
         n_gpu_layers: layers on the GPU, where llama.cpp was built for one; negative is all.
         main_gpu: index of the GPU that holds small tensors.
         tensor_split: share of the model for each GPU; empty splits by free memory.
+        rpc_servers: ``host:port`` of computers whose devices take a share of the model, too, where llama.cpp was built with RPC.
+        adapters: LoRA adapters, each a name and a GGUF file.
         flash_attn: let llama.cpp use flash attention where the device has it.
         type_k: type of the keys in KV cells, one of ``KV_TYPES``.
         type_v: type of the values; a quantised one needs flash attention.
@@ -51,6 +54,8 @@ class LlamaConfig:
     n_gpu_layers: int = -1
     main_gpu: int = 0
     tensor_split: tuple[float, ...] = ()
+    rpc_servers: tuple[str, ...] = ()
+    adapters: tuple[tuple[str, str], ...] = ()
     flash_attn: bool = True
     type_k: str = "f16"
     type_v: str = "f16"
@@ -77,7 +82,7 @@ class LlamaConfig:
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Value]) -> LlamaConfig:
-        """The server's parameters ``model.path``, ``context.*``, ``gpu.*`` and ``cpu.*``; without a path the default model is taken.
+        """The server's parameters ``model.*``, ``context.*``, ``gpu.*`` and ``cpu.*``; without a path the default model is taken.
 
         Raises:
             EngineError: a value is out of range.
@@ -89,6 +94,8 @@ class LlamaConfig:
             if group in groups:
                 values[key] = value
         values["tensor_split"] = _shares(values["tensor_split"])
+        values["rpc_servers"] = _servers(values["rpc_servers"])
+        values["adapters"] = _adapters(str(parameters["model.adapters"]))
         return cls(str(parameters["model.path"]) or default_model_path(), **values)
 
 
@@ -101,3 +108,19 @@ def _shares(text: str) -> tuple[float, ...]:
     if not all(math.isfinite(share) and share >= 0.0 for share in shares):
         raise EngineError(f"tensor_split is {text!r}; it must be numbers of 0 or more, as in '0.6,0.4', or empty")
     return shares
+
+
+def _servers(text: str) -> tuple[str, ...]:
+    """Addresses of a list like ``10.0.0.2:50052,10.0.0.3:50052``."""
+    servers = tuple(part.strip() for part in text.split(",")) if text.strip() else ()
+    if not all(re.fullmatch(r"[^\s:]+:[0-9]{1,5}", server) for server in servers):
+        raise EngineError(f"rpc_servers is {text!r}; it must be addresses as in '10.0.0.2:50052,10.0.0.3:50052', or empty")
+    return servers
+
+
+def _adapters(text: str) -> tuple[tuple[str, str], ...]:
+    """Names and files of a list like ``polite=/models/polite.gguf,terse=/models/terse.gguf``."""
+    pairs = tuple((name.strip(), file.strip()) for name, _, file in (part.partition("=") for part in text.split(",") if text.strip()))
+    if not all(name and file for name, file in pairs) or len(dict(pairs)) < len(pairs):
+        raise EngineError(f"adapters is {text!r}; it must be different names with files, as in 'polite=/models/polite.gguf', or empty")
+    return pairs

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slice_ros.engines.base import EngineError, EngineInfo, KvFullError, KvUse, Output
+from slice_ros.engines.llama.adapters import Adapters
 from slice_ros.engines.llama.batch import Batch
 from slice_ros.engines.llama.chat import Chat
 from slice_ros.engines.llama.config import LlamaConfig
@@ -37,6 +38,7 @@ class _Goal:
         limit: ends by length when it has so many.
         text: the output as text.
         sampler: chooses its tokens.
+        adapter: the number of its LoRA adapter; 0 is none.
         session: keeps its KV rather than others; empty is none.
         logprobs: whether their log-probabilities are wanted.
         computed: how many tokens have their KV.
@@ -48,6 +50,7 @@ class _Goal:
     limit: int
     text: TextStream
     sampler: Sampler
+    adapter: int = 0
     session: str = ""
     logprobs: bool = False
     computed: int = 0
@@ -69,7 +72,8 @@ class LlamaEngine:
 
     def __init__(self, config: LlamaConfig) -> None:
         self._goals: dict[str, _Goal] = {}
-        self._model, self._context = load(config)
+        self._model, adapters, self._context = load(config)
+        self._adapters = Adapters(self._context, adapters)
         self._vocabulary = Vocabulary(self._model)
         self._chat = Chat(self._model, self._vocabulary)
         n_ctx, n_batch = llama_cpp.llama_n_ctx(self._context), llama_cpp.llama_n_batch(self._context)
@@ -103,19 +107,22 @@ class LlamaEngine:
                 f"the prompt has {len(prompt)} tokens and max_tokens is {request.max_tokens}, together {limit}; at most {self._longest} "
                 f"fit (n_ctx is {self._info.context_tokens}, the model was trained with {self._trained})",
             )
+        adapter = self._adapters.number(request.adapter)
         grammar = make_grammar(self._vocabulary.pointer, request)
         sampler = Sampler(make_chain(request.sampling, prompt, self._vocabulary.size), grammar, self._vocabulary.piece)
-        self._goals[request.goal_id] = _Goal(prompt, limit, TextStream(request.stop), sampler, request.session_id, request.logprobs)
+        self._goals[request.goal_id] = _Goal(
+            prompt, limit, TextStream(request.stop), sampler, adapter, request.session_id, request.logprobs
+        )
         return len(prompt)
 
     def open(self, goal_id: str) -> int:
         goal = self._goals[goal_id]
         if goal.sequence is not None:
             raise ValueError(f"goal {goal_id} is open already")
-        goal.sequence = self._cache.acquire(goal.tokens)
+        goal.sequence = self._cache.acquire(self._row(goal))
         if goal.sequence is None:
             raise ValueError(f"goal {goal_id} cannot be opened: all {self._info.max_sequences} sequences are taken; evict or close one")
-        goal.computed = self._cache.adopt(goal.sequence, goal.tokens)
+        goal.computed = self._cache.adopt(goal.sequence, self._row(goal))
         self._cache.forget(f"goal {goal_id}")
         return goal.computed
 
@@ -124,20 +131,21 @@ class LlamaEngine:
         if goal.sequence is not None:
             return goal.computed
         if goal.found[1] != self._cache.version:
-            goal.found = self._cache.longest(goal.tokens), self._cache.version
+            goal.found = self._cache.longest(self._row(goal)), self._cache.version
         return goal.found[0]
 
     def reuse(self, goal_id: str) -> int:
         goal = self._goals[goal_id]
         if goal.sequence is None:
             raise ValueError(f"goal {goal_id} is not open")
-        before, goal.computed = goal.computed, self._cache.adopt(goal.sequence, goal.tokens)
+        before, goal.computed = goal.computed, self._cache.adopt(goal.sequence, self._row(goal))
         return goal.computed - before
 
     def step(self, column: Column) -> list[Output]:
         goals = self._fill(column)
         if not goals:
             return []
+        self._adapters.use(goals[0][1].adapter)
         self._cache.make_room(self._batch.size)
         self._decode()
         complete = []
@@ -145,7 +153,7 @@ class LlamaEngine:
             goal.computed += count
             self._cache.grow(sequence, count)
             if count > 1:
-                self._cache.offer(sequence, goal.tokens[: goal.computed])
+                self._cache.offer(sequence, self._row(goal, goal.computed))
             if not goal.pending:
                 complete.append((goal_id, goal))
         if not complete:
@@ -200,6 +208,8 @@ class LlamaEngine:
             goals.append((goal_id, goal, goal.sequence, count))
         if len({goal_id for goal_id, *_ in goals}) < len(goals):
             raise ValueError("a goal is in the step twice")
+        if len({goal.adapter for _, goal, *_ in goals}) > 1:
+            raise ValueError("the goals in the step have different adapters")
         return goals
 
     def _decode(self) -> None:
@@ -247,10 +257,17 @@ class LlamaEngine:
             return TokenLogprob("", -math.inf)
         return TokenLogprob(self._vocabulary.piece(token).decode("utf-8", "replace"), logprob(logits, token))
 
+    def _row(self, goal: _Goal, count: int | None = None) -> array[int]:
+        """A goal's tokens, or so many of them, as the KV cache knows them: others where another adapter computes them."""
+        row = goal.tokens[:count]
+        if row and goal.adapter:
+            row[0] += goal.adapter * self._vocabulary.size
+        return row
+
     def _leave(self, goal: _Goal, owner: str, worth: Worth) -> None:
         """Leave a goal's sequence and KV to the cache, if it has any."""
         if goal.sequence is not None:
-            self._cache.keep(goal.sequence, goal.tokens[: goal.computed], owner, worth)
+            self._cache.keep(goal.sequence, self._row(goal, goal.computed), owner, worth)
             goal.sequence, goal.computed = None, 0
 
     def _warm_up(self) -> None:

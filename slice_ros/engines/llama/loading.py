@@ -13,17 +13,23 @@ from typing import Any
 import llama_cpp
 
 from slice_ros.engines.base import EngineError
+from slice_ros.engines.llama.adapters import load_adapter
 from slice_ros.engines.llama.config import KV_TYPES, LlamaConfig
 from slice_ros.engines.llama.log import log, reason
+from slice_ros.engines.llama.rpc import add_servers
 
 _logger = logging.getLogger(__name__)
 
 
-def load(config: LlamaConfig) -> tuple[Any, Any]:
-    """Model and context."""
-    path = Path(config.model_path).expanduser()
-    _check_gguf(path)
+def load(config: LlamaConfig) -> tuple[Any, dict[str, Any], Any]:
+    """Model, its adapters by name, and context.
+
+    Raises:
+        EngineError: one of them cannot be made.
+    """
+    path = _gguf(config.model_path)
     llama_cpp.llama_backend_init()
+    add_servers(config.rpc_servers)
     with log.collect_errors() as errors:
         model = llama_cpp.llama_model_load_from_file(os.fsencode(path), model_params(config))
     if not model:
@@ -31,19 +37,25 @@ def load(config: LlamaConfig) -> tuple[Any, Any]:
     if not llama_cpp.llama_model_has_decoder(model) or llama_cpp.llama_model_has_encoder(model):
         llama_cpp.llama_model_free(model)
         raise EngineError(f"{path} is not a text generation model; take a decoder-only one")
+    try:
+        adapters = {name: load_adapter(model, name, _gguf(file)) for name, file in config.adapters}
+    except EngineError:
+        llama_cpp.llama_model_free(model)
+        raise
     with log.collect_errors() as errors:
         context = llama_cpp.llama_init_from_model(model, _context_params(config))
     if not context:
         llama_cpp.llama_model_free(model)
         raise EngineError(f"no context of n_ctx = {config.n_ctx} can be made for {path}: {reason(errors)}; lower n_ctx, or free memory")
-    return model, context
+    return model, adapters, context
 
 
-def _check_gguf(path: Path) -> None:
-    """Refuse what is no GGUF file with a sentence that says more than llama.cpp's."""
+def _gguf(file: str | Path) -> Path:
+    """The path of a GGUF file; what is none is refused with a sentence that says more than llama.cpp's."""
+    path = Path(file).expanduser()
     try:
-        with path.open("rb") as file:
-            head = file.read(8)
+        with path.open("rb") as opened:
+            head = opened.read(8)
     except OSError as error:
         raise EngineError(f"{path} cannot be read ({error.strerror}); give the path of a GGUF file") from error
     if len(head) < 8 or head[:4] != b"GGUF":
@@ -52,6 +64,7 @@ def _check_gguf(path: Path) -> None:
     version = struct.unpack("<I", head[4:])[0]
     if version not in (2, 3):
         raise EngineError(f"{path} is GGUF version {version}; versions 2 and 3 can be read, convert the model again")
+    return path
 
 
 def model_params(config: LlamaConfig) -> Any:
