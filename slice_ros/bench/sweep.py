@@ -131,11 +131,15 @@ def run_case(case: Case, runner: Runner) -> Row:
     """Serve one case's traffic and measure."""
     began = time.perf_counter()
     outcomes = runner.run(case.traffic(), make_policy(case.policy))
-    wall_s = time.perf_counter() - began
+    return row_of(case, runner.engine, runner.device, outcomes, time.perf_counter() - began)
+
+
+def row_of(case: Case, engine: str, device: str, outcomes: Sequence[Outcome], wall_s: float) -> Row:
+    """What became of one case's goals, served in ``wall_s``."""
     return Row(
         policy=case.policy,
-        engine=runner.engine,
-        device=runner.device,
+        engine=engine,
+        device=device,
         workload=case.workload.name,
         rate_hz=case.rate_hz,
         rt_share=round(case.workload.rt_share, 6),

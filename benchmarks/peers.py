@@ -1,0 +1,402 @@
+"""This package's server against llama.cpp's own llama-server: the same goals, in real time, each through the interface it has.
+
+    python benchmarks/peers.py --shape smollm2-135m --threads 2 --rates 0.5,1,2 --json peers.json --plot peers.png
+
+Goals go to slice_server as actions over DDS, to llama-server as streaming HTTP requests. Both run the same model file with as many
+threads, KV cells and sequences, and both are told how long each answer is. Tokens are timed where they arrive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import yardstick
+from engine import shaped_model
+from rich.console import Console
+from rich.table import Table
+
+from slice_ros import qos
+from slice_ros.bench import plots
+from slice_ros.bench.replay import write_prompts
+from slice_ros.bench.rows import Row, write_rows
+from slice_ros.bench.simulate import Outcome
+from slice_ros.bench.sweep import Case, row_of
+from slice_ros.bench.workload import Arrival
+from slice_ros.bench.workload_file import DEFAULT_WORKLOAD, load_workload
+from slice_ros.conversions import slo_msg
+from slice_ros.engines.base import EngineError
+from slice_ros.engines.llama import LlamaConfig, LlamaEngine
+from slice_ros.engines.llama.loading import device_name
+from slice_ros.goal import ErrorCode
+from slice_ros.interfaces import Generate, SloStatus
+from slice_ros.models import QUANTIZATIONS, SHAPES
+from slice_ros.ros import ActionClient, SingleThreadedExecutor, rclpy
+from slice_ros.task import Task
+
+READY_S = 600.0
+"""How long a server may take to load its model and measure its steps."""
+ENDED_S = 300.0
+"""How long goals may go on after the last one was sent."""
+NODE = "peers_slice_server"
+
+
+class PeerError(Exception):
+    """A server cannot be started, or ended; the message says how."""
+
+
+class Server(Protocol):
+    """Takes goals."""
+
+    def serve(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+        """Send each goal at its time; what became of them, in order of arrival."""
+
+
+@dataclass(slots=True)
+class Sent:
+    """A goal that was sent at its time.
+
+    Args:
+        at_s: reading of the monotonic clock.
+        token_times_s: readings when tokens arrived.
+        completed: all of them did.
+    """
+
+    arrival: Arrival
+    at_s: float
+    token_times_s: list[float] = field(default_factory=list)
+    completed: bool = False
+
+    def outcome(self) -> Outcome:
+        """The same verdict as the scheduler's."""
+        request = replace(self.arrival.request, submitted_s=self.at_s)
+        task = Task.of(request, self.arrival.lengths.prompt_tokens, order=0)
+        task.token_times_s = self.token_times_s
+        began_s = self.at_s - self.arrival.time_s
+        code = ErrorCode.NONE if self.completed else ErrorCode.INTERNAL
+        return Outcome(self.arrival, task.report(completed=self.completed), code, tuple(t - began_s for t in self.token_times_s))
+
+
+# ---- this package's server
+
+
+class SliceServer:
+    """Goals as actions of a ``slice_server`` in a process of its own."""
+
+    def __init__(self) -> None:
+        self._node = rclpy.create_node("peers")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._client = ActionClient(self._node, Generate, f"/{NODE}/generate", **qos.CLIENT)
+        self._state = ""
+        self._node.create_subscription(SloStatus, f"/{NODE}/slo_status", self._hear, 1)
+
+    def _hear(self, status: SloStatus) -> None:
+        self._state = status.engine_state
+
+    def wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        until_s = time.monotonic() + READY_S
+        while self._state != "ready":
+            if process.poll() is not None or time.monotonic() > until_s:
+                raise PeerError(f"slice_server is {self._state or 'silent'} and its exit status {process.poll()}; its log is above")
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def serve(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+        start_s = time.monotonic()
+        due = deque(Sent(arrival, start_s + arrival.time_s) for arrival in arrivals)
+        goals = list(due)
+        open_goals: set[str] = set()
+        until_s = start_s + arrivals[-1].time_s + ENDED_S
+        while (due or open_goals) and time.monotonic() < until_s:
+            while due and due[0].at_s <= time.monotonic():
+                self._send(due.popleft(), open_goals)
+            self._executor.spin_once(timeout_sec=min(0.1, max(0.0, due[0].at_s - time.monotonic())) if due else 0.1)
+        return [goal.outcome() for goal in goals]
+
+    def _send(self, goal: Sent, open_goals: set[str]) -> None:
+        request = goal.arrival.request
+        message = Generate.Goal(
+            prompt=request.prompt, slo=slo_msg(request.slo, ""), max_tokens=goal.arrival.lengths.output_tokens, label=request.label
+        )
+
+        def arrived(tokens: int) -> None:
+            goal.token_times_s += [time.monotonic()] * (tokens - len(goal.token_times_s))
+
+        def answered(future: rclpy.task.Future) -> None:
+            handle = future.result()
+            if handle.accepted:
+                handle.get_result_async().add_done_callback(ended)
+            else:
+                open_goals.discard(request.goal_id)
+
+        def ended(future: rclpy.task.Future) -> None:
+            result = future.result().result
+            arrived(result.report.output_tokens)
+            goal.completed = result.error_code == ErrorCode.NONE
+            open_goals.discard(request.goal_id)
+
+        open_goals.add(request.goal_id)
+        sent = self._client.send_goal_async(message, feedback_callback=lambda message: arrived(message.feedback.tokens))
+        sent.add_done_callback(answered)
+
+    def close(self) -> None:
+        self._client.destroy()
+        self._executor.shutdown()
+        self._node.destroy_node()
+
+
+@contextmanager
+def slice_server(arguments: argparse.Namespace) -> Iterator[SliceServer]:
+    """A server of this package, ready.
+
+    Raises:
+        PeerError: it does not come up.
+    """
+    command = [sys.executable, "-m", "slice_ros.cli", "serve", "--name", NODE, "--model", str(arguments.model)]
+    command += ["--n-ctx", str(arguments.context), "--n-threads", str(arguments.threads), "--n-gpu-layers", str(arguments.gpu_layers)]
+    command += ["--max-batch", str(arguments.parallel), "--policy", arguments.policy, "-p", f"context.n_seq_max:={arguments.sequences}"]
+    with running(command, dict(os.environ)) as process:
+        server = SliceServer()
+        try:
+            server.wait_until_ready(process)
+            yield server
+        finally:
+            server.close()
+
+
+# ---- llama.cpp's server
+
+
+class LlamaServer:
+    """Goals as requests to a ``llama-server`` on this machine."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def serve(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+        return asyncio.run(self._serve(arrivals))
+
+    async def _serve(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+        start_s = time.monotonic()
+        goals = [Sent(arrival, start_s + arrival.time_s) for arrival in arrivals]
+        tasks = [asyncio.create_task(self._complete(goal)) for goal in goals]
+        await asyncio.wait(tasks, timeout=arrivals[-1].time_s + ENDED_S)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return [goal.outcome() for goal in goals]
+
+    async def _complete(self, goal: Sent) -> None:
+        """Send a goal at its time and take its tokens in: server-sent events, each a ``data:`` line with a JSON object."""
+        await asyncio.sleep(max(0.0, goal.at_s - time.monotonic()))
+        tokens = goal.arrival.lengths.output_tokens
+        body = json.dumps(
+            {
+                "prompt": goal.arrival.request.prompt,
+                "n_predict": tokens,
+                "temperature": 0.0,
+                "ignore_eos": True,
+                "stream": True,
+                "return_tokens": True,
+            }
+        ).encode()
+        head = f"POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            return
+        try:
+            writer.write(f"{head}Connection: close\r\n\r\n".encode() + body)
+            async for line in reader:
+                if line.startswith(b"data: {"):
+                    event = json.loads(line[6:])
+                    goal.token_times_s += [time.monotonic()] * len(event.get("tokens", ()))
+                    goal.completed = goal.completed or bool(event.get("stop"))
+        except OSError:
+            goal.completed = False
+        finally:
+            writer.close()
+
+    def wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        until_s = time.monotonic() + READY_S
+        while not asyncio.run(self._is_healthy()):
+            if process.poll() is not None or time.monotonic() > until_s:
+                raise PeerError(f"llama-server is not healthy and its exit status {process.poll()}; its log is above")
+            time.sleep(0.2)
+
+    async def _is_healthy(self) -> bool:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            writer.write(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            line = await reader.readline()
+            writer.close()
+        except OSError:
+            return False
+        return b" 200 " in line
+
+
+@contextmanager
+def llama_server(arguments: argparse.Namespace) -> Iterator[LlamaServer]:
+    """A llama-server, ready.
+
+    Raises:
+        PeerError: it does not come up.
+        YardstickError: it cannot be built.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    gpu_layers = arguments.gpu_layers if arguments.gpu_layers >= 0 else 999
+    command = [yardstick.program("llama-server"), "-m", str(arguments.model), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["-c", str(arguments.context), "--kv-unified", "--parallel", str(arguments.parallel), "-b", "512", "-ub", "512"]
+    command += ["-t", str(arguments.threads), "-tb", str(arguments.threads), "-ngl", str(gpu_layers), "--no-webui", "--log-disable"]
+    with running(command, yardstick.environment()) as process:
+        server = LlamaServer(port)
+        server.wait_until_ready(process)
+        yield server
+
+
+@contextmanager
+def running(command: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends with the block."""
+    process = subprocess.Popen(command, env=environment, stdout=sys.stderr, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+# ---- both
+
+
+def measure(arguments: argparse.Namespace, console: Console) -> list[Row]:
+    """A row for each rate and server, and one for this package's server with real-time goals alone.
+
+    Raises:
+        PeerError: a server cannot be started.
+        YardstickError: llama-server cannot be built.
+        EngineError: the model cannot be loaded.
+    """
+    workload = load_workload(arguments.workload)
+    config = LlamaConfig(arguments.model, n_ctx=arguments.context, n_seq_max=1, n_threads=arguments.threads, n_gpu_layers=0)
+    writer = LlamaEngine(config)
+    cases = [
+        (Case(name, workload, rate_hz, arguments.seed, arguments.duration, arguments.bounds_scale, rt_alone=alone))
+        for rate_hz in arguments.rates
+        for name, alone in (("llama-server", False), (arguments.policy, False), (arguments.policy, True))
+    ]
+    traffic = [write_prompts(writer, case.traffic()) for case in cases]
+    writer.shutdown()
+    device = device_name(replace(config, n_gpu_layers=arguments.gpu_layers))
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        servers: dict[str, Server] = {
+            "llama-server": stack.enter_context(llama_server(arguments)),
+            arguments.policy: stack.enter_context(slice_server(arguments)),
+        }
+        for case, arrivals in zip(cases, traffic, strict=True):
+            console.print(f"{case.rate_hz:g} goals/s to {case.policy}{', real-time goals alone' * case.rt_alone}", highlight=False)
+            began_s = time.monotonic()
+            outcomes = servers[case.policy].serve(arrivals) if arrivals else []
+            rows.append(row_of(case, "llama", device, outcomes, time.monotonic() - began_s))
+            if arguments.json:
+                write_rows(arguments.json, rows)
+    return rows
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    table = Table(title="share of goals that met every bound; times of real-time goals", padding=(0, 0))
+    for name in (
+        "goals/s",
+        "server",
+        "all",
+        "RT",
+        "BE",
+        "TTFT\np50 (ms)",
+        "TTFT\np99 (ms)",
+        "TPOT\np99 (ms)",
+        "end (s)",
+        "goals",
+        "failed",
+    ):
+        table.add_column(name, justify="left" if name == "server" else "right")
+    for row in rows:
+        if row.policy == rows[0].policy and table.rows:
+            table.add_section()
+        shares = (row.attainment, row.attainment_rt, row.attainment_be)
+        times = (row.ttft_ms_p50_rt, row.ttft_ms_p99_rt, row.tpot_ms_p99_rt)
+        table.add_row(
+            f"{row.rate_hz:g}",
+            f"{row.policy}{', RT alone' * row.rt_alone}",
+            *(f"{share:.3f}" for share in shares),
+            *(f"{ms:.0f}" for ms in times),
+            f"{row.e2e_s_mean_rt:.2f}",
+            str(row.failed),
+        )
+    console.print(table)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--model", type=Path, metavar="PATH", help="GGUF file; slice_server's answers may end early with one that ends them")
+    model.add_argument("--shape", choices=sorted(SHAPES), help="a model of that public shape with random weights")
+    parser.add_argument("--type", default="q4_0", choices=sorted(QUANTIZATIONS), help="type of its matrices (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of llama.cpp in each server (default: %(default)s)")
+    parser.add_argument("--gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU, if there is one; -1 = all (default)")
+    parser.add_argument("--context", type=int, default=8192, metavar="TOKENS", help="KV cells of each server (default: %(default)s)")
+    parser.add_argument("--parallel", type=int, default=16, metavar="N", help="goals in one step at most (default: %(default)s)")
+    parser.add_argument(
+        "--sequences",
+        type=int,
+        default=64,
+        metavar="N",
+        help="goals that slice_server may hold KV of, to pause them (default: %(default)s)",
+    )
+    parser.add_argument("--policy", default="slack", help="of slice_server (default: %(default)s)")
+    parser.add_argument("--workload", default=DEFAULT_WORKLOAD, metavar="NAME", help="as for slice-ros bench (default: %(default)s)")
+    parser.add_argument(
+        "--rates", type=lambda text: [float(rate) for rate in text.split(",")], default=[0.5, 1.0, 2.0], metavar="HZ,...",
+        help="goals a second (default: 0.5,1,2)",
+    )  # fmt: skip
+    parser.add_argument("--duration", type=float, default=60.0, metavar="S", help="how long goals arrive (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the traffic (default: %(default)s)")
+    parser.add_argument("--bounds-scale", type=float, default=1.0, metavar="FACTOR", help="multiply every SLO bound (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write one row for each run, as slice-ros bench does")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw attainment against the rate")
+    arguments = parser.parse_args()
+    rclpy.init()
+    try:
+        arguments.model = arguments.model or shaped_model(arguments.shape, arguments.type)
+        rows = measure(arguments, Console(stderr=True))
+        if arguments.plot:
+            plots.plot_rows(rows, arguments.plot)
+    except (PeerError, yardstick.YardstickError, EngineError, plots.PlotError, OSError) as error:
+        print(f"peers: {error}", file=sys.stderr)
+        return 1
+    finally:
+        rclpy.try_shutdown()
+    show(rows, Console())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
