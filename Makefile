@@ -1,5 +1,6 @@
 # make demo     set everything up in .venv, then show the main job
 # make test     set everything up in .venv, then run the tests
+# make chaos    break a running server 210 times; make soak loads one for half an hour, make fuzz sends 100,000 wrong inputs
 # make lint     ruff, mypy --strict
 # make install  set everything up in .venv; CUDA=1 for NVIDIA GPUs, RPC=1 for a model on several computers, remembered from then on
 # make train    train the default model, with PyTorch in an environment of its own; make evaluate asks it for held-out examples
@@ -11,7 +12,7 @@ TRAIN_VENV ?= .venv-train
 MODEL := models/robot-q8_0.gguf
 CHECKPOINT := build/robot.pt
 
-.PHONY: install demo test lint train evaluate clean
+.PHONY: install demo test chaos soak fuzz lint train evaluate clean
 install: $(VENV)/.installed
 
 # scripts/install.sh builds llama.cpp with the flags this machine needs, and with the parts asked for, now or before.
@@ -29,6 +30,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest $(PYTEST)
+
+chaos soak fuzz: install
+	$(BIN)/python -m reliability.$@ $(ARGUMENTS)
 
 lint: install
 	$(BIN)/ruff check .

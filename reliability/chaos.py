@@ -1,0 +1,460 @@
+"""Breaks a running server at random, seeded moments, and checks what its clients were promised: ``python -m reliability.chaos``.
+
+Real processes: ``slice-ros serve`` with llama.cpp on a tiny model, clients that load it, DDS on the loopback interface between them.
+After each fault, a new goal is sent until one succeeds; at the end, everything must have ended and nothing be left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import psutil
+
+from reliability.isolation import isolate
+from reliability.processes import Footprint, LoadClient, Server, session_of, shared_memory, wait_until
+from reliability.records import read
+from reliability.report import Check, conclude
+
+NAME = "chaos"
+READY_S = 90.0
+SERVER_DEATH_S = 2.0
+"""A client learns of its server's death within this."""
+SERVED_S = 1.0
+"""After a fault, a new goal is served within this, and the time that whatever has to start anew takes."""
+HANG_S = 3.0
+"""A silent engine is killed after this."""
+
+
+@dataclass(slots=True)
+class Fault:
+    """One fault, and how long after it (or after its repair) a new goal had been served."""
+
+    kind: str
+    at_s: float
+    recovered_s: float = float("nan")
+    allowed_s: float = float("nan")
+    died: bool = False
+
+
+@dataclass(slots=True)
+class Rig:
+    """What the faults act on.
+
+    Args:
+        engine_s: seconds in which an engine starts; measured without a fault.
+        node_s: seconds from a node's start to its first success.
+        footprints: what nodes held just before they were ended.
+    """
+
+    folder: Path
+    server: Server
+    rng: random.Random
+    pause_s: float
+    clock_file: Path | None
+    rate: float
+    clients: list[LoadClient] = field(default_factory=list)
+    killed: list[LoadClient] = field(default_factory=list)
+    engine_s: float = 0.0
+    node_s: float = 0.0
+    deaths_s: list[float] = field(default_factory=list)
+    footprints: list[Footprint] = field(default_factory=list)
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.gguf"
+
+    def kill_engine(self, number: int = signal.SIGKILL) -> bool:
+        pid = self.server.engine_pid
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        return pid is not None
+
+    def new_client(self) -> None:
+        number = len(self.clients) + len(self.killed)
+        arguments = ("--seed", str(number), "--rate", str(self.rate), "--patience", "90")
+        self.clients.append(LoadClient(NAME, self.folder / f"client{number}.jsonl", *arguments))
+
+
+# ---- faults: each does its damage, repairs it where it must be, and returns how long a new goal may take from then on
+
+
+def engine_dies(number: int) -> Callable[[Rig], float]:
+    def fault(rig: Rig) -> float:
+        rig.kill_engine(number)
+        return rig.engine_s
+
+    return fault
+
+
+def engine_stops(rig: Rig) -> float:
+    """Stopped as a debugger or a stuck kernel would; it is killed long before it could go on."""
+    pid = rig.server.engine_pid
+    rig.kill_engine(signal.SIGSTOP)
+    wait_until(lambda: rig.server.engine_pid != pid, HANG_S + rig.pause_s)
+    return rig.engine_s
+
+
+def engine_out_of_memory(rig: Rig) -> float:
+    """What it asks for from now on is not given."""
+    pid = rig.server.engine_pid
+    if pid is not None:
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            used = psutil.Process(pid).memory_info().vms
+            resource.prlimit(pid, resource.RLIMIT_AS, (used, used))
+            resource.prlimit(pid, resource.RLIMIT_DATA, (0, 0))
+    time.sleep(rig.pause_s)
+    rig.kill_engine()  # it may well live on with what it has
+    return rig.engine_s
+
+
+def node_dies(rig: Rig) -> float:
+    rig.footprints.append(Footprint.of(rig.server.pid))
+    rig.server.send_signal(signal.SIGKILL)
+    rig.deaths_s.append(time.monotonic())
+    rig.server.wait(5.0)
+    wait_until(lambda: not rig.server.orphans(), 5.0)
+    rig.server.start()
+    return rig.node_s
+
+
+def node_stops(rig: Rig) -> float:
+    """As at the end of a launch file."""
+    rig.footprints.append(Footprint.of(rig.server.pid))
+    rig.server.send_signal(signal.SIGINT)
+    rig.server.wait(10.0)
+    rig.server.start()
+    return rig.node_s
+
+
+def client_dies(rig: Rig) -> float:
+    victim = rig.clients.pop(rig.rng.randrange(len(rig.clients)))
+    victim.kill()
+    rig.killed.append(victim)
+    rig.new_client()
+    return 0.0
+
+
+def client_freezes(rig: Rig) -> float:
+    victim = rig.rng.choice(rig.clients)
+    victim.send_signal(signal.SIGSTOP)
+    time.sleep(rig.pause_s)
+    victim.send_signal(signal.SIGCONT)
+    return 0.0
+
+
+def model_is_removed(rig: Rig) -> float:
+    aside = rig.model.with_suffix(".aside")
+    rig.model.rename(aside)
+    rig.kill_engine()
+    time.sleep(rig.pause_s)
+    aside.rename(rig.model)
+    return rig.engine_s + 2.0 * rig.pause_s  # the next try may be as far away as the trouble was long
+
+
+def model_is_replaced(rig: Rig) -> float:
+    aside = rig.model.with_suffix(".aside")
+    rig.model.rename(aside)
+    rig.model.write_bytes(b"GGUF" + rig.rng.randbytes(100_000))
+    rig.kill_engine()
+    time.sleep(rig.pause_s)
+    aside.rename(rig.model)
+    return rig.engine_s + 2.0 * rig.pause_s
+
+
+def model_is_cut(rig: Rig) -> float:
+    """The file that is mapped into the engine's memory loses its end."""
+    whole = rig.model.read_bytes()
+    os.truncate(rig.model, 4096)
+    time.sleep(rig.pause_s / 4)
+    rig.model.write_bytes(whole)
+    rig.kill_engine()
+    return rig.engine_s + rig.pause_s
+
+
+def disk_is_full(rig: Rig) -> float:
+    """Nothing more can be written to any file by the node, nor by the engine that it starts."""
+    resource.prlimit(rig.server.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    rig.kill_engine()
+    time.sleep(rig.pause_s)
+    resource.prlimit(rig.server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return rig.engine_s
+
+
+def clock_steps(rig: Rig) -> float:
+    """The calendar clock of node and engine jumps by up to a day, either way; the monotonic one does not."""
+    assert rig.clock_file is not None
+    set_clock(rig.clock_file, rig.rng.choice((-1, 1)) * rig.rng.randint(10, 86400))
+    return 0.0
+
+
+def stepping_clock(folder: Path) -> tuple[Path | None, dict[str, str]]:
+    """The file that holds the step, and the environment of processes that see it; ``None`` where nothing can be compiled."""
+    library, file = folder / "clock.so", folder / "clock.offset"
+    source = Path(__file__).with_name("clock.c")
+    if shutil.which("cc") is None or subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=False).returncode:
+        return None, {}
+    file.write_bytes(bytes(8))
+    return file, {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(file)}
+
+
+def set_clock(file: Path, seconds: int) -> None:
+    with file.open("r+b") as opened:
+        opened.write(struct.pack("=q", seconds))
+
+
+FAULTS: dict[str, Callable[[Rig], float]] = {
+    "engine SIGKILL": engine_dies(signal.SIGKILL),
+    "engine SIGSEGV": engine_dies(signal.SIGSEGV),
+    "engine SIGABRT": engine_dies(signal.SIGABRT),
+    "engine SIGSTOP": engine_stops,
+    "engine out of memory": engine_out_of_memory,
+    "node SIGKILL": node_dies,
+    "node SIGINT": node_stops,
+    "client SIGKILL": client_dies,
+    "client SIGSTOP": client_freezes,
+    "model removed": model_is_removed,
+    "model replaced": model_is_replaced,
+    "model cut short": model_is_cut,
+    "disk full": disk_is_full,
+    "clock stepped": clock_steps,
+}
+
+
+class Prober:
+    """A node of this process, which sends goals of its own and looks at the server's endpoints and events."""
+
+    def __init__(self) -> None:
+        from slice_ros.client import SliceClient
+        from slice_ros.interfaces import GoalEvent
+        from slice_ros.qos import GOAL_EVENTS
+        from slice_ros.ros import SignalHandlerOptions, SingleThreadedExecutor, rclpy
+
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        self.node = rclpy.create_node("prober")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._client = SliceClient(self.node, f"/{NAME}")
+        self.ends: dict[str, int] = {}
+        self._finished = GoalEvent.FINISHED
+        self._events = self.node.create_subscription(GoalEvent, f"/{NAME}/goal_events", self._hear, GOAL_EVENTS)
+
+    def _hear(self, event: object) -> None:
+        if event.event == self._finished:  # type: ignore[attr-defined]
+            goal_id = bytes(event.goal_id.uuid).hex()  # type: ignore[attr-defined]
+            self.ends[goal_id] = self.ends.get(goal_id, 0) + 1
+
+    def spin(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
+
+    def served_within(self, limit_s: float) -> float:
+        """Send goals until one succeeds; seconds until then, infinite if none does."""
+        from slice_ros.client import Answer
+        from slice_ros.slo import RealTime
+
+        began = time.monotonic()
+        while time.monotonic() - began < limit_s:
+            generation = self._client.send("ready?", max_tokens=1, label="probe", slo=RealTime(deadline_s=SERVED_S))
+            tried = time.monotonic()
+            while not generation.done and time.monotonic() - tried < limit_s:
+                self._executor.spin_once(timeout_sec=0.02)
+            if isinstance(generation.end, Answer):
+                return time.monotonic() - began
+            self.spin(0.02)
+        return float("inf")
+
+    def endpoints(self) -> int:
+        """Readers and writers on the server's topics and services, this node's included."""
+        topics = (f"/{NAME}/slo_status", f"/{NAME}/goal_events", f"/{NAME}/generate/_action/feedback", f"/{NAME}/generate/_action/status")
+        return sum(self.node.count_publishers(topic) + self.node.count_subscribers(topic) for topic in topics)
+
+    def close(self) -> None:
+        from slice_ros.ros import rclpy
+
+        self._client.destroy()
+        self.node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def run(
+    folder: Path, faults: int, seed: int, clients: int, rate: float, gap_s: float, pause_s: float, slowness: float
+) -> tuple[list[Check], list[Fault], dict[str, object]]:
+    """Do it all; everything it started is gone afterwards."""
+    from slice_ros.models import make_start_model
+
+    rng = random.Random(seed)
+    make_start_model(folder / "model.gguf")
+    clock_file, environment = stepping_clock(folder)
+    arguments = ("--model", str(folder / "model.gguf"), "--device-profile", "rtx4060ti-chatglm2-6b-int4", "--n-ctx", "4096")
+    server = Server(NAME, folder / "server.log", (*arguments, "-p", f"engine.hang_timeout_s:={HANG_S}"), environment)
+    rig = Rig(folder, server, rng, pause_s, clock_file, rate)
+    shared_before = shared_memory()
+    prober = Prober()
+    try:
+        start(rig, prober)
+        idle_endpoints, idle = prober.endpoints(), Footprint.of(server.pid)
+        for _ in range(clients):
+            rig.new_client()
+        wait_until(lambda: prober.endpoints() > idle_endpoints, 30.0, lambda: prober.spin(0.2))
+        done = break_it(rig, prober, faults, gap_s, slowness)
+        ended = [client.finish(90.0) for client in rig.clients]
+        wait_until(lambda: prober.endpoints() <= idle_endpoints, 20.0, lambda: prober.spin(0.2))
+        rig.footprints.append(Footprint.of(server.pid))
+        checks = [*judge_goals(rig, prober.ends, ended=all(ended), slowness=slowness), *judge_faults(done)]
+        files, threads = max(found.files for found in rig.footprints), max(found.threads for found in rig.footprints)
+        endpoints = prober.endpoints()
+        checks += [
+            Check("no file descriptor is left open", files <= idle.files + 6, f"{idle.files} when idle, {files} at most at a node's end"),
+            Check("no thread is left", threads <= idle.threads + 2, f"{idle.threads} when idle, {threads} at most at a node's end"),
+            Check(
+                "no DDS reader or writer is left",
+                endpoints <= idle_endpoints,
+                f"{idle_endpoints} without clients, {endpoints} after they have gone",
+            ),
+        ]
+    finally:
+        for client in (*rig.clients, *rig.killed):
+            client.kill()
+        server.stop()
+        prober.close()
+    wait_until(lambda: not session_of(server.pid), 3.0)
+    left, shared = session_of(server.pid), shared_memory() - shared_before
+    tracebacks = sum(line.startswith("Traceback") for line in server.log.read_text(errors="replace").splitlines())
+    checks += [
+        Check("no process is left", not left, f"{len(left)} left"),
+        Check("no shared memory is left", not shared, ", ".join(sorted(shared)) or "none"),
+        Check("no traceback in the log", not tracebacks, f"{tracebacks}"),
+    ]
+    records = read(client.records for client in (*rig.clients, *rig.killed))
+    return (
+        checks,
+        done,
+        {
+            "goals": len(records),
+            "succeeded": sum(record.code == "NONE" for record in records.values()),
+            "engine start, s": round(rig.engine_s, 2),
+            "node start, s": round(rig.node_s, 2),
+            "clock stepped": "in node and engine" if clock_file is not None else "not: there is no C compiler",
+        },
+    )
+
+
+def start(rig: Rig, prober: Prober) -> None:
+    """Start the server, and take the times of starts without a fault.
+
+    Raises:
+        RuntimeError: it does not serve.
+    """
+    began = time.monotonic()
+    rig.server.start()
+    if prober.served_within(READY_S) == float("inf"):
+        raise RuntimeError(f"the server did not start: {rig.server.log.read_text()[-500:]}")
+    rig.node_s = time.monotonic() - began
+    began = time.monotonic()
+    rig.kill_engine()
+    prober.spin(0.2)
+    prober.served_within(READY_S)
+    rig.engine_s = time.monotonic() - began
+    prober.spin(1.0)
+
+
+def break_it(rig: Rig, prober: Prober, faults: int, gap_s: float, slowness: float) -> list[Fault]:
+    """Faults of every kind, as many of each as of any other, in random order at random moments."""
+    kinds = [kind for kind in FAULTS if rig.clock_file is not None or kind != "clock stepped"]
+    schedule = [kinds[i % len(kinds)] for i in range(faults)]
+    rig.rng.shuffle(schedule)
+    done = []
+    for kind in schedule:
+        prober.spin(rig.rng.uniform(0.2, 1.8) * gap_s)
+        fault = Fault(kind, time.monotonic())
+        fault.allowed_s = (SERVED_S + FAULTS[kind](rig)) * slowness
+        fault.recovered_s = prober.served_within(READY_S)
+        fault.died = not rig.server.is_running
+        done.append(fault)
+        print(f"{len(done)}/{faults} {kind}: served after {fault.recovered_s:.2f} s of {fault.allowed_s:.2f}", file=sys.stderr)  # noqa: T201
+    return done
+
+
+def judge_goals(rig: Rig, heard: Mapping[str, int], *, ended: bool, slowness: float) -> list[Check]:
+    """What was promised to clients.
+
+    Args:
+        heard: how many ends of each goal were published.
+        ended: whether every client saw all its goals end.
+    """
+    living = read(client.records for client in rig.clients).values()
+    everyone = read(client.records for client in (*rig.clients, *rig.killed)).values()
+    lost = sum(not record.ends for record in living)
+    twice = sum(len(record.ends) > 1 for record in everyone) + sum(count > 1 for count in heard.values())
+    waits_s = [
+        record.ends[0] - death_s
+        for record in living
+        for death_s in rig.deaths_s
+        if record.ends and record.sent_s < death_s < record.ends[0] and record.code == "ENGINE_DIED"
+    ]
+    late = sum(wait_s > SERVER_DEATH_S * slowness for wait_s in waits_s)
+    found = f"{len(rig.deaths_s)} deaths, {len(waits_s)} goals in flight, the last after {max(waits_s, default=0.0):.2f} s"
+    return [
+        Check("every goal of a living client ends", ended and not lost, f"{len(living)} goals, {lost} without an end"),
+        Check("no goal ends twice", not twice, f"{len(heard)} ends published, {twice} twice"),
+        Check(f"a client learns of its server's death within {SERVER_DEATH_S:g} s", not late, found),
+    ]
+
+
+def judge_faults(done: Sequence[Fault]) -> list[Check]:
+    slow = [f"{fault.kind} {fault.recovered_s:.2f} s" for fault in done if not fault.recovered_s <= fault.allowed_s]
+    died = [fault.kind for fault in done if fault.died]
+    slowest = max(fault.recovered_s for fault in done)
+    return [
+        Check(
+            f"a new goal is served within {SERVED_S:g} s and the time of a start", not slow, ", ".join(slow) or f"slowest {slowest:.2f} s"
+        ),
+        Check("the node outlives everything but its own death", not died, ", ".join(died) or "always"),
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--faults", type=int, default=210)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--clients", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=1.5, help="goals a second of each client")
+    parser.add_argument("--gap", type=float, default=2.0, help="mean time without faults between two, s")
+    parser.add_argument("--pause", type=float, default=10.0, help="how long a fault that is repaired lasts, s")
+    parser.add_argument("--slowness", type=float, default=1.0, help="times are allowed to be so much longer, for a busy machine")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--keep", type=Path, help="folder for logs and records; default is a temporary one")
+    arguments = parser.parse_args(argv)
+    isolate(arguments.seed)
+    folder = arguments.keep or Path(tempfile.mkdtemp(prefix="chaos"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        checks, faults, figures = run(
+            folder, arguments.faults, arguments.seed, arguments.clients, arguments.rate, arguments.gap, arguments.pause, arguments.slowness
+        )
+    finally:
+        if arguments.keep is None:
+            shutil.rmtree(folder)
+    rows = {kind: [f for f in faults if f.kind == kind] for kind in FAULTS if any(f.kind == kind for f in faults)}
+    figures |= {f"{kind}: times, slowest recovery s": f"{len(of)}, {max(f.recovered_s for f in of):.2f}" for kind, of in rows.items()}
+    return conclude("chaos", checks, figures, arguments.json, {"seed": arguments.seed, "faults": [asdict(fault) for fault in faults]})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""The real processes of a run: a server with its engine, and clients that load it; started, watched and ended for sure."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+STOP_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a process holds.
+
+    Args:
+        memory: resident bytes that are its own (USS).
+    """
+
+    memory: int
+    files: int
+    threads: int
+
+    @classmethod
+    def of(cls, pid: int) -> Footprint:
+        process = psutil.Process(pid)
+        return cls(process.memory_full_info().uss, process.num_fds(), process.num_threads())
+
+
+class Server:
+    """A ``slice-ros serve`` process, its log in a file, its engine beside it.
+
+    Args:
+        name: node name.
+        log: file for standard error of node and engine.
+        arguments: of ``slice-ros serve``.
+        environment: added to this process's own.
+    """
+
+    def __init__(self, name: str, log: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self.log = log
+        self._command = [sys.executable, "-m", "slice_ros.cli", "serve", "--name", name, "--n-threads", "1", *arguments]
+        self._environment = {**os.environ, **(environment or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._engines: set[int] = set()
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment, start_new_session=True)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "start() comes first"
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def engine_pid(self) -> int | None:
+        """The engine that runs now, if there is one."""
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.pid).children():
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    self._engines.add(child.pid)
+                    return child.pid
+        return None
+
+    def send_signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it ended in time."""
+        assert self._process is not None
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End it as a terminal would, and make sure."""
+        if self._process is None:
+            return
+        if self.is_running:
+            self.send_signal(signal.SIGINT)
+        if not self.wait(STOP_S):
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def orphans(self) -> list[int]:
+        """Processes of its session that are still there; only sensible after its end."""
+        return [pid for pid in session_of(self.pid) if pid != self.pid]
+
+
+class LoadClient:
+    """A ``python -m reliability.load`` process, its records in a file."""
+
+    def __init__(self, server: str, records: Path, *arguments: str) -> None:
+        self.records = records
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "reliability.load", "--server", server, "--records", str(records), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def send_signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def finish(self, timeout_s: float) -> bool:
+        """Have it send no more, see its goals out, and end; whether it did in time."""
+        if self.is_running:
+            self.send_signal(signal.SIGTERM)
+        return self.wait(timeout_s)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it ended by itself in time; if not, it is killed."""
+        try:
+            return self._process.wait(timeout_s) == 0
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return False
+
+    def kill(self) -> None:
+        if self.is_running:
+            self._process.kill()
+        self._process.wait()
+
+
+def session_of(leader: int) -> list[int]:
+    """Processes of a session, zombies left out."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
+
+
+def shared_memory() -> set[str]:
+    """What lies in /dev/shm, with System V segments."""
+    posix = {path.name for path in Path("/dev/shm").iterdir()}
+    table = Path("/proc/sysvipc/shm")
+    return posix | {f"sysv {line.split()[1]}" for line in (table.read_text().splitlines()[1:] if table.exists() else ())}
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float, idle: Callable[[], None] = lambda: time.sleep(0.05)) -> bool:
+    """Whether the condition came to hold in time; ``idle`` fills the time between two looks."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        idle()
+    return condition()

@@ -1,0 +1,296 @@
+"""Loads a server beyond its limit for long, then all at once: ``python -m reliability.soak``.
+
+Three parts: goals at 1.2 times what the machine can serve, then a burst within one second, then many clients at once. Meanwhile status is
+watched and goals are canceled; afterwards every goal's verdict is recomputed from the published events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+
+from reliability.isolation import isolate
+from reliability.load import draw
+from reliability.processes import Footprint, LoadClient, Server
+from reliability.records import Record, read
+from reliability.report import Check, conclude
+from reliability.verdicts import FINISHED, Lives, disagreements, observed, reported, spread
+from slice_ros.client import Generation, SliceClient
+from slice_ros.interfaces import GoalEvent, SloStatus
+from slice_ros.models import make_start_model
+from slice_ros.qos import GOAL_EVENTS
+from slice_ros.ros import SignalHandlerOptions, SingleThreadedExecutor, rclpy
+
+NAME = "soak"
+OVERLOAD = 1.2
+READY_S = 90.0
+STATUS_PERIOD_S = 0.5
+ANSWER_S = 0.1
+"""Status and cancel are answered within this, ..."""
+CANCEL_PERIOD_S = 5.0
+LOOK_PERIOD_S = 2.0
+GROWTH = 0.03
+DRIFT = 0.02
+PROCESSES = 4
+"""Clients of a burst come from so many processes."""
+
+
+class Observer:
+    """A node of this process: it hears status and events, and cancels a goal of its own now and then."""
+
+    def __init__(self) -> None:
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        self.node = rclpy.create_node("observer")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self.client = SliceClient(self.node, f"/{NAME}")
+        self.lives = Lives()
+        self.node.create_subscription(GoalEvent, f"/{NAME}/goal_events", self.lives.hear, GOAL_EVENTS)
+        self.node.create_subscription(SloStatus, f"/{NAME}/slo_status", self._hear, 100)
+        self._heard_s = float("nan")
+        self.gaps_s: list[float] = []
+        self.cancels_s: list[float] = []
+        self._canceled: Generation | None = None
+        self._asked_s = 0.0
+        self._next_s = 0.0
+
+    def _hear(self, _status: object) -> None:
+        now = time.monotonic()
+        self.gaps_s.append(now - self._heard_s)
+        self._heard_s = now
+
+    def turn(self) -> None:
+        """Look once, for a twentieth of a second at most."""
+        self._executor.spin_once(timeout_sec=0.05)
+
+    def until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Look until the condition holds; whether it did in time."""
+        deadline_s = time.monotonic() + timeout_s
+        while not condition() and time.monotonic() < deadline_s:
+            self.turn()
+        return condition()
+
+    def cancel_now_and_then(self) -> None:
+        now = time.monotonic()
+        goal = self._canceled
+        if goal is None:
+            if now >= self._next_s:
+                self._canceled, self._asked_s = self.client.send("tell me everything", max_tokens=2000, label="cancel"), 0.0
+                self._next_s = now + CANCEL_PERIOD_S
+        elif goal.done:
+            if self._asked_s:
+                self.cancels_s.append(now - self._asked_s)
+            self._canceled = None
+        elif not self._asked_s and goal._handle is not None and now >= self._next_s - CANCEL_PERIOD_S / 2:
+            self._asked_s = now
+            goal.cancel()
+
+    def close(self) -> None:
+        self.client.destroy()
+        self.node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def capacity(observer: Observer, scale: float, goals: int, rng: random.Random) -> float:
+    """Goals of the mix a second that the server can complete: of many at once, without bounds."""
+    began = time.monotonic()
+    sent = []
+    for _ in range(goals):
+        words, fields = draw(rng, scale)
+        sent.append(observer.client.send(words, max_tokens=fields["max_tokens"], label="warm-up"))
+    if not observer.until(lambda: all(goal.done for goal in sent), READY_S):
+        raise RuntimeError(f"the server did not end {goals} goals within {READY_S:g} s")
+    return goals / (time.monotonic() - began)
+
+
+class Soak:
+    """One run.
+
+    Args:
+        folder: for the model, logs and records.
+        goals, minutes: of the first part.
+        burst: goals within one second.
+        crowd: clients at once.
+        slowness: times are allowed to be so much longer.
+    """
+
+    def __init__(self, folder: Path, goals: int, minutes: float, burst: int, crowd: int, seed: int, slowness: float) -> None:
+        make_start_model(folder / "model.gguf")
+        arguments = ("--model", str(folder / "model.gguf"), "--n-ctx", "16384", "-p", "limits.max_tokens:=16384")
+        self._server = Server(NAME, folder / "server.log", arguments)
+        self._folder, self._goals, self._seconds, self._burst, self._crowd = folder, goals, minutes * 60.0, burst, crowd
+        self._rng, self._slowness = random.Random(seed), slowness
+        self._clients: list[LoadClient] = []
+        self._footprints: list[tuple[Footprint, Footprint]] = []
+        self.figures: dict[str, object] = {}
+        self.checks: list[Check] = []
+
+    def run(self) -> None:
+        """Do it all; everything it started is gone afterwards."""
+        self._server.start()
+        observer = Observer()
+        try:
+            observer.client.wait_for_server(READY_S)
+            rate, scale = self._fit(observer)
+            observer.gaps_s.clear()
+            steady = self._part(observer, "steady", self._steady(rate, scale))
+            memory = list(self._footprints)
+            each = max(1, self._burst // PROCESSES)
+            burst = self._part(observer, "burst", [("--goals", str(each), "--rate", "0", "--scale", "0")] * PROCESSES)
+            each = max(1, self._crowd // PROCESSES)
+            many = ("--goals", str(each), "--clients", str(each), "--rate", "0", "--scale", "0")
+            crowd = self._part(observer, "crowd", [many] * PROCESSES)
+            observer.until(lambda: all(life.end is not None for life in observer.lives.of.values()), 10.0)
+            self._judge(steady, {**burst, **crowd}, memory, observer)
+        finally:
+            for client in self._clients:
+                client.kill()
+            self._server.stop()
+            observer.close()
+
+    def _fit(self, observer: Observer) -> tuple[float, float]:
+        """The rate that brings the goals about in time, and how long their answers must be for that to be too much."""
+        rate, scale, found = self._goals / self._seconds, 1.0, 0.0
+        for _ in range(3):
+            found = capacity(observer, scale, 60, self._rng)
+            wanted = rate / OVERLOAD
+            if 0.95 < found / wanted < 1.05:
+                break
+            scale *= found / wanted
+        self.figures |= {
+            "load": f"{rate:.2f} goals/s, {rate / found:.2f} of the {found:.2f} goals/s that were served at once; answers x {scale:.2f}"
+        }
+        return rate, scale
+
+    def _steady(self, rate: float, scale: float) -> list[tuple[str, ...]]:
+        each = self._goals // 3
+        return [("--goals", str(each), "--rate", str(rate / 3), "--scale", str(scale))] * 3
+
+    def _part(self, observer: Observer, name: str, clients: list[tuple[str, ...]]) -> dict[str, Record]:
+        """Run these clients to their end, from one moment on; what they noted."""
+        go = self._folder / f"{name}.go"
+        common = ("--patience", "120", "--start-when", str(go))
+        started = [
+            LoadClient(NAME, self._folder / f"{name}{i}.jsonl", "--seed", str(self._rng.randrange(10**6)), *common, *arguments)
+            for i, arguments in enumerate(clients)
+        ]
+        self._clients += started
+        observer.until(lambda: all(client.records.exists() for client in started), READY_S)
+        go.touch()
+        deadline_s = time.monotonic() + self._seconds + 300.0
+        look_s = 0.0
+        while any(client.is_running for client in started) and time.monotonic() < deadline_s:
+            observer.turn()
+            observer.cancel_now_and_then()
+            if (now := time.monotonic()) >= look_s and (engine := self._server.engine_pid) is not None:
+                self._footprints.append((Footprint.of(self._server.pid), Footprint.of(engine)))
+                look_s = now + LOOK_PERIOD_S
+        return read(client.records for client in started)
+
+    def _judge(
+        self,
+        steady: Mapping[str, Record],
+        sudden: Mapping[str, Record],
+        memory: list[tuple[Footprint, Footprint]],
+        observer: Observer,
+    ) -> None:
+        records = {**steady, **sudden}
+        lives = observer.lives.of
+        codes = Counter(record.code for record in records.values())
+        lost = [goal_id for goal_id, record in records.items() if len(record.ends) != 1]
+        refused = [record for record in sudden.values() if record.code != "NONE"]
+        first, last = attainment_of_ends(steady)
+        tenth = max(1, len(memory) // 10)
+        early, late = memory[tenth : 2 * tenth] or memory[:1], memory[-tenth:]
+        status_s, cancel_s = max(observer.gaps_s) - STATUS_PERIOD_S, max(observer.cancels_s, default=float("nan"))
+        again = disagreements(lives, lambda life: reported(life.end), succeeded_only=False)
+        by_stamps = disagreements(lives, observed, succeeded_only=True)
+        served = [life for goal_id, life in lives.items() if goal_id in records and life.end is not None and not life.end.error_code]
+        stamps_late = [observed(life).ttft_s - reported(life.end).ttft_s for life in served]
+        client_late = [r.first_s - r.sent_s - r.report["ttft_s"] for r in records.values() if r.first_s is not None and r.code == "NONE"]
+        allowed_s = ANSWER_S * self._slowness
+        self.checks += [
+            Check(
+                "no goal is lost", not lost and len(records) >= self._goals * 0.99, f"{len(records)} goals, {len(lost)} not with one end"
+            ),
+            Check("a burst and a crowd are served to the last", not refused, f"{len(sudden)} goals, {len(refused)} without success"),
+            Check(
+                "every goal's end is published once", all(life.counts.get(FINISHED) == 1 for life in lives.values()), f"{len(lives)} goals"
+            ),
+            grows_not("node", [look[0] for look in early], [look[0] for look in late], GROWTH * self._slowness),
+            grows_not("engine", [look[1] for look in early], [look[1] for look in late], GROWTH * self._slowness),
+            Check(f"status comes within {allowed_s:g} s of when it is due", status_s <= allowed_s, f"latest {status_s * 1e3:.0f} ms"),
+            Check(
+                f"a canceled goal ends within {allowed_s:g} s",
+                cancel_s <= allowed_s,
+                f"{len(observer.cancels_s)} cancels, slowest {cancel_s * 1e3:.0f} ms",
+            ),
+            Check(
+                "real-time attainment does not drift",
+                abs(first - last) <= DRIFT * self._slowness,
+                f"first tenth {first:.3f}, last {last:.3f}",
+            ),
+            Check("verdicts follow from the reported times", not again, f"{len(lives)} goals, {len(again)} otherwise"),
+            Check(
+                "verdicts follow from the events' stamps, but for delays of the transport",
+                len(by_stamps) <= 0.01 * self._slowness * len(served),
+                f"{len(served)} goals, {len(by_stamps)} otherwise",
+            ),
+        ]
+        self.figures |= {
+            "ends": ", ".join(f"{code} {count}" for code, count in codes.most_common()),
+            "a first token's event, after the token": spread(stamps_late),
+            "a first token at its client, after the token": spread(client_late),
+            "status after it was due": spread(gap - STATUS_PERIOD_S for gap in observer.gaps_s),
+            "cancel to end": spread(observer.cancels_s),
+        }
+
+
+def grows_not(what: str, early: Sequence[Footprint], late: Sequence[Footprint], most: float) -> Check:
+    """Whether a process's memory stayed what it was."""
+    begin, end = (mean(footprint.memory for footprint in part) for part in (early, late))
+    return Check(f"the {what}'s memory does not grow", end / begin - 1.0 < most, f"{end / begin - 1.0:+.1%} to {end / 2**20:.0f} MiB")
+
+
+def attainment_of_ends(records: Mapping[str, Record]) -> tuple[float, float]:
+    """Share of real-time goals that met their SLO, of the first and of the last tenth sent."""
+    control = sorted((r for r in records.values() if r.fields["label"] == "control"), key=lambda record: record.sent_s)
+    tenth = max(1, len(control) // 10)
+    first, last = ([bool(r.report.get("attained")) for r in part] for part in (control[:tenth], control[-tenth:]))
+    return mean(first), mean(last)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--goals", type=int, default=10_000)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--burst", type=int, default=1000)
+    parser.add_argument("--crowd", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--slowness", type=float, default=1.0, help="times are allowed to be so much longer, for a busy machine")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--keep", type=Path, help="folder for logs and records; default is a temporary one")
+    arguments = parser.parse_args(argv)
+    isolate(arguments.seed)
+    folder = arguments.keep or Path(tempfile.mkdtemp(prefix="soak"))
+    folder.mkdir(parents=True, exist_ok=True)
+    size = (arguments.goals, arguments.minutes, arguments.burst, arguments.crowd)
+    try:
+        soak = Soak(folder, *size, arguments.seed, arguments.slowness)
+        soak.run()
+    finally:
+        if arguments.keep is None:
+            shutil.rmtree(folder)
+    return conclude("soak", soak.checks, soak.figures, arguments.json, {"seed": arguments.seed, "size": size})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
