@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from rosbags.interfaces import Nodetype
 
@@ -22,17 +22,11 @@ from slice_ros.rclpy_dds.exceptions import InvalidHandle
 
 try:
     from cyclonedds import core
-    from cyclonedds.builtin import (
-        BuiltinDataReader,
-        BuiltinTopicDcpsParticipant,
-        BuiltinTopicDcpsPublication,
-        BuiltinTopicDcpsSubscription,
-    )
     from cyclonedds.core import DDSStatus, GuardCondition, InstanceState, Policy, Qos, ReadCondition, SampleState, ViewState
     from cyclonedds.domain import Domain, DomainParticipant
     from cyclonedds.idl import make_idl_struct
     from cyclonedds.idl import types as idl_types
-    from cyclonedds.internal import DDS
+    from cyclonedds.internal import DDS, dds_c_t
     from cyclonedds.pub import DataWriter
     from cyclonedds.sub import DataReader
     from cyclonedds.topic import Topic
@@ -44,32 +38,67 @@ except ImportError as error:
 
 __all__ = ["INFINITY_NS", "Condition", "Endpoint", "Guard", "Participant", "Policy", "Qos", "Reader", "Sample", "WaitSet", "Writer"]
 
+Result = TypeVar("Result")
 INFINITY_NS = (1 << 63) - 1
 """Cyclone's duration without end."""
 _MOST_SAMPLES = 8192
+"""Participants, or endpoints of one kind, that are looked at in a domain."""
+_BUILTIN_TOPICS = 0x7FFF_0000
 _SERVICE_HEADER = {"request_guid": idl_types.uint64, "request_seq": idl_types.int64}
-
-
-def _c(name: str, *arguments: Any) -> Any:
-    """A function of Cyclone's C library; the call releases the interpreter lock (the binding's own ``write`` does not)."""
-    function = DDS._dll_handle[name]
-    function.argtypes = arguments
-    function.restype = ctypes.c_int32
-    return function
-
-
-_waitset_attach = _c("dds_waitset_attach", ctypes.c_int32, ctypes.c_int32, ctypes.c_ssize_t)
-_waitset_detach = _c("dds_waitset_detach", ctypes.c_int32, ctypes.c_int32)
-_waitset_wait = _c("dds_waitset_wait", ctypes.c_int32, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64)
-_matched_publications = _c("dds_get_matched_publications", ctypes.c_int32, ctypes.c_void_p, ctypes.c_size_t)
-_matched_subscriptions = _c("dds_get_matched_subscriptions", ctypes.c_int32, ctypes.c_void_p, ctypes.c_size_t)
-_write = _c("dds_write", ctypes.c_int32, ctypes.c_void_p)
 
 
 class _Bytes(ctypes.Structure):
     """What the binding's C module takes as a sample: serialized bytes."""
 
     _fields_ = [("data", ctypes.c_char_p), ("size", ctypes.c_size_t)]
+
+
+class _Participant(ctypes.Structure):
+    """``dds_builtintopic_participant_t``."""
+
+    _fields_ = [("key", ctypes.c_ubyte * 16), ("qos", ctypes.c_void_p)]
+
+
+class _Endpoint(ctypes.Structure):
+    """``dds_builtintopic_endpoint_t``."""
+
+    _fields_ = [
+        ("key", ctypes.c_ubyte * 16),
+        ("participant_key", ctypes.c_ubyte * 16),
+        ("participant_handle", ctypes.c_uint64),
+        ("topic_name", ctypes.c_void_p),
+        ("type_name", ctypes.c_void_p),
+        ("qos", ctypes.c_void_p),
+    ]
+
+
+def _c(name: str, *arguments: Any, result: Any = ctypes.c_int32) -> Any:
+    """A function of Cyclone's C library. The call releases the interpreter lock.
+
+    Used where the binding falls short: its ``write`` keeps the lock, its wait set does not tell what triggered, its lists of matched
+    endpoints fail when one more comes at the wrong moment, and its reading of QoS shares variables between threads.
+    """
+    function = DDS._dll_handle[name]
+    function.argtypes = arguments
+    function.restype = result
+    return function
+
+
+_entity, _pointer, _size = ctypes.c_int32, ctypes.c_void_p, ctypes.c_size_t
+_waitset_attach = _c("dds_waitset_attach", _entity, _entity, ctypes.c_ssize_t)
+_waitset_detach = _c("dds_waitset_detach", _entity, _entity)
+_waitset_wait = _c("dds_waitset_wait", _entity, _pointer, _size, ctypes.c_int64)
+_matched_publications = _c("dds_get_matched_publications", _entity, _pointer, _size)
+_matched_subscriptions = _c("dds_get_matched_subscriptions", _entity, _pointer, _size)
+_matched_publication_data = _c("dds_get_matched_publication_data", _entity, ctypes.c_uint64, result=ctypes.POINTER(_Endpoint))
+_matched_subscription_data = _c("dds_get_matched_subscription_data", _entity, ctypes.c_uint64, result=ctypes.POINTER(_Endpoint))
+_create_reader = _c("dds_create_reader", _entity, _entity, _pointer, _pointer)
+_read = _c("dds_read_mask", _entity, _pointer, _pointer, _size, ctypes.c_uint32, ctypes.c_uint32)
+_return_loan = _c("dds_return_loan", _entity, _pointer, ctypes.c_int32)
+_get_userdata = _c("dds_qget_userdata", _pointer, _pointer, _pointer, result=ctypes.c_bool)
+_free = _c("dds_free", _pointer, result=None)
+_free_endpoint = _c("dds_builtintopic_free_endpoint", ctypes.POINTER(_Endpoint), result=None)
+_write = _c("dds_write", _entity, _pointer)
 
 
 @dataclass(slots=True)
@@ -90,23 +119,10 @@ class Endpoint:
     """A reader or writer that discovery found, its own ones included."""
 
     guid: bytes
-    participant: bytes
     topic_name: str
     type_name: str
-    qos: Any
-
-    @property
-    def user_data(self) -> dict[str, str]:
-        return user_data_of(self.qos)
-
-
-def user_data_of(qos: Any) -> dict[str, str]:
-    """USER_DATA as rmw writes it: ``key=value;key=value;``."""
-    for policy in qos:
-        if isinstance(policy, Policy.Userdata):
-            pairs = (part.partition("=") for part in policy.data.decode(errors="replace").split(";") if part)
-            return {key: value for key, _, value in pairs}
-    return {}
+    user_data: dict[str, str]
+    """What rmw writes there: ``key=value;key=value;``."""
 
 
 @cache
@@ -163,7 +179,7 @@ class Participant:
         self.guid = bytes(self.entity.guid.bytes)
         self._topics: dict[tuple[str, str], Any] = {}
         self._ids = 0
-        self._builtin: dict[Any, Any] = {}
+        self._builtin: dict[int, int] = {}
 
     def topic(self, name: str, typename: str, is_service: bool) -> Any:
         # Topics live as long as their participant: their end takes the interpreter lock in a thread of Cyclone's.
@@ -187,22 +203,35 @@ class Participant:
 
     def publications(self) -> list[Endpoint]:
         """Writers in the domain."""
-        return [_endpoint(sample) for sample in self._read(BuiltinTopicDcpsPublication)]
+        return self._read(3, _Endpoint, _endpoint)
 
     def subscriptions(self) -> list[Endpoint]:
         """Readers in the domain."""
-        return [_endpoint(sample) for sample in self._read(BuiltinTopicDcpsSubscription)]
+        return self._read(4, _Endpoint, _endpoint)
 
     def participants(self) -> set[bytes]:
         """GUIDs of the participants in the domain."""
-        return {bytes(sample.key.bytes) for sample in self._read(BuiltinTopicDcpsParticipant)}
+        return set(self._read(1, _Participant, lambda sample: bytes(sample.key)))
 
-    def _read(self, topic: Any) -> list[Any]:
+    def _read(self, topic: int, struct: Any, convert: Callable[[Any], Result]) -> list[Result]:
+        """What DDS discovery knows: samples of one of Cyclone's built-in topics, 1 = participants, 3 = publications, 4 = subscriptions.
+
+        Raises:
+            RuntimeError: the participant was closed.
+        """
+        samples, infos = (ctypes.c_void_p * _MOST_SAMPLES)(), (dds_c_t.sample_info * _MOST_SAMPLES)()
+        mask = SampleState.Any | ViewState.Any | InstanceState.Alive
         with self._lock:
             if topic not in self._builtin:
-                self._builtin[topic] = BuiltinDataReader(self.entity, topic)
-            samples = self._builtin[topic].read(_MOST_SAMPLES)
-        return [sample for sample in samples if sample.sample_info.valid_data and sample.sample_info.instance_state == InstanceState.Alive]
+                self._builtin[topic] = _create_reader(self.entity._ref, _BUILTIN_TOPICS + topic, None, None)
+            reader = self._builtin[topic]
+            count = _read(reader, samples, infos, _MOST_SAMPLES, _MOST_SAMPLES, mask)
+            if count < 0:
+                raise RuntimeError(f"cannot see who is in the domain: {core.DDSException(count)}")
+            try:
+                return [convert(struct.from_address(samples[i])) for i in range(count) if infos[i].valid_data]
+            finally:
+                _return_loan(reader, samples, count)
 
     def close(self) -> None:
         """Leave the network; peers notice at once. Everything made here is gone with it."""
@@ -306,8 +335,7 @@ class Reader(_Matched):
         return _handles(_matched_publications, self.entity)
 
     def matched_endpoint(self, handle: int) -> Endpoint | None:
-        found = self.entity.get_matched_publication_data(handle)
-        return _endpoint(found) if found is not None else None
+        return _matched_endpoint(_matched_publication_data(self.entity._ref, handle))
 
     def close(self) -> None:
         self._closed = True
@@ -341,8 +369,7 @@ class Writer(_Matched):
         return _handles(_matched_subscriptions, self.entity)
 
     def matched_endpoint(self, handle: int) -> Endpoint | None:
-        found = self.entity.get_matched_subscription_data(handle)
-        return _endpoint(found) if found is not None else None
+        return _matched_endpoint(_matched_subscription_data(self.entity._ref, handle))
 
 
 class WaitSet:
@@ -382,7 +409,7 @@ def _unsigned(handle: int) -> int:
 
 
 def _handles(function: Any, entity: Any) -> list[int]:
-    """Instance handles that a C function gives; the binding's own ways fail when one more comes at the wrong moment."""
+    """Instance handles that a C function gives, however many."""
     count, size = 16, 0
     while count > size:
         size = count
@@ -391,8 +418,33 @@ def _handles(function: Any, entity: Any) -> list[int]:
     return handles[: max(0, count)]
 
 
-def _endpoint(found: Any) -> Endpoint:
-    return Endpoint(bytes(found.key.bytes), bytes(found.participant_key.bytes), found.topic_name, found.type_name, found.qos)
+def _endpoint(found: _Endpoint) -> Endpoint:
+    return Endpoint(bytes(found.key), _text(found.topic_name), _text(found.type_name), _user_data(found.qos))
+
+
+def _matched_endpoint(found: Any) -> Endpoint | None:
+    """Of what ``dds_get_matched_..._data`` gave, which is freed."""
+    if not found:
+        return None
+    try:
+        return _endpoint(found[0])
+    finally:
+        _free_endpoint(found)
+
+
+def _text(pointer: int) -> str:
+    return ctypes.string_at(pointer).decode(errors="replace")
+
+
+def _user_data(qos: int) -> dict[str, str]:
+    value, size = ctypes.c_void_p(), ctypes.c_size_t()
+    if not _get_userdata(qos, ctypes.byref(value), ctypes.byref(size)) or not value.value:
+        return {}
+    try:
+        text = ctypes.string_at(value.value, size.value).decode(errors="replace")
+    finally:
+        _free(value)
+    return {key: content for key, _, content in (part.partition("=") for part in text.split(";") if part)}
 
 
 def _delete(entity: Any) -> None:
