@@ -26,6 +26,14 @@ COMMANDS = {
 """Each module offers ``HELP``, ``add_arguments(parser)`` and ``run(arguments) -> exit status``."""
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells an option's default, where there is one to tell."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        is_told = action.default not in (None, "", []) and action.default is not False
+        return super()._get_help_string(action) if is_told else action.help
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="slice-ros",
@@ -41,9 +49,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     """Give a parser every command as a subcommand, for ``slice-ros`` and ``ros2 slice`` alike."""
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():
-        command = commands.add_parser(
-            name, help=module.HELP, description=module.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        command = commands.add_parser(name, help=module.HELP, description=module.__doc__, formatter_class=_HelpFormatter)
         module.add_arguments(command)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from slice_ros.cli import COMMANDS, main, make_parser
@@ -13,7 +15,9 @@ def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
     assert ended.value.code == 0
-    assert "usage: slice-ros " + command in capsys.readouterr().out
+    page = capsys.readouterr().out
+    assert "usage: slice-ros " + command in page
+    assert not {"None", "False", "[]", ""} & {default.strip(" )") for default in re.findall(r"\(default:([^)]*\))", page)}
 
 
 @pytest.mark.parametrize(
