@@ -214,6 +214,7 @@ def fill_status(status: Any, snapshot: Snapshot) -> Any:
     status.tokens_per_s = snapshot.tokens_per_s
     status.kv_used = snapshot.kv_used
     status.kv_cached = snapshot.kv_cached
+    status.kv_parked_bytes = snapshot.kv_parked_bytes
     status.kv_total = snapshot.kv_total
     status.mask = MaskStatusMsg(
         goals=list(mask.goal_ids),

@@ -67,6 +67,7 @@ class Snapshot:
     tokens_per_s: float
     kv_used: int
     kv_cached: int
+    kv_parked_bytes: int
     kv_total: int
     mask: MaskSnapshot
 

@@ -86,7 +86,7 @@ PARAMETERS: dict[str, Parameter] = {
         ),
         Parameter("context.n_ctx", 8192, "KV cells that all goals share, in tokens", 64, 4194304),
         Parameter("context.n_batch", 512, "prompt tokens and decodes in one step at most", 1, 16384),
-        Parameter("context.n_seq_max", 64, "goals that can hold KV cells at once", 1, 256),
+        Parameter("context.n_seq_max", 64, "goals that can hold KV cells at once", 1, 255),
         Parameter(
             "context.prefix_cache",
             2048,
@@ -94,6 +94,13 @@ PARAMETERS: dict[str, Parameter] = {
             "once to goals; 0 = off",
             0,
             4194304,
+        ),
+        Parameter(
+            "context.host_cache_mib",
+            256,
+            "host memory for the KV cells of goals that gave theirs up to others, MiB; what does not fit is computed again; 0 = off",
+            0,
+            1048576,
         ),
         Parameter("context.flash_attn", True, "let llama.cpp use flash attention where the device has it"),
         Parameter("context.type_k", "f16", "type of the KV cache's keys", choices=KV_TYPES),

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Collection, Iterable, Sequence
 
 from slice_ros.engines.base import KvUse
+from slice_ros.outlook import Outlook
 from slice_ros.task import Task
+
+COPY_SHARE = 0.1
+"""Share of the real-time tasks' slack that copies between KV cache and host memory may take, ..."""
+LONGEST_COPY_S = 0.1
+"""... and how long they may take at most, as a real-time goal may arrive meanwhile."""
 
 
 def claim(task: Task) -> int:
@@ -31,3 +38,20 @@ def victims(holders: Iterable[Task], members: Collection[str], opener: Task, *, 
     """
     may = (task for task in holders if task.goal_id not in members and (must or opener.is_real_time or not task.is_real_time))
     return sorted(may, key=lambda task: (task.is_real_time, -task.order))
+
+
+def first_to_go(holders: Sequence[Task], members: Sequence[str]) -> Task:
+    """Who is evicted when a step finds no room, so that the others can take it: never the only one in the step.
+
+    Args:
+        holders: the open tasks, two or more.
+        members: ids of those in the step, one or more.
+    """
+    may = (task for task in holders if [task.goal_id] != list(members))
+    return min(may, key=lambda task: (task.is_real_time, task.goal_id in members, -task.order))
+
+
+def copy_time(real_time: Iterable[Outlook], now: float) -> float:
+    """How long copies before the next step may take, in seconds, so that no real-time task comes late by them."""
+    slack_s = min((job.latest_s - now for job in real_time if job.hope_s >= now), default=math.inf)
+    return min(LONGEST_COPY_S, max(0.0, COPY_SHARE * slack_s))

@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 from slice_ros.admission import Admission, Prediction, predict
 from slice_ros.clock import Clock, MonotonicClock
 from slice_ros.dependencies import Dependencies
-from slice_ros.engines.base import Engine
+from slice_ros.engines.base import Engine, KvFullError
 from slice_ros.events import Checked, Event, Finished, MaskSnapshot, Progress, Snapshot
 from slice_ros.experience import Experience
 from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest
 from slice_ros.latency import LatencyModel
 from slice_ros.mask import Cell, Column, MaskMatrix
+from slice_ros.outlook import Outlook
 from slice_ros.pace import Pace
 from slice_ros.policies.base import Limits, Policy, next_cell
-from slice_ros.residency import claim, unclaimed, victims
+from slice_ros.residency import claim, copy_time, first_to_go, unclaimed, victims
 from slice_ros.task import SloReport, Task
 
 logger = logging.getLogger(__name__)
@@ -328,10 +329,11 @@ class Scheduler:
         planned = planned[: self._limits.max_step_tokens]
         budget = self._limits.max_step_tokens - len(planned)  # every cell has one token for sure; longer prompts share the rest
         members = {cell.goal_id for cell in planned}
+        copy_until_s = self._copy_until_s(planned)
         column: list[Cell] = []
         for goal_id, prompt_tokens in planned:
             task = self._tasks.get(goal_id)
-            if task is None or not (task.is_open or self._open(task, members, must=must)):
+            if task is None or not (task.is_open or self._open(task, members, copy_until_s, must=must)):
                 continue
             if task.prompt_left > 1:
                 reused = self._engine.reuse(goal_id)
@@ -342,7 +344,15 @@ class Scheduler:
             budget -= max(0, chunk - 1)
         return tuple(column)
 
-    def _open(self, task: Task, members: set[str], *, must: bool) -> bool:
+    def _copy_until_s(self, column: Column) -> float:
+        """Until when goals of the column that are not open may have KV copied, their own or that of those who give way."""
+        now = self._clock.now()
+        if all(task.is_open for cell in column if (task := self._tasks.get(cell.goal_id))):
+            return now
+        real_time = (task for task in self._tasks.values() if task.is_real_time)
+        return now + copy_time((Outlook.of(task, now, self._pace.latency, self._experience.lengths) for task in real_time), now)
+
+    def _open(self, task: Task, members: set[str], copy_until_s: float, *, must: bool) -> bool:
         """Give a task its place in the KV cache, if need be at the cost of tasks that take no part in this step."""
         holders = [other for other in self._tasks.values() if other.is_open]
         giving_way = victims(holders, members, task, must=must)
@@ -352,16 +362,19 @@ class Scheduler:
             if not giving_way:
                 return False
             victim = giving_way.pop(0)
-            self._engine.evict(victim.goal_id)
-            self._look_up(victim)
-            victim.is_open = False
+            self._evict(victim, max(0.0, copy_until_s - self._clock.now()))
             holders.remove(victim)
-        cached = self._engine.open(task.goal_id)
+        cached = self._engine.open(task.goal_id, max(0.0, copy_until_s - self._clock.now()))
         if task.started_s is None:
             task.cached_tokens = cached
         task.prompt_left = task.prompt_tokens + task.tokens - cached
         task.is_open = True
         return True
+
+    def _evict(self, task: Task, copy_s: float) -> None:
+        self._engine.evict(task.goal_id, copy_s)
+        self._look_up(task)
+        task.is_open = False
 
     def _has_place(self, task: Task, holders: Sequence[Task]) -> bool:
         return unclaimed(self._engine.kv, holders) >= claim(task) and len(holders) < self._engine.info.max_sequences
@@ -370,6 +383,15 @@ class Scheduler:
 
     def _step(self, column: Column) -> None:
         began = self._clock.now()
+        while True:
+            try:
+                outputs = self._engine.step(column)
+                break
+            except KvFullError as error:
+                column = self._give_way(column, error)
+                if not column:
+                    return
+                began = self._clock.now()
         calibrated = self._pace.calibrated
         kv_tokens = sum(self._tasks[cell.goal_id].kv_tokens for cell in column) if calibrated.kv_token_s else 0
         calibrated_s = calibrated.column_s(column, kv_tokens)
@@ -380,7 +402,6 @@ class Scheduler:
             if task.started_s is None:
                 task.started_s = began
         self._past.append((column, [self._tasks[cell.goal_id] for cell in column]))
-        outputs = self._engine.step(column)
         now = self._clock.now()
         self._planned_s += predicted_s
         self._taken_s += now - began
@@ -392,6 +413,16 @@ class Scheduler:
             self._events.append(Progress(task.goal_id, output.text, task.report(completed=output.finish is not None), output.logprob))
             if output.finish is not None:
                 self._end(task, reason=output.finish)
+
+    def _give_way(self, column: Column, error: KvFullError) -> Column:
+        """What is left of a column for which there are too few KV cells, after one goal was evicted; a goal that is alone ends."""
+        holders = [task for task in self._tasks.values() if task.is_open]
+        if len(holders) == 1:
+            self._end(holders[0], error=GoalError(ErrorCode.OVERLOADED, str(error)))
+            return ()
+        victim = first_to_go(holders, [cell.goal_id for cell in column])
+        self._evict(victim, 0.0)
+        return tuple(cell for cell in column if cell.goal_id != victim.goal_id)
 
     def _snapshot(self, now: float) -> Snapshot:
         meter, kv = self._meter, self._engine.kv
@@ -424,6 +455,7 @@ class Scheduler:
             meter.tokens / elapsed_s,
             kv.used,
             kv.cached,
+            kv.parked_bytes,
             kv.total,
             mask,
         )

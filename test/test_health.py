@@ -14,7 +14,7 @@ from slice_ros.monitor.recent import LastMinute
 def status(**changes):
     fields = {
         "engine_state": "ready", "engine_restarts": 0, "model": "m.gguf", "device": "d", "policy": "slack", "kv_used": 10,
-        "kv_cached": 0, "kv_total": 100,
+        "kv_cached": 0, "kv_parked_bytes": 0, "kv_total": 100,
         "steps": 5, "step_ms": 20.0, "step_ratio": 1.0, "tokens_per_s": 50.0, "attainment_rt": 1.0, "attainment_be": math.nan,
         "missed_rt": 0, "missed_be": 0, "queued": 0, "running": 1, "classes": [],
     }  # fmt: skip

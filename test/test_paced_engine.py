@@ -32,7 +32,7 @@ class Inner:
         self.calls.append(("prepare", request))
         return 20
 
-    def open(self, goal_id: str) -> int:
+    def open(self, goal_id: str, copy_s: float) -> int:
         self.calls.append(("open", goal_id))
         return 5
 
@@ -40,7 +40,7 @@ class Inner:
         self.clock.advance(self.step_s)
         return [Output(cell.goal_id, "x", FinishReason.STOP) for cell in column]
 
-    def evict(self, goal_id: str) -> int:
+    def evict(self, goal_id: str, copy_s: float) -> int:
         self.calls.append(("evict", goal_id))
         return 21
 

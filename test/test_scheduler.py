@@ -264,7 +264,7 @@ def test_best_effort_goals_give_way_the_youngest_first_when_the_kv_cells_run_out
     bench.turn(5)
     evicted = []
     evict = bench.engine.evict
-    bench.engine.evict = lambda goal_id: evicted.append(goal_id) or evict(goal_id)
+    bench.engine.evict = lambda goal_id, copy_s: evicted.append(goal_id) or evict(goal_id, copy_s)
     bench.scheduler.set_policy(Fixed(lambda tasks: MaskMatrix(((next_cell(tasks[-1]),),))))
     bench.submit(a_goal("rt", CONTROL, prompt_tokens=20, max_tokens=60))
     bench.turn()

@@ -59,8 +59,8 @@ class ScriptedEngine:
         self._in_hand.add(request.goal_id)
         return prompt_tokens
 
-    def open(self, goal_id: str) -> int:
-        return self._inner.open(goal_id)
+    def open(self, goal_id: str, copy_s: float = math.inf) -> int:
+        return self._inner.open(goal_id, copy_s)
 
     def cached(self, goal_id: str) -> int:
         return self._inner.cached(goal_id)
@@ -75,8 +75,8 @@ class ScriptedEngine:
         self._on_step(Step(len(column), sum(cell.prompt_tokens for cell in column), 0, self._busy_since_s - began_s))
         return [self._scripted(output) for output in outputs]
 
-    def evict(self, goal_id: str) -> int:
-        return self._inner.evict(goal_id)
+    def evict(self, goal_id: str, copy_s: float = math.inf) -> int:
+        return self._inner.evict(goal_id, copy_s)
 
     def close(self, goal_id: str) -> None:
         self._inner.close(goal_id)

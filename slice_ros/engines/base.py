@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,11 +45,13 @@ class KvUse:
         used: held by open goals; one that several share counts once.
         total: all there are.
         cached: held for prompts to come alone; they are free for the goals that need them.
+        parked_bytes: host memory that holds KV of evicted goals.
     """
 
     used: int
     total: int
     cached: int = 0
+    parked_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,11 @@ class Engine(Protocol):
             GoalError: the goal cannot be served (CONTEXT_EXCEEDED, INVALID_GRAMMAR, INVALID_GOAL, ...); nothing is remembered then.
         """
 
-    def open(self, goal_id: str) -> int:
+    def open(self, goal_id: str, copy_s: float = math.inf) -> int:
         """Give a prepared goal a sequence, with what is cached of it.
+
+        Args:
+            copy_s: how long its KV may be copied back from host memory, s; what takes longer must be computed again.
 
         Returns:
             How many of its tokens (prompt and output so far) need no computing.
@@ -117,8 +123,11 @@ class Engine(Protocol):
             EngineError: the engine is broken and must be replaced.
         """
 
-    def evict(self, goal_id: str) -> int:
+    def evict(self, goal_id: str, copy_s: float = math.inf) -> int:
         """Take an open goal's sequence away; it keeps its text and may be opened again.
+
+        Args:
+            copy_s: how long its KV may be copied to host memory, s.
 
         Returns:
             How many tokens (prompt and output so far) it has; those that ``open`` does not find then must be computed again.

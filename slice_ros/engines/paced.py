@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,8 +52,8 @@ class PacedEngine:
     def prepare(self, request: GoalRequest) -> int:
         return self._inner.prepare(request)
 
-    def open(self, goal_id: str) -> int:
-        cached = self._inner.open(goal_id)
+    def open(self, goal_id: str, copy_s: float = math.inf) -> int:
+        cached = self._inner.open(goal_id, copy_s)
         self._kv_tokens[goal_id] = cached
         return cached
 
@@ -73,9 +74,9 @@ class PacedEngine:
         self._wait_until(start_s + self._latency.column_s(column, kv_tokens))
         return outputs
 
-    def evict(self, goal_id: str) -> int:
+    def evict(self, goal_id: str, copy_s: float = math.inf) -> int:
         self._kv_tokens.pop(goal_id, None)
-        return self._inner.evict(goal_id)
+        return self._inner.evict(goal_id, copy_s)
 
     def close(self, goal_id: str) -> None:
         self._kv_tokens.pop(goal_id, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -79,7 +80,7 @@ class SimulatedEngine:
         self._sequences[request.goal_id] = _Sequence(lengths, request.max_tokens, lengths.prompt_tokens)
         return lengths.prompt_tokens
 
-    def open(self, goal_id: str) -> int:
+    def open(self, goal_id: str, copy_s: float = math.inf) -> int:  # noqa: ARG002
         self._sequences[goal_id].is_open = True
         return 0
 
@@ -109,7 +110,7 @@ class SimulatedEngine:
             outputs.append(Output(goal_id, "x", finish))
         return outputs
 
-    def evict(self, goal_id: str) -> int:
+    def evict(self, goal_id: str, copy_s: float = math.inf) -> int:  # noqa: ARG002
         sequence = self._sequences[goal_id]
         sequence.is_open = False
         sequence.prompt_left = sequence.lengths.prompt_tokens + sequence.tokens

@@ -42,6 +42,7 @@ def diagnose_engine(status: Any, failure: str, *, step_ratio_warn: float) -> Dia
         "policy": status.policy,
         "KV cells used": str(status.kv_used),
         "KV cells cached": str(status.kv_cached),
+        "KV parked, MiB": f"{status.kv_parked_bytes / 2**20:.0f}",
         "KV cells": str(status.kv_total),
         "steps": str(status.steps),
         "step ms": _number(status.step_ms),

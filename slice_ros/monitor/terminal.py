@@ -54,7 +54,9 @@ def _headline(status: Any, title: str) -> RenderableType:
 
 def kv_text(status: Any) -> str:
     """KV cells in use, and what else holds some."""
-    return f"{status.kv_used}/{status.kv_total}" + (f" (+{status.kv_cached} cached)" if status.kv_cached else "")
+    cached = f" (+{status.kv_cached} cached)" if status.kv_cached else ""
+    parked = f", parked {status.kv_parked_bytes / 2**20:.0f} MiB" if status.kv_parked_bytes else ""
+    return f"{status.kv_used}/{status.kv_total}{cached}{parked}"
 
 
 def _class_table(status: Any, colours: dict[str, str]) -> Table:

@@ -29,6 +29,7 @@ class LlamaConfig:
         n_batch: tokens in one step at most.
         n_seq_max: sequences that can hold KV at once.
         prefix_cache: KV cells that may hold what no goal in hand needs, so that the same beginning is not computed again; 0 is off.
+        host_cache_mib: host memory for the KV of evicted goals, MiB; 0 is off.
         n_threads: threads that compute; 0 takes the physical cores this process may use.
         n_gpu_layers: layers on the GPU, where llama.cpp was built for one; negative is all.
         main_gpu: index of the GPU that holds small tensors.
@@ -50,6 +51,7 @@ class LlamaConfig:
     n_batch: int = 512
     n_seq_max: int = 64
     prefix_cache: int = 2048
+    host_cache_mib: int = 256
     n_threads: int = 0
     n_gpu_layers: int = -1
     main_gpu: int = 0
@@ -66,8 +68,9 @@ class LlamaConfig:
         ranges = {
             "n_ctx": (1, 2**31 - 1),
             "n_batch": (1, 2**16),
-            "n_seq_max": (1, 256),
+            "n_seq_max": (1, 255),
             "prefix_cache": (0, 2**31 - 1),
+            "host_cache_mib": (0, 2**31 - 1),
             "n_threads": (0, 512),
         }
         for name, (least, most) in ranges.items():

@@ -17,6 +17,7 @@ from slice_ros.engines.llama.batch import Batch
 from slice_ros.engines.llama.chat import Chat
 from slice_ros.engines.llama.config import LlamaConfig
 from slice_ros.engines.llama.grammar import make_grammar
+from slice_ros.engines.llama.host_cache import HostCache
 from slice_ros.engines.llama.kv_cache import KvCache, Worth
 from slice_ros.engines.llama.loading import device_name, has_cells, load
 from slice_ros.engines.llama.sampler import Candidates, Sampler, logprob, make_chain, most_likely
@@ -84,7 +85,9 @@ class LlamaEngine:
         self._batch = Batch(n_batch, n_ctx)
         self._candidates = Candidates(self._vocabulary.size)
         self._warm_up()
-        self._cache = KvCache(self._context, config.n_seq_max, config.prefix_cache if has_cells(self._model) else 0)
+        prefix_cache, host_cache_mib = (config.prefix_cache, config.host_cache_mib) if has_cells(self._model) else (0, 0)
+        self._cache = KvCache(self._context, config.n_seq_max, prefix_cache)
+        self._host = HostCache(self._context, self._cache, config.n_seq_max, host_cache_mib << 20)
 
     @property
     def info(self) -> EngineInfo:
@@ -92,7 +95,7 @@ class LlamaEngine:
 
     @property
     def kv(self) -> KvUse:
-        return KvUse(self._cache.used, self._cache.total, self._cache.kept)
+        return KvUse(self._cache.used, self._cache.total, self._cache.kept, self._host.used)
 
     def prepare(self, request: GoalRequest) -> int:
         if request.goal_id in self._goals:
@@ -115,7 +118,7 @@ class LlamaEngine:
         )
         return len(prompt)
 
-    def open(self, goal_id: str) -> int:
+    def open(self, goal_id: str, copy_s: float = math.inf) -> int:
         goal = self._goals[goal_id]
         if goal.sequence is not None:
             raise ValueError(f"goal {goal_id} is open already")
@@ -124,6 +127,7 @@ class LlamaEngine:
             raise ValueError(f"goal {goal_id} cannot be opened: all {self._info.max_sequences} sequences are taken; evict or close one")
         goal.computed = self._cache.adopt(goal.sequence, self._row(goal))
         self._cache.forget(f"goal {goal_id}")
+        goal.computed = self._host.restore(goal_id, goal.sequence, goal.computed, copy_s)
         return goal.computed
 
     def cached(self, goal_id: str) -> int:
@@ -131,7 +135,8 @@ class LlamaEngine:
         if goal.sequence is not None:
             return goal.computed
         if goal.found[1] != self._cache.version:
-            goal.found = self._cache.longest(self._row(goal)), self._cache.version
+            found = max(self._cache.longest(self._row(goal)), self._host.tokens(goal_id))
+            goal.found = found, self._cache.version
         return goal.found[0]
 
     def reuse(self, goal_id: str) -> int:
@@ -162,14 +167,17 @@ class LlamaEngine:
         best = most_likely(logits)
         return [self._next(goal_id, goal, best[i], logits[i]) for i, (goal_id, goal) in enumerate(complete)]
 
-    def evict(self, goal_id: str) -> int:
+    def evict(self, goal_id: str, copy_s: float = math.inf) -> int:
         goal = self._goals[goal_id]
+        if goal.sequence is not None:
+            self._host.save(goal_id, goal.sequence, goal.computed, copy_s)
         self._leave(goal, f"goal {goal_id}", Worth.PAUSED)
         return len(goal.tokens)
 
     def close(self, goal_id: str) -> None:
         goal = self._goals.pop(goal_id, None)
         if goal is not None:
+            self._host.drop(goal_id)
             self._cache.forget(f"goal {goal_id}")
             if goal.session:
                 self._leave(goal, f"session {goal.session}", Worth.SESSION)
@@ -225,7 +233,7 @@ class LlamaEngine:
         if status == 1:
             raise KvFullError(
                 f"a step of {self._batch.size} tokens finds no room: {self._cache.used} of {self._cache.total} KV cells are taken; "
-                "evict a goal, or raise n_ctx"
+                "raise n_ctx, or lower max_tokens"
             )
         raise EngineError(f"llama_decode failed with status {status}, the log says why; restart the engine")
 

@@ -104,8 +104,7 @@ class HostCache:
                 continue
             if not self._allows(piece.data.nbytes, until_s):
                 break
-            self._cache.make_room(piece.end - piece.first)
-            if not self._write(piece.data):
+            if not self._cache.make_room(piece.end - piece.first) or not self._write(piece.data):
                 break
             llama_cpp.llama_memory_seq_cp(self._memory, self._scratch, sequence, computed, piece.end)
             llama_cpp.llama_memory_seq_rm(self._memory, self._scratch, -1, -1)

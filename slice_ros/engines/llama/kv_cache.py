@@ -98,9 +98,10 @@ class KvCache:
         self._touch(source)
         return count
 
-    def make_room(self, count: int) -> None:
-        """Free so many cells for a step, as far as kept sequences hold them."""
+    def make_room(self, count: int) -> bool:
+        """Have so many cells free, if need be at the cost of kept sequences; false if even so there are fewer."""
         self._give_way(count - (self.total - self._cells.used))
+        return self.total - self._cells.used >= count
 
     def grow(self, sequence: int, count: int) -> None:
         """A step has computed so many cells of an open sequence."""

@@ -95,7 +95,7 @@ def _context_params(config: LlamaConfig) -> Any:
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = config.n_ctx
     params.n_batch = params.n_ubatch = config.n_batch  # a step is computed as a whole
-    params.n_seq_max = config.n_seq_max
+    params.n_seq_max = config.n_seq_max + 1  # one is the host cache's
     params.n_threads = params.n_threads_batch = config.n_threads or physical_cores()
     params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO if config.flash_attn else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.type_k, params.type_v = KV_TYPES[config.type_k], KV_TYPES[config.type_v]
