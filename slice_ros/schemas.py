@@ -62,8 +62,7 @@ def tool_call(tools: Iterable[Mapping[str, Any]]) -> Schema:
         ValueError: there is no tool, or one has no name.
     """
     calls = []
-    for tool in tools:
-        tool = tool.get("function", tool)  # OpenAI wraps them  # noqa: PLW2901
+    for tool in (tool.get("function", tool) for tool in tools):  # OpenAI's are wrapped
         if not tool.get("name"):
             raise ValueError(f"the tool {dict(tool)} has no name; give it one")
         arguments = tool.get("inputSchema") or tool.get("parameters") or {}

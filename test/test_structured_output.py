@@ -81,8 +81,7 @@ def test_every_answer_follows_its_form_unless_it_was_cut(engine: LlamaEngine, py
         for i, (form, accepts) in islice(waiting, AT_ONCE - len(running)):
             sampling = Sampling() if i % 3 == 0 else Sampling(rng.choice((0.7, 1.0, 3.0)), seed=i)
             request = GoalRequest(str(i), Slo(), 300, prompt=f"goal {i}", sampling=sampling, **form)  # type: ignore[arg-type]
-            column.append(Cell(request.goal_id, engine.prepare(request)))
-            engine.open(request.goal_id)
+            column.append(Cell(request.goal_id, engine.prepare(request) - engine.open(request.goal_id)))
             running[request.goal_id] = accepts
         if not column:
             break
