@@ -28,6 +28,7 @@ from rich.table import Table
 from slice_ros.engines.base import EngineError
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama import engine as engine_module
+from slice_ros.engines.llama.loading import physical_cores
 from slice_ros.goal import GoalRequest
 from slice_ros.mask import Cell, Column
 from slice_ros.models import QUANTIZATIONS, SHAPES, make_model
@@ -264,7 +265,7 @@ def main() -> int:
     model.add_argument("--model", type=Path, metavar="PATH", help="GGUF file; one that ends answers early will not do")
     model.add_argument("--shape", choices=sorted(SHAPES), help="a model of that public shape with random weights")
     parser.add_argument("--type", default="q4_0", choices=sorted(QUANTIZATIONS), help="type of its matrices (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of llama.cpp on both sides (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of llama.cpp on both sides; 0 = the physical cores (default)")
     parser.add_argument("--gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU, if there is one; -1 = all (default)")
     parser.add_argument("--sequences", default="1,4,8,16,32", metavar="N,...", help="how many decode together (default: %(default)s)")
     parser.add_argument("--prompt-tokens", type=int, default=32, metavar="N", help="length of each prompt (default: %(default)s)")
@@ -273,6 +274,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
     arguments = parser.parse_args()
     try:
+        arguments.threads = arguments.threads or physical_cores()
         arguments.model = arguments.model or shaped_model(arguments.shape, arguments.type)
         result = measure(arguments, Console(stderr=True))
         if arguments.json:
