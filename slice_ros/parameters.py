@@ -126,7 +126,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter(
             "engine.device_profile",
             "",
-            "step times: a name in config/devices or a YAML file; empty = measured at start "
+            "step times: a name in config/devices or a YAML file; empty = measured at the first start "
             "(llama) or rtx4060ti-chatglm2-6b-int4 (paced, simulated)",
         ),
         Parameter("engine.restart", True, "start a new engine process when one dies"),
