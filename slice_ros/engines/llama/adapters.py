@@ -21,7 +21,7 @@ def load_adapter(model: Any, name: str, path: Path) -> Any:
     Raises:
         EngineError: it is none, or one for another model.
     """
-    with log.collect_errors() as errors:
+    with log.collect_errors(quiet=True) as errors:  # it warns of every tensor whose base weights are repacked, which does no harm
         adapter = llama_cpp.llama_adapter_lora_init(model, os.fsencode(path))
     if not adapter:
         raise EngineError(f"{path} cannot be loaded as LoRA adapter {name!r}: {reason(errors)}; give a GGUF adapter made for this model")

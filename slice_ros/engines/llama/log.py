@@ -23,15 +23,16 @@ class Log:
 
     def __init__(self) -> None:
         self._level: int | None = None
-        self._collectors: dict[int, list[str]] = {}
+        self._collectors: dict[int, tuple[list[str], bool]] = {}
         self._callback = llama_cpp.llama_log_callback(self._write)  # must live as long as llama.cpp may call it
         llama_cpp.llama_log_set(self._callback, None)
 
     @contextmanager
-    def collect_errors(self) -> Iterator[list[str]]:
-        """Errors of this thread go to the list and not into the log."""
+    def collect_errors(self, *, quiet: bool = False) -> Iterator[list[str]]:
+        """Errors of this thread go to the list and not into the log; with ``quiet``, its warnings go nowhere."""
         thread = threading.get_ident()
-        errors = self._collectors[thread] = []
+        errors: list[str] = []
+        self._collectors[thread] = errors, quiet
         try:
             yield errors
         finally:
@@ -43,10 +44,10 @@ class Log:
         line = text.decode("utf-8", "replace").strip()
         if self._level is None or not line:
             return
-        collector = self._collectors.get(threading.get_ident())
-        if collector is not None and self._level == logging.ERROR:
-            collector.append(line)
-        else:
+        errors, quiet = self._collectors.get(threading.get_ident(), (None, False))
+        if errors is not None and self._level == logging.ERROR:
+            errors.append(line)
+        elif not quiet:
             _logger.log(self._level, "llama.cpp: %s", line)
 
 
