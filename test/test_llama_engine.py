@@ -44,7 +44,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shared_engine(model_path: Path) -> Iterator[LlamaEngine]:
     # With F32 weights and F32 KV cells, what shares a step with a sequence changes its logits by a rounding error only.
-    engine = LlamaEngine(LlamaConfig(model_path, n_ctx=4096, prefix_cache=0, type_k="f32", type_v="f32"))
+    engine = LlamaEngine(LlamaConfig(model_path, n_ctx=4096, prefix_cache=0, host_cache_mib=0, type_k="f32", type_v="f32"))
     yield engine
     engine.shutdown()
 
@@ -446,7 +446,7 @@ def test_the_repeat_penalty_counts_prompt_and_output(engine: LlamaEngine) -> Non
 
 
 def test_without_free_kv_cells_a_step_does_nothing_and_can_be_tried_again_after_an_eviction(model_path: Path) -> None:
-    engine = LlamaEngine(LlamaConfig(model_path, n_ctx=256, prefix_cache=0, type_k="f32", type_v="f32"))
+    engine = LlamaEngine(LlamaConfig(model_path, n_ctx=256, prefix_cache=0, host_cache_mib=0, type_k="f32", type_v="f32"))
     whole = text_of(engine, goal("b", max_tokens=20))
     engine.prepare(goal("a", prompt="x" * 240, max_tokens=16))
     prompt = engine.prepare(goal("b", max_tokens=20))
