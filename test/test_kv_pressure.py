@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 from builders import CONTROL, QA, a_task
 
+from slice_ros import residency
 from slice_ros.clock import MonotonicClock
-from slice_ros.engines import EngineInfo, KvUse
+from slice_ros.engines import EngineInfo, KvUse, Output
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.host_cache import PIECE
 from slice_ros.events import Finished, Progress
 from slice_ros.goal import ErrorCode, GoalRequest
 from slice_ros.latency import LatencyModel
 from slice_ros.lengths import Lengths
-from slice_ros.mask import Cell, MaskMatrix
+from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.models import START_SHAPE, make_start_model
 from slice_ros.outlook import Outlook
 from slice_ros.policies import POLICIES, Policy, make_policy
@@ -223,6 +224,18 @@ class Boastful(LlamaEngine):
         return replace(super().kv, total=4 * super().kv.total)
 
 
+class RealTimeFirst:
+    """A policy that serves one goal at a time, the real-time ones first."""
+
+    name = "real-time first"
+
+    def plan(self, tasks, now, latency, limits):  # type: ignore[no-untyped-def]
+        return MaskMatrix(((next_cell(min(tasks, key=lambda task: not task.is_real_time)),),))
+
+    def ended(self, task, *, completed):  # type: ignore[no-untyped-def]
+        pass
+
+
 class Together:
     """A policy that puts all goals into every step."""
 
@@ -233,6 +246,37 @@ class Together:
 
     def ended(self, task, *, completed):  # type: ignore[no-untyped-def]
         pass
+
+
+def test_a_goal_that_gave_way_to_a_real_time_goal_goes_on_without_computing_again(
+    model_path: Path, alone: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(residency, "LONGEST_COPY_S", 10.0)  # the machine may be busy
+    engine = an_engine(model_path, n_ctx=256, prefix_cache=0)
+    computed = 0
+    step = engine.step
+
+    def counted(column: Column) -> list[Output]:
+        nonlocal computed
+        computed += sum(cell.prompt_tokens or 1 for cell in column)
+        return step(column)
+
+    engine.step = counted  # type: ignore[method-assign]
+    serving = Serving(engine, make_policy("slack"))
+    long, urgent = goal("long", max_tokens=60), goal("urgent", "u" * 150, max_tokens=20, slo=RealTime(deadline_s=1000.0))
+    serving.scheduler.submit(long)
+    for _ in range(10):
+        serving.scheduler.turn()
+    serving.scheduler.set_policy(RealTimeFirst())
+    serving.scheduler.submit(urgent)
+    serving.scheduler.turn()
+    assert engine.kv.used == 150
+    assert engine.kv.parked_bytes > 0
+    serving.drain()
+    assert computed == len(PROMPT) + 59 + 150 + 19
+    for request in (long, urgent):
+        assert_said(alone, request, serving.texts[request.goal_id])
+    engine.shutdown()
 
 
 @pytest.mark.parametrize("policy", [*POLICIES, "together"])
