@@ -20,14 +20,12 @@ from slice_ros.admission import Admission
 from slice_ros.clock import MonotonicClock
 from slice_ros.engine_protocol import Answer, Cancel, Check, Command, Failed, Ready, SetParameters, Start, Stop, Submit
 from slice_ros.engines.base import Engine, EngineError
-from slice_ros.events import Checked
-from slice_ros.goal import ErrorCode, GoalError, GoalRequest
+from slice_ros.goal import GoalError
 from slice_ros.latency import LatencyError, LatencyModel
 from slice_ros.parameters import Value
 from slice_ros.policies import make_policy
-from slice_ros.scheduler import Scheduler, failed
-
-logger = logging.getLogger(__name__)
+from slice_ros.preparation import Preparation
+from slice_ros.scheduler import Scheduler
 
 DEFAULT_PROFILE = "rtx4060ti-chatglm2-6b-int4"
 
@@ -91,8 +89,11 @@ def serve(connection: Connection) -> int:
     answers.put(Ready(engine.info, latency))
     # The scheduler never waits for the pipe, and commands are taken in while a step is computed.
     sender = threading.Thread(target=_send_all, args=(connection, answers), name="answers", daemon=True)
-    receiver = threading.Thread(target=_receive_all, args=(connection, scheduler, answers), name="commands", daemon=True)
+    preparation = Preparation(scheduler, answers.put)
+    preparer = threading.Thread(target=preparation.run, name="preparation", daemon=True)
+    receiver = threading.Thread(target=_receive_all, args=(connection, scheduler, preparation), name="commands", daemon=True)
     sender.start()
+    preparer.start()
     receiver.start()
     scheduler.run()
     answers.put(None)
@@ -109,18 +110,16 @@ def _send_all(connection: Connection, answers: queue.SimpleQueue[Answer | None])
             return  # the node is gone; the receiver sees it, too
 
 
-def _receive_all(connection: Connection, scheduler: Scheduler, answers: queue.SimpleQueue[Answer | None]) -> None:
+def _receive_all(connection: Connection, scheduler: Scheduler, preparation: Preparation) -> None:
     while True:
         try:
             command: Command = connection.recv()
         except (EOFError, OSError):
             os._exit(0)  # nobody is left to answer to; a step under way must not delay the end
-        if isinstance(command, Submit):
-            _submit(command.request, scheduler, answers)
+        if isinstance(command, (Submit, Check)):
+            preparation.put(command)
         elif isinstance(command, Cancel):
-            scheduler.cancel(command.goal_id, command.code, command.message)
-        elif isinstance(command, Check):
-            _check(command, scheduler, answers)
+            preparation.cancel(command.goal_id, GoalError(command.code, command.message))
         elif isinstance(command, SetParameters):
             _adopt(command.values, scheduler)
         elif isinstance(command, Stop):
@@ -134,23 +133,6 @@ def _adopt(values: Mapping[str, Value], scheduler: Scheduler) -> None:
         scheduler.set_max_batch(int(values["scheduler.max_batch"]))
     if "scheduler.admission" in values:
         scheduler.set_admission(Admission(values["scheduler.admission"]))
-
-
-def _check(command: Check, scheduler: Scheduler, answers: queue.SimpleQueue[Answer | None]) -> None:
-    try:
-        scheduler.check(command.check_id, command.request, command.prompt_tokens)
-    except GoalError as error:
-        answers.put([Checked(command.check_id, None, error.code, error.message)])
-
-
-def _submit(request: GoalRequest, scheduler: Scheduler, answers: queue.SimpleQueue[Answer | None]) -> None:
-    try:
-        scheduler.submit(request)
-    except GoalError as error:
-        answers.put([failed(request, error)])
-    except Exception as error:
-        logger.exception("goal %s could not be prepared", request.goal_id)
-        answers.put([failed(request, GoalError(ErrorCode.INTERNAL, f"the goal could not be prepared: {error!r}"))])
 
 
 def main() -> None:

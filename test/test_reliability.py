@@ -36,3 +36,9 @@ def test_no_goal_is_lost_under_overload_in_a_burst_and_a_crowd(tmp_path):
     arguments = ("--goals", "60", "--minutes", "0.2", "--burst", "80", "--crowd", "20", "--slowness", "60")
     found = run("soak", *arguments, report=tmp_path / "soak.json")
     assert "NONE" in found["figures"]["ends"]
+
+
+@pytest.mark.timeout(600)
+def test_wrong_input_disturbs_nobody(tmp_path):
+    found = run("fuzz", "--cases", "600", report=tmp_path / "fuzz.json")
+    assert "NONE" in found["figures"]["goals ended with"]

@@ -49,6 +49,7 @@ class Context:
             if domain != self._domain_id:
                 self.leave()
             self._domain_id = domain
+            network.refuse_security()
             network.discovery_range()  # a wrong value is to be told here
             if initialize_logging:
                 for name, level in self.arguments.log_levels.items():

@@ -37,6 +37,16 @@ def domain_id() -> int:
     return int(text)
 
 
+def refuse_security() -> None:
+    """Raise where SROS2 is asked for, which this layer does not have.
+
+    Raises:
+        ValueError: ``ROS_SECURITY_ENABLE`` is "true".
+    """
+    if os.environ.get("ROS_SECURITY_ENABLE", "").strip().lower() == "true":
+        raise ValueError("ROS_SECURITY_ENABLE is true, but without rclpy there is no SROS2; use a ROS 2 installation, or unset it")
+
+
 def discovery_range() -> DiscoveryRange:
     """``ROS_AUTOMATIC_DISCOVERY_RANGE``; without it, LOCALHOST where the older ``ROS_LOCALHOST_ONLY`` is 1, else SUBNET.
 

@@ -1,0 +1,25 @@
+"""Loads the GGUF files named on standard input and says of each what came of it; llama.cpp may end this process."""
+
+from __future__ import annotations
+
+import sys
+
+from slice_ros.engines.base import EngineError
+from slice_ros.engines.llama.config import LlamaConfig
+from slice_ros.engines.llama.engine import LlamaEngine
+from slice_ros.parameters import check_all
+
+
+def main() -> None:
+    for line in sys.stdin:
+        parameters = check_all({"model.path": line.strip(), "context.n_ctx": 64, "context.n_seq_max": 1, "cpu.n_threads": 1})
+        try:
+            LlamaEngine(LlamaConfig.from_parameters(parameters)).shutdown()
+            said = "loaded"
+        except EngineError as error:
+            said = f"refused: {error}"
+        print(said.replace("\n", " "), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
