@@ -1,4 +1,4 @@
-"""The main job: a server and three robot nodes that share it, for some seconds; with rqt:=true, the SLO monitor beside them."""
+"""The main job: a server, a robot on its tour and people who ask it things; with rqt:=true, the SLO monitor beside them."""
 
 from pathlib import Path
 
@@ -7,17 +7,15 @@ from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, IncludeLaunchDescription
 from launch.conditions import IfCondition
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration, PythonExpression
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-# Share of the goals that each robot sends, as in the workload robot-mix.
-SHARES = {"control": 0.7, "voice": 0.15, "qa": 0.15}
 
-
-def robot(label, share):
+def robot(label):
     options = {
-        "--rate": PythonExpression([LaunchConfiguration("rate"), f" * {share}"]),
-        "--duration": LaunchConfiguration("duration"),
+        "--rate": LaunchConfiguration("rate"),
+        "--limit": LaunchConfiguration("limit"),
+        "--seed": LaunchConfiguration("seed"),
         "--server": [LaunchConfiguration("namespace"), "/slice_server"],
     }
     return Node(
@@ -32,8 +30,9 @@ def robot(label, share):
 def generate_launch_description():
     share = Path(get_package_share_directory("slice_ros"))
     arguments = {
-        "rate": ("2.0", "goals per second, all robots together"),
-        "duration": ("30", "how long the robots send goals, s"),
+        "rate": ("0.5", "questions per second, of voice and of Q&A each"),
+        "limit": ("40", "the robot gives its tour up after that, s"),
+        "seed": ("0", "of the rooms and of what people ask"),
         "namespace": ("", "of all nodes; begins with a slash, as in /robot1"),
         "engine": ("paced", "llama, paced or simulated"),
         "policy": ("slack", "who takes part in the coming steps"),
@@ -51,7 +50,7 @@ def generate_launch_description():
         [
             *(DeclareLaunchArgument(name, default_value=value, description=text) for name, (value, text) in arguments.items()),
             server,
-            *(robot(label, part) for label, part in SHARES.items()),
+            *(robot(label) for label in ("control", "voice", "qa")),
             rqt,
         ]
     )

@@ -1,4 +1,4 @@
-"""Two robots, each with a server and robot nodes of its own, in namespaces /robot1 and /robot2."""
+"""Two robots, each with a server and people of its own, in namespaces /robot1 and /robot2."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from launch.substitutions import LaunchConfiguration
 def generate_launch_description():
     demo = str(Path(get_package_share_directory("slice_ros")) / "launch" / "demo.launch.py")
     arguments = {
-        "rate": ("1.0", "goals per second of each robot"),
-        "duration": ("30", "how long goals are sent, s"),
+        "rate": ("0.2", "questions per second to each robot, of voice and of Q&A each"),
+        "limit": ("40", "a robot gives its tour up after that, s"),
         "engine": ("paced", "llama, paced or simulated"),
     }
     robots = [

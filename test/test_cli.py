@@ -24,7 +24,7 @@ def test_every_command_explains_itself(command, capsys):
     ("arguments", "says"),
     [
         (["serve", "--policy", "fifo"], "invalid choice: 'fifo'"),
-        (["demo", "--duration", "soon"], "invalid float value: 'soon'"),
+        (["demo", "--limit", "soon"], "invalid float value: 'soon'"),
         (["dance"], "invalid choice: 'dance'"),
         (["send", "go", "--json-schema", "velocty"], "velocty cannot be read"),
     ],
@@ -41,9 +41,18 @@ def test_a_real_time_goal_without_a_bound_is_refused_before_anything_is_sent(cap
     assert "no bound" in capsys.readouterr().err
 
 
-def test_a_demo_of_no_time_is_refused(capsys):
-    assert main(["demo", "--duration", "0"]) == 2
-    assert "above 0" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--limit", "0"], "limit is 0.0; it must be above 0"),
+        (["--seeds", "-1"], "seeds is -1; it must be above 0"),
+        (["--policies", "orca,fifo"], "there is no policy 'fifo'"),
+        (["--record", "demo.mp4"], "must end in .gif"),
+    ],
+)
+def test_a_demo_of_nothing_is_refused(arguments, says, capsys):
+    assert main(["demo", *arguments]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_serve_hands_its_options_on_as_ros_parameters():

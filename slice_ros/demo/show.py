@@ -1,8 +1,7 @@
-"""Starts the server and the robot nodes, shows what happens, ends everything, and says how it went."""
+"""Starts the server and the demo's nodes for each policy in turn, shows what happens, and ends everything."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -13,21 +12,23 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
-
-from slice_ros.monitor.statistics import percentile
+from slice_ros.demo.log import Log
+from slice_ros.demo.traffic import ASKED, RATE_HZ, TOUR_LIMIT_S
+from slice_ros.demo.views import Moment, View
+from slice_ros.demo.world import make_floor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 START_S = 60.0
 """How long the server may take to publish its first status; the default model is made in this time, too."""
+LEAD_S = 0.2
+"""From the moment when all nodes are ready to the begin of the traffic."""
 END_S = 15.0
+LOOK_S = 0.1
 
 
 class DemoError(Exception):
@@ -39,61 +40,40 @@ class DemoConfig:
     """What to show.
 
     Args:
-        duration_s: how long the robots send goals.
-        rate_hz: goals per second of the three robots together, in the shares of ``robot-mix``.
-        policy: scheduling policy.
+        policies: scheduling policies, in this order.
+        seeds: of floor and traffic; every policy runs with each of them.
+        rate_hz: questions per second of each kind.
+        limit_s: when the robot gives its tour up.
         engine: engine.kind of the server.
         device_profile: engine.device_profile of the server.
         model: GGUF file; empty is the default model.
-        seed: of the traffic.
     """
 
-    duration_s: float = 30.0
-    rate_hz: float = 2.0
-    rt_share: float = 0.7
-    policy: str = ""
+    policies: tuple[str, ...] = ("orca", "slice", "slack")
+    seeds: tuple[int, ...] = (0,)
+    rate_hz: float = RATE_HZ
+    limit_s: float = TOUR_LIMIT_S
     engine: str = "paced"
     device_profile: str = "rtx4060ti-chatglm2-6b-int4"
     model: str = ""
-    seed: int = 0
-
-    @property
-    def rates_hz(self) -> dict[str, float]:
-        rest = self.rate_hz * (1.0 - self.rt_share) / 2.0
-        return {"control": self.rate_hz * self.rt_share, "voice": rest, "qa": rest}
 
 
-def run_demo(config: DemoConfig, console: Console) -> dict[str, Any]:
+def run_demo(config: DemoConfig, view: View) -> list[Log]:
     """Show it.
 
     Returns:
-        The report, in the form that ``slice-ros demo --json`` writes.
+        What happened in each run, seed by seed.
 
     Raises:
-        DemoError: the server or a robot failed.
+        DemoError: the server or a node failed.
     """
     confine_to_loopback()
-    from slice_ros.monitor.viewer import StatusViewer  # the ROS layer reads its environment when it is imported
-
-    with ExitStack() as stack:
-        server = stack.enter_context(_process("server", _server_command(config)))
-        viewer = stack.enter_context(StatusViewer())
-        with console.status("starting the server (the first time, the default model is made)"):
-            _wait_for_first_status(server, viewer)
-        robots = {
-            label: stack.enter_context(_process(label, _robot_command(label, rate_hz, config)))
-            for label, rate_hz in config.rates_hz.items()
-        }
-        _watch(config, console, viewer, [server, *robots.values()], list(robots.values()))
-        records = {label: robot.record() for label, robot in robots.items()}
-        status = viewer.status
-    return {
-        "policy": status.policy,
-        "model": status.model,
-        "device": status.device,
-        "duration_s": config.duration_s,
-        "classes": {label: _class_report(record) for label, record in records.items()},
-    }
+    logs: list[Log] = []
+    runs = [(seed, policy) for seed in config.seeds for policy in config.policies]
+    for seed, policy in runs:
+        logs.append(Log(policy, seed, make_floor(seed)))
+        _run(config, logs, len(runs), view)
+    return logs
 
 
 def confine_to_loopback() -> None:
@@ -105,39 +85,50 @@ def confine_to_loopback() -> None:
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(50, 100)))
 
 
-def report_table(report: dict[str, Any]) -> Table:
-    """The report for a terminal of 80 columns; times in milliseconds, p50 / p99."""
-    table = Table(title=f"{report['duration_s']:g} s of goals under policy {report['policy']}", caption=report["device"])
-    for name in ("class", "goals", "SLO attained", "TTFT", "TPOT", "end to end"):
-        table.add_column(name, justify="left" if name == "class" else "right", no_wrap=True)
-    for label, c in report["classes"].items():
-        share = "" if c["attainment"] is None else f" {c['attainment']:.0%}"
-        times = (c[name] for name in ("ttft_ms", "tpot_ms", "e2e_ms"))
-        table.add_row(label, str(c["submitted"]), f"{c['attained']}{share}", *(f"{_ms(t['p50'])} / {_ms(t['p99'])}" for t in times))
-    return table
+def _run(config: DemoConfig, logs: Sequence[Log], runs: int, view: View) -> None:
+    """One run, of which the last log becomes full."""
+    from slice_ros.monitor.viewer import StatusViewer  # the ROS layer reads its environment when it is imported
+
+    log = logs[-1]
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slice_ros-demo-")))
+        server = stack.enter_context(_process("server", _server_command(config, log.policy), directory))
+        viewer = stack.enter_context(StatusViewer())
+        view.draw(Moment(logs, runs, 0.0, None))
+        _wait_for_first_status(server, viewer)
+        nodes = [stack.enter_context(_process(label, _node_command(label, config, log.seed), directory)) for label in ("control", *ASKED)]
+        begin_s = _begin(nodes, log)
+        robot, *people = nodes
+        while robot.status is None:
+            viewer.spin(LOOK_S)
+            _look([server, robot, *people], log)
+            view.draw(Moment(logs, runs, time.monotonic() - begin_s, viewer.status))
+        for process in people:
+            process.stop()
+        _look([robot, *people], log)
+        view.draw(Moment(logs, runs, log.end_s, viewer.status))
 
 
-def report_examples(report: dict[str, Any]) -> Table:
-    """The latest prompt and answer of each class, and how many answers were right, which only the default model's language tells."""
-    table = Table(title=f"What {report['model']} said", show_lines=True)
-    for name in ("class", "right", "asked", "answered"):
-        table.add_column(name, no_wrap=name in ("class", "right"), ratio=1 if name in ("asked", "answered") else None)
-    for label, c in report["classes"].items():
-        table.add_row(label, f"{c['right']}/{c['completed']}", escape(c["prompt"]), escape(c["answer"]))
-    return table
+def _begin(nodes: Sequence[_Process], log: Log) -> float:
+    """Wait for all nodes and have them begin together; returns when, on the monotonic clock."""
+    deadline_s = time.monotonic() + START_S
+    while log.ready < len(nodes):
+        time.sleep(LOOK_S)
+        _look(nodes, log)
+        if time.monotonic() > deadline_s:
+            raise DemoError(f"only {log.ready} of {len(nodes)} nodes were ready within {START_S:g} s")
+    begin_s = time.monotonic() + LEAD_S
+    for node in nodes:
+        node.tell(str(begin_s))
+    time.sleep(LEAD_S)
+    return begin_s
 
 
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f}"
-
-
-def _class_report(record: dict[str, Any]) -> dict[str, Any]:
-    report: dict[str, Any] = {name: record[name] for name in ("submitted", "completed", "attained", "right", "prompt", "answer")}
-    report["attainment"] = round(record["attained"] / record["submitted"], 4) if record["submitted"] else None
-    for name in ("ttft_ms", "tpot_ms", "e2e_ms"):
-        values = record[name]
-        report[name] = {f"p{share}": round(percentile(values, share / 100), 1) if values else None for share in (50, 99)}
-    return report
+def _look(processes: Sequence[_Process], log: Log) -> None:
+    """Read what the nodes have written, and see that all go well."""
+    for process in processes:
+        process.check()
+        log.read(process.new_lines())
 
 
 # ---- processes
@@ -146,11 +137,14 @@ def _class_report(record: dict[str, Any]) -> dict[str, Any]:
 class _Process:
     """A process of the demo; what it writes goes to files, so that the screen stays the view's."""
 
-    def __init__(self, name: str, command: Sequence[str], output: IO[str], errors: IO[str]) -> None:
+    def __init__(self, name: str, command: Sequence[str], directory: Path) -> None:
         self.name = name
-        self._output, self._errors = output, errors
-        # A session of its own: Ctrl-C reaches the demo alone, which then ends everything in order.
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True)
+        output, self._errors = directory / f"{name}.jsonl", directory / f"{name}.txt"
+        with output.open("w") as out, self._errors.open("w") as errors:
+            # A session of its own: Ctrl-C reaches the demo alone, which then ends everything in order.
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=errors, text=True, start_new_session=True)
+        self._output = output.open()
+        self._rest = ""
 
     @property
     def status(self) -> int | None:
@@ -160,13 +154,15 @@ class _Process:
         if self.status:
             raise DemoError(f"the {self.name} process ended with status {self.status}:\n{self._tail()}")
 
-    def record(self) -> dict[str, Any]:
-        self._output.seek(0)
-        lines = self._output.read().splitlines()
-        if not lines:
-            raise DemoError(f"the {self.name} process wrote no record:\n{self._tail()}")
-        record: dict[str, Any] = json.loads(lines[-1])
-        return record
+    def new_lines(self) -> list[str]:
+        """The whole lines written since the last call."""
+        *lines, self._rest = (self._rest + self._output.read()).split("\n")
+        return lines
+
+    def tell(self, line: str) -> None:
+        assert self._process.stdin is not None  # it is a pipe
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
 
     def stop(self) -> None:
         if self.status is None:
@@ -177,39 +173,38 @@ class _Process:
             self._process.kill()
             self._process.wait()
 
+    def close(self) -> None:
+        self.stop()
+        self._output.close()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
     def _tail(self) -> str:
-        self._errors.seek(0)
-        return "".join(self._errors.readlines()[-15:])
+        return "\n".join(self._errors.read_text().splitlines()[-15:])
 
 
 @contextmanager
-def _process(name: str, command: Sequence[str]) -> Iterator[_Process]:
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        process = _Process(name, command, output, errors)
-        try:
-            yield process
-        finally:
-            process.stop()
+def _process(name: str, command: Sequence[str], directory: Path) -> Iterator[_Process]:
+    process = _Process(name, command, directory)
+    try:
+        yield process
+    finally:
+        process.close()
 
 
-def _server_command(config: DemoConfig) -> list[str]:
-    command = [sys.executable, "-m", "slice_ros.cli", "serve", "--engine", config.engine]
+def _server_command(config: DemoConfig, policy: str) -> list[str]:
+    command = [sys.executable, "-m", "slice_ros.cli", "serve", "--engine", config.engine, "--policy", policy]
     if config.engine != "llama":
-        # The imitated device is fast enough for one thread of ours, and a second one would take the robots' time.
+        # The imitated device is fast enough for one thread of ours, and a second one would take the nodes' time.
         command += ["--device-profile", config.device_profile, "--n-threads", "1"]
-    if config.policy:
-        command += ["--policy", config.policy]
     if config.model:
         command += ["--model", config.model]
     return command
 
 
-def _robot_command(label: str, rate_hz: float, config: DemoConfig) -> list[str]:
-    options = {"rate": rate_hz, "duration": config.duration_s, "seed": config.seed}
-    return [sys.executable, "-m", "slice_ros.demo.robot", label, *(f"--{name}={value}" for name, value in options.items())]
-
-
-# ---- watching
+def _node_command(label: str, config: DemoConfig, seed: int) -> list[str]:
+    options = {"rate": config.rate_hz, "limit": config.limit_s, "seed": seed}
+    return [sys.executable, "-m", "slice_ros.demo.robot", label, "--together", *(f"--{name}={value}" for name, value in options.items())]
 
 
 def _wait_for_first_status(server: _Process, viewer: Any) -> None:
@@ -219,25 +214,3 @@ def _wait_for_first_status(server: _Process, viewer: Any) -> None:
         server.check()
         if server.status is not None or time.monotonic() > deadline:
             raise DemoError(f"the server published no status within {START_S:g} s")
-
-
-def _watch(config: DemoConfig, console: Console, viewer: Any, processes: Sequence[_Process], robots: Sequence[_Process]) -> None:
-    from slice_ros.monitor.terminal import draw_status
-
-    began = time.monotonic()
-    title = f"{config.rate_hz:g} goals/s for {config.duration_s:g} s"
-    next_line_s = began + 5.0
-    with ExitStack() as stack:
-        live = stack.enter_context(Live(console=console, auto_refresh=False)) if console.is_terminal else None
-        while any(robot.status is None for robot in robots):
-            viewer.spin(0.1)
-            for process in processes:
-                process.check()
-            elapsed = time.monotonic() - began
-            if live is not None:
-                live.update(draw_status(viewer.status, title=f"{title}: {min(elapsed, config.duration_s):.0f} s"), refresh=True)
-            elif time.monotonic() > next_line_s:
-                next_line_s += 5.0
-                figures = ", ".join(f"{c.label} {c.attained}/{c.completed + c.failed}" for c in viewer.status.classes)
-                console.print(f"{elapsed:3.0f} s: SLO attained of ended: {figures}")
-        viewer.spin(1.0)

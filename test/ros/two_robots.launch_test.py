@@ -22,7 +22,7 @@ from slice_ros.msg import SloStatus
 def generate_test_description():
     launch_file = Path(get_package_share_directory("slice_ros")) / "launch" / "two_robots.launch.py"
     robots = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(launch_file)), launch_arguments={"engine": "simulated", "duration": "20"}.items()
+        PythonLaunchDescriptionSource(str(launch_file)), launch_arguments={"engine": "simulated", "limit": "20"}.items()
     )
     return LaunchDescription([robots, launch_testing.actions.ReadyToTest()])
 
