@@ -1,1 +1,1 @@
-"""The main job at a glance: a server and three robot nodes that share it."""
+"""The main job at a glance: a robot on tour and the people who ask it things share one server."""

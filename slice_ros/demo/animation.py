@@ -36,7 +36,7 @@ def record(logs: Sequence[Log], path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    figure, axes = plt.subplots(len(logs), 1, figsize=(9, 3.6 * len(logs)), squeeze=False, dpi=DOTS_PER_INCH)
+    figure, axes = plt.subplots(len(logs), 1, figsize=(9, 3.1 * len(logs)), squeeze=False, dpi=DOTS_PER_INCH)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1.0 - 0.08 / len(logs), hspace=0.09)
     maps = [_Map(ax, log) for ax, log in zip(axes[:, 0], logs, strict=True)]
     frames = int((max(log.end_s for log in logs) + LAST_S) / FRAME_S) + 1
@@ -70,6 +70,7 @@ class _Map:
         for x, y in floor.seats:
             ax.add_patch(plt.Circle((x, y), PERSON_RADIUS, color="lightgrey"))
         (self._trail,) = ax.plot([], [], color=GOOD, alpha=0.4, linewidth=1.5)
+        (self._bumps,) = ax.plot([], [], "x", color=BAD, markersize=10, markeredgewidth=2.5)
 
     def draw(self, at_s: float) -> None:
         """Show that moment."""
@@ -79,12 +80,15 @@ class _Map:
         pose, figures = log.pose(at_s), log.figures(at_s)
         trail = [past.at for past in log.poses if past.at_s <= at_s]
         self._trail.set_data([x for x, _ in trail], [y for _, y in trail])
+        bumps = log.bumped_at(at_s)
+        self._bumps.set_data([x for x, _ in bumps], [y for _, y in bumps])
         for at in pose.people:
             self._moving.append(ax.add_patch(plt.Circle(at, PERSON_RADIUS, color=PERSON)))
         for seat, state in log.asking(at_s).items():
             sign, colour = ASKING[state]
             x, y = log.floor.seats[seat]
-            self._moving.append(ax.text(x, y, sign, ha="center", va="center", color=colour, fontsize=12, fontweight="bold"))
+            self._moving.append(ax.add_patch(plt.Circle((x, y), PERSON_RADIUS, color=colour)))
+            self._moving.append(ax.text(x, y, sign, ha="center", va="center", color="white", fontsize=12, fontweight="bold"))
         self._moving.append(ax.add_patch(plt.Circle(pose.at, ROBOT_RADIUS, color=ROBOT[pose.state])))
         self._moving.append(
             ax.text(*pose.at, "▶", rotation=math.degrees(pose.heading), ha="center", va="center", color="white", fontsize=9)

@@ -15,6 +15,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from slice_ros.demo.traffic import KINDS
@@ -143,6 +144,10 @@ class Log:
         """The latest one known then; before the first, the robot waits at the tour's begin."""
         index = bisect_right(self.poses, at_s, key=lambda pose: pose.at_s)
         return self.poses[index - 1] if index else Pose(0.0, self.floor.spots[0], 0.0, "waiting", (), 0)
+
+    def bumped_at(self, at_s: float) -> list[Point]:
+        """Where the robot had bumped by then."""
+        return [pose.at for before, pose in pairwise(self.poses) if before.bumps < pose.bumps and pose.at_s <= at_s]
 
     def asking(self, at_s: float) -> dict[int, str]:
         """The people that ask something, by seat: ``waiting`` for the answer, or how it just ended, ``in time`` or ``late``."""

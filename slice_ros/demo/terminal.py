@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from rich.console import Group, RenderableType
-from rich.panel import Panel
 from rich.text import Text
 
 from slice_ros.demo.log import Log
@@ -19,7 +18,7 @@ Cell = tuple[str, str]
 
 def draw_run(log: Log, at_s: float) -> RenderableType:
     """The map and the figures so far."""
-    return Group(Panel(_map(log, at_s), title=f"policy {log.policy}", padding=(0, 0), expand=False), _figures(log, at_s))
+    return Group(_map(log, at_s), _figures(log, at_s))
 
 
 def _map(log: Log, at_s: float) -> Text:
@@ -32,6 +31,8 @@ def _map(log: Log, at_s: float) -> Text:
         canvas.put(at, "☺", "white")
         if seat in asking:
             canvas.put((at[0] + 1.2 / COLUMNS_PER_M, at[1]), *ASKING[asking[seat]])
+    for at in log.bumped_at(at_s):
+        canvas.put(at, "✗", BAD)
     for at in pose.people:
         canvas.put(at, "☻", f"bold {PERSON}")
     symbol = "✖" if pose.state == "bumped" else ARROWS[round(pose.heading / (math.pi / 4)) % 8]
@@ -50,8 +51,8 @@ class _Canvas:
             for c in range(min(column, column2), max(column, column2) + 1):
                 for r in range(min(row, row2), max(row, row2) + 1):
                     self._cells[c, r] = ("│" if column == column2 else "─", WALL)
-        for x, y in ((0.0, 0.0), (floor.width, 0.0), (0.0, HEIGHT), (floor.width, HEIGHT)):
-            self.put((x, y), "+", WALL)
+        for corner, symbol in (((0.0, 0.0), "└"), ((floor.width, 0.0), "┘"), ((0.0, HEIGHT), "┌"), ((floor.width, HEIGHT), "┐")):
+            self.put(corner, symbol, WALL)
 
     def put(self, at: Point, symbol: str, style: str) -> None:
         self._cells[self._cell(at)] = (symbol, style)

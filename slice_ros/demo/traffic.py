@@ -6,7 +6,9 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from slice_ros import schemas
 from slice_ros.demo.language import Example, dialogue, qa
+from slice_ros.schemas import Schema
 from slice_ros.slo import BestEffort, RealTime, Slo
 
 CONTROL_PERIOD_S = 0.7
@@ -33,22 +35,12 @@ class Kind:
 
     slo: Slo
     max_tokens: int
-    json_schema: str = ""
+    json_schema: str | Schema = ""
 
 
 KINDS: Mapping[str, Kind] = {
-    "control": Kind(
-        RealTime(deadline_s=CONTROL_PERIOD_S),
-        24,
-        '{"type": "object", "properties": {"linear": {"type": "number"}, "angular": {"type": "number"}}, '
-        '"required": ["linear", "angular"]}',
-    ),
-    "navigation": Kind(
-        RealTime(deadline_s=1.5),
-        40,
-        '{"type": "object", "properties": {"action": {"enum": ["navigate", "charge"]}, '
-        '"waypoints": {"type": "array", "items": {"type": "string"}}}, "required": ["action", "waypoints"]}',
-    ),
+    "control": Kind(RealTime(deadline_s=CONTROL_PERIOD_S), 24, schemas.velocity((0.0, 1.2), (-0.8, 0.8))),
+    "navigation": Kind(RealTime(deadline_s=1.5), 40, schemas.navigation()),
     "voice": Kind(BestEffort(ttft_ms=1000, tpot_ms=125), 60),
     "qa": Kind(BestEffort(ttft_ms=1000, tpot_ms=100), 100),
 }

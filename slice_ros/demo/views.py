@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -100,7 +101,7 @@ class Screen:
         parts: list[RenderableType] = []
         parts += [Text(sentence(log)) for log in moment.logs[:-1][-4:]]
         parts.append(Text.assemble((moment.title, "bold"), f", seed {moment.log.seed}"))
-        parts.append(ProgressBar(total=1.0, completed=moment.share, width=74))
+        parts.append(Columns([ProgressBar(total=1.0, completed=moment.share, width=73)]))
         parts.append(draw_run(moment.log, moment.at_s))
         if moment.status is not None:
             from slice_ros.monitor.terminal import draw_status

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from slice_ros.demo.log import Log
-from slice_ros.demo.look import ASKING, FAINT, IDLE, PERSON, ROBOT, WALL
+from slice_ros.demo.look import ASKING, BAD, FAINT, IDLE, PERSON, ROBOT, WALL
 from slice_ros.demo.results import sentence
 from slice_ros.demo.views import Moment
 from slice_ros.demo.world import HEIGHT, PERSON_RADIUS, ROBOT_RADIUS, Point
@@ -91,10 +91,14 @@ class _Drawing:
 
     def _draw_moment(self, log: Log, at_s: float) -> None:
         pose = log.pose(at_s)
+        for bump in log.bumped_at(at_s):
+            self._text(bump, "✗", BAD)
         for person in pose.people:
             self._circle(person, PERSON_RADIUS, PERSON)
         for seat, state in log.asking(at_s).items():
-            self._text(log.floor.seats[seat], *ASKING[state])
+            sign, colour = ASKING[state]
+            self._circle(log.floor.seats[seat], PERSON_RADIUS, colour)
+            self._text(log.floor.seats[seat], sign, "white")
         self._circle(pose.at, ROBOT_RADIUS, ROBOT[pose.state])
         (x, y), reach = pose.at, ROBOT_RADIUS
         self._painter.setPen(QtGui.QPen(QtGui.QColor("white"), 3))

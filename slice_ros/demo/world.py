@@ -16,7 +16,7 @@ from slice_ros.demo.language import LANDMARKS, NAVIGATION_PHRASES, ORDERS, ROOMS
 Point = tuple[float, float]
 
 ROOM_WIDTH = 2.4
-HEIGHT = 3.5
+HEIGHT = 3.0
 DOOR_WIDTH = 1.4
 ROBOT_RADIUS = 0.2
 PERSON_RADIUS = 0.2
