@@ -30,7 +30,7 @@ def robot(label):
 def generate_launch_description():
     share = Path(get_package_share_directory("slice_ros"))
     arguments = {
-        "rate": ("0.5", "questions per second, of voice and of Q&A each"),
+        "rate": ("0.75", "questions per second, of voice and of Q&A each"),
         "limit": ("40", "the robot gives its tour up after that, s"),
         "seed": ("0", "of the rooms and of what people ask"),
         "namespace": ("", "of all nodes; begins with a slash, as in /robot1"),

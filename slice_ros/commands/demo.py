@@ -12,11 +12,13 @@ HELP = "show the main job: a robot that bumps where commands come late, under on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from slice_ros.demo.traffic import RATE_HZ, TOUR_LIMIT_S
+
     parser.add_argument("--policies", default="orca,slice,slack", metavar="A,B,…", help="scheduling policies, in this order")
     parser.add_argument("--seed", type=int, default=0, help="of the rooms and of what people ask")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="run each policy on N seeds, from --seed on")
-    parser.add_argument("--rate", type=float, default=0.5, metavar="HZ", help="questions per second, of voice and of Q&A each")
-    parser.add_argument("--limit", type=float, default=40.0, metavar="S", help="the robot gives its tour up after that, s")
+    parser.add_argument("--rate", type=float, default=RATE_HZ, metavar="HZ", help="questions per second, of voice and of Q&A each")
+    parser.add_argument("--limit", type=float, default=TOUR_LIMIT_S, metavar="S", help="the robot gives its tour up after that, s")
     parser.add_argument("--engine", default="paced", choices=["paced", "llama", "simulated"],
                         help="paced = real tokens at the profile's speed; llama = this machine's own; simulated = no model")  # fmt: skip
     parser.add_argument("--device-profile", default="rtx4060ti-chatglm2-6b-int4", metavar="NAME", help="whose speed is imitated")

