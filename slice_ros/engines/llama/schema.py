@@ -21,6 +21,13 @@ UNKEPT = frozenset((
 ))  # fmt: skip
 """Keywords that the grammar does not keep: an answer would break them unnoticed."""
 
+BRANCHES = {
+    "$ref": (), "oneOf": (), "anyOf": (), "type": (), "const": ("enum",), "enum": (), "properties": ("additionalProperties", "required"),
+    "additionalProperties": ("required",), "allOf": (), "items": ("minItems", "maxItems"), "prefixItems": (), "pattern": (),
+    "minLength": ("maxLength",), "maxLength": (),
+}  # fmt: skip
+"""The converter goes by the first of these keywords that a schema has, and keeps of the others only those named behind it."""
+
 TYPES = frozenset(("object", "array", "string", "number", "integer", "boolean", "null"))
 
 _RULES = {
@@ -65,11 +72,13 @@ def to_grammar(schema: str) -> str:
             raise _refusal(f" nests deeper than {DEEPEST} levels; make it flatter") from error
         if not isinstance(parsed, dict):
             raise _refusal(f" is {schema[:40]!r}; it must be a JSON object, or one of the names {', '.join(BY_NAME)}")
-        _check(parsed, "#", 0)
     converter = _Converter()
     try:
+        _check(parsed, "#", 0)
         converter.visit(converter.resolve_refs(parsed, "schema"), "")
-    except Exception as error:  # the converter raises what it meets
+    except GoalError:
+        raise
+    except Exception as error:  # the converter raises what it meets, and a schema may hold anything
         raise _refusal(f" cannot be turned into a grammar ({f'{type(error).__name__}: {error}'[:200]})") from error
     return str(converter.format_grammar())
 
@@ -93,10 +102,24 @@ def _check(schema: Any, at: str, depth: int) -> None:
             raise _refusal(f" has the type {json.dumps(name)[:40]} at {at}/type; it must be one of {', '.join(sorted(TYPES))}")
     if unkept := sorted(UNKEPT & schema.keys()):
         raise _refusal(f" has {at}/{unkept[0]}, which a grammar cannot keep; list what is allowed with enum, or leave it out and check")
+    if lost := _lost(schema):
+        raise _refusal(
+            f" has {at}/{lost[1]} beside {lost[0]}, of which a grammar keeps only {lost[0]}; put them into one, or leave one out"
+        )
+    if schema.get("items") == {} or ({"minItems", "maxItems"} & schema.keys() and "items" not in schema):
+        raise _refusal(f" has an array at {at} whose items have no type; give them one")
     for part, where in _parts(schema):
         _check(part, f"{at}/{where}", depth + 1)
     if unknown := set(schema.get("required", [])) - set(schema.get("properties", {})):
         raise _refusal(f" has {at}/required with {min(unknown)!r}, which is not among the properties; describe it there")
+
+
+def _lost(schema: dict[str, Any]) -> tuple[str, str] | None:
+    """The keyword that the converter goes by, and one that it overlooks for that; ``None`` if it overlooks none."""
+    # One type is what the other keywords are about; several are a choice.
+    asserted = [keyword for keyword in BRANCHES if keyword in schema and (keyword != "type" or isinstance(schema["type"], list))]
+    others = [keyword for keyword in asserted[1:] if keyword not in BRANCHES[asserted[0]]]
+    return (asserted[0], others[0]) if others else None
 
 
 def _parts(schema: dict[str, Any]) -> Iterator[tuple[Any, str]]:
