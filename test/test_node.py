@@ -12,6 +12,7 @@ import time
 import pytest
 from serving import READY_S, Peer, children_of, serving
 
+from slice_ros import schemas
 from slice_ros.client import GoalFailed, SliceClient
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling
 from slice_ros.interfaces import CheckSlo, Generate
@@ -87,6 +88,13 @@ def test_the_same_seed_gives_the_same_text(peer):
 
     first, second = peer.run(twice())
     assert first == second
+
+
+@pytest.mark.parametrize("schema", ["velocity", schemas.velocity()], ids=["by name", "as data"])
+def test_an_answer_with_a_json_schema_comes_as_data(peer, schema):
+    command = peer.run(peer.client.generate("obstacle ahead", json_schema=schema, max_tokens=60)).json()
+    assert command.keys() == {"linear", "angular"}
+    assert all(-1.5 <= value <= 1.5 for value in command.values())
 
 
 def test_a_goal_that_asks_gets_the_log_probability_of_each_token(peer):
