@@ -43,6 +43,11 @@ def test_missed_goals_and_attainment_stand_in_the_row_of_their_class():
     assert "control" in row
 
 
+def test_who_holds_kv_is_said():
+    assert "KV 10/100 (+5 cached), parked 3 MiB " in drawn(status(kv_parked_bytes=3 << 20))
+    assert "KV 10/100 " in drawn(status(kv_cached=0))
+
+
 def test_an_engine_that_is_down_is_said():
     assert "engine restarting" in drawn(status(engine_state="restarting"))
 
