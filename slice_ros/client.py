@@ -247,7 +247,7 @@ class SliceClient:
             json_schema: JSON schema it follows, as text or as data (``slice_ros.schemas`` makes some), or the name of one.
             logprobs: whether the answer comes with the log-probabilities of its tokens.
             adapter: name of the LoRA adapter to answer with.
-            session_id: goals of a session share their KV cache.
+            session_id: the next goal of the session goes on from what this one has computed.
             after: goals that must succeed first.
             chain_deadline_s: bound on this goal and all that depend on it.
         """

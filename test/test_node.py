@@ -68,6 +68,15 @@ def test_the_pieces_of_a_stream_make_up_the_answer(peer):
     assert "".join(pieces) == answer.text
 
 
+def test_a_session_goes_on_from_what_it_has_computed(peer):
+    history = "robot: I am at the dock.\nuser: go to the shelf\nrobot: "
+    first = peer.run(peer.client.generate(history, max_tokens=8, session_id="shelf"))
+    history += first.text + "\nuser: and back\nrobot: "
+    second = peer.run(peer.client.generate(history, max_tokens=8, session_id="shelf"))
+    assert second.report.cached_tokens >= first.report.prompt_tokens
+    peer.spin_until(lambda: peer.status().kv_cached >= second.report.prompt_tokens)
+
+
 def test_the_same_prompt_gives_the_same_greedy_text_alone_and_among_others(peer):
     async def alone_then_among_others():
         alone = await peer.client.generate("obstacle ahead", max_tokens=16)

@@ -36,7 +36,7 @@ class HostCache:
         context: llama.cpp's context.
         cache: its sequences.
         scratch: a sequence id that the cache does not use.
-        most_bytes: host memory that it may take.
+        most_bytes: host memory that it may take; with 0 it does nothing, also where memory is no cell per token.
     """
 
     def __init__(self, context: Any, cache: KvCache, scratch: int, most_bytes: int) -> None:
@@ -68,6 +68,8 @@ class HostCache:
             computed: how many tokens that is.
             within_s: how long it may take, s.
         """
+        if not self._most_bytes:
+            return
         until_s = time.monotonic() + within_s
         pieces = self._pieces.setdefault(goal_id, [])
         if pieces and pieces[-1].end < min(computed, pieces[-1].first + PIECE):
