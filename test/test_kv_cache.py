@@ -232,6 +232,10 @@ def test_goals_that_begin_alike_get_the_text_each_would_get_alone(model_path: Pa
     assert texts == expected
     engine.forget()
     assert engine.kv == KvUse(0, 1024, 0)
+    engine.prepare(goal("whole", "x" * 1023, max_tokens=1))
+    engine.open("whole")
+    assert engine.step((Cell("whole", 512),)) == []
+    assert engine.step((Cell("whole", 511),)), "llama.cpp has as many cells free as are counted"
     engine.shutdown()
 
 
