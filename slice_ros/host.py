@@ -185,7 +185,9 @@ class EngineHost:
         over = threading.Event()
         self._hang = ""
         try:
-            connection.send(Start(self._parameters))
+            with self._lock:
+                start = Start(dict(self._parameters))
+            connection.send(start)
             answer: Answer = connection.recv()
             if isinstance(answer, Failed):
                 self.failure = answer.message
@@ -194,7 +196,7 @@ class EngineHost:
             became_ready = True
             threading.Thread(target=_send_all, args=(connection, commands), name="engine commands", daemon=True).start()
             watchdog = Watchdog(longest_step_s(answer.latency, answer.info), time.monotonic())
-            self._open_for_goals(answer, commands)
+            self._open_for_goals(answer, commands, start)
             threading.Thread(target=self._watch, args=(watchdog, process, ours, over), name="engine watchdog", daemon=True).start()
             while True:
                 events = connection.recv()
@@ -263,8 +265,11 @@ class EngineHost:
             return f"the engine process {process.pid} was ended by {signal.Signals(-status).name}"
         return "" if status in (0, 1) else f"the engine process {process.pid} ended with status {status}"
 
-    def _open_for_goals(self, ready: Ready, commands: queue.SimpleQueue[Command | None]) -> None:
+    def _open_for_goals(self, ready: Ready, commands: queue.SimpleQueue[Command | None], start: Start) -> None:
         with self._lock:
+            changed = {name: value for name, value in self._parameters.items() if value != start.parameters[name]}
+            if changed:  # while the engine started
+                commands.put(SetParameters(changed))
             self.ready = ready
             self.failure = ""
             self.state = EngineState.READY

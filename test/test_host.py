@@ -13,7 +13,7 @@ import uuid
 import pytest
 
 from slice_ros.engines.base import EngineError
-from slice_ros.events import Event, Finished, Progress
+from slice_ros.events import Event, Finished, Progress, Snapshot
 from slice_ros.goal import ErrorCode, FinishReason, GoalRequest
 from slice_ros.host import EngineHost, EngineState
 from slice_ros.parameters import check_all
@@ -155,6 +155,19 @@ def test_the_policy_changes_while_a_goal_runs(make_host, ends):
     ends.wait(lambda e: e.finished)
     assert ends.finished[0].error_code is ErrorCode.NONE
     assert ends.finished[0].report.output_tokens == 100
+
+
+def test_a_parameter_changed_while_the_engine_starts_is_not_lost(make_host, ends):
+    host = make_host(scheduler__policy="orca")
+    starting = threading.Thread(target=host.start)
+    starting.start()
+    while host.pid is None:
+        time.sleep(0.01)
+    time.sleep(0.1)  # what the process is started with has been sent
+    host.set_parameters({"scheduler.policy": "fastserve"})
+    starting.join()
+    host.submit(request())
+    ends.wait(lambda e: any(isinstance(event, Snapshot) and event.policy == "fastserve" for event in e.events))
 
 
 def test_stop_ends_goals_with_shutting_down_and_leaves_no_process(make_host, ends):
