@@ -8,6 +8,7 @@ from serving import READY_S, Peer, serving
 from slice_ros.conversions import slo_msg
 from slice_ros.goal import ErrorCode
 from slice_ros.interfaces import CheckSlo, DiagnosticArray, GoalEvent, SetParameters, SloStatus
+from slice_ros.monitor.feed import Feed
 from slice_ros.ros import DurabilityPolicy, Parameter, QoSProfile, ReliabilityPolicy, rclpy
 from slice_ros.slo import BestEffort, RealTime
 
@@ -167,6 +168,32 @@ def test_check_slo_counts_what_the_server_has_in_hand(peer):
         generation.cancel()
     for generation in crowd:
         peer.spin_until(lambda g=generation: g.done)
+
+
+def test_two_monitors_see_the_same_and_each_may_switch_the_policy(peer):
+    feeds = [Feed(peer.node), Feed(peer.node)]
+    try:
+        peer.spin_until(lambda: all("/citizen" in feed.servers() for feed in feeds))
+        for feed in feeds:
+            feed.choose("/citizen")
+        peer.spin_until(lambda: all(feed._setter.service_is_ready() for feed in feeds))
+        for chooser, policy in zip(feeds, ("orca", "slack"), strict=True):
+            chooser.set_policy(policy)
+            seen = [[], []]
+
+            def all_see(policy=policy, seen=seen):
+                for statuses, feed in zip(seen, feeds, strict=True):
+                    statuses.extend(feed.take())
+                return all(statuses and statuses[-1].policy == policy for statuses in seen)
+
+            peer.spin_until(all_see)
+        feeds[0].close()
+        feeds[1].take()
+        peer.spin_until(feeds[1].take)
+        assert feeds[0].take() == []
+    finally:
+        for feed in feeds:
+            feed.close()
 
 
 def test_a_subscriber_with_incompatible_qos_gets_nothing_and_disturbs_nobody(peer):
