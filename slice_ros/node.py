@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import signal
 import sys
+import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from slice_ros import qos
@@ -34,6 +36,7 @@ from slice_ros.goal import ErrorCode, GoalError, GoalRequest, TokenLogprob
 from slice_ros.host import EngineHost, EngineState
 from slice_ros.intake import Labels, Queue, check_size
 from slice_ros.interfaces import CheckSlo, DiagnosticArray, Generate, GoalEvent, SloStatus
+from slice_ros.lifecycle import ManagedNode, TransitionError
 from slice_ros.monitor.health import diagnose_engine, diagnose_slo
 from slice_ros.monitor.recent import LastMinute
 from slice_ros.monitor.statistics import Statistics
@@ -45,13 +48,10 @@ from slice_ros.ros import (
     ExternalShutdownException,
     Future,
     GoalResponse,
-    LifecycleNode,
-    LifecycleState,
     RCLError,
     ReentrantCallbackGroup,
     SignalHandlerOptions,
     SingleThreadedExecutor,
-    TransitionCallbackReturn,
     describe_network,
     rclpy,
 )
@@ -73,7 +73,7 @@ RESULT_KEPT_S = 60
 """How long a result is kept for a client that has not asked yet; rclpy's 900 s would be memory that grows for as long."""
 
 
-class ServerError(Exception):
+class ServerError(TransitionError):
     """The server cannot start; the sentence says why."""
 
 
@@ -88,13 +88,13 @@ class _Goal:
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
-class SliceServer(LifecycleNode):
+class SliceServer(ManagedNode):
     """Serves ``~/generate`` (action) and ``~/check_slo`` (service); tells ``~/slo_status``, ``~/goal_events`` and ``/diagnostics``.
 
     Configuring starts the engine, activating lets goals in, deactivating lets them end, cleaning up frees the engine's memory.
-    A transition that fails leads through error processing back to unconfigured; ``failure`` says why.
+    A transition that fails leads through error processing, which stops the engine, back to unconfigured.
 
-    Goals are kept apart from threads: each is one coroutine that waits for its end, and one list of text pieces.
+    Goals and transitions are coroutines of one executor, and nothing in them blocks it: a cancel is heard while the server drains.
 
     Raises:
         ServerError: a parameter is wrong.
@@ -119,8 +119,8 @@ class SliceServer(LifecycleNode):
         self._events: deque[Event] = deque()
         self._heartbeat: Heartbeat | None = None
         self._status_publisher: Any = None
-        self.failure = ""
-        self.is_blocking = False
+        self._is_idle: Future | None = None
+        self._is_closing = False
         try:
             self._parameters_now = ServerParameters(self, lambda: self._host is not None, self._change_live)
         except ParameterError as error:
@@ -129,83 +129,68 @@ class SliceServer(LifecycleNode):
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._diagnostics_timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Configure and activate.
 
         Raises:
             ServerError: one of them failed.
         """
-        for transition in (self.trigger_configure, self.trigger_activate):
-            if transition() is not TransitionCallbackReturn.SUCCESS:
+        for transition in ("configure", "activate"):
+            if not await self.change_state(transition):
                 raise ServerError(self.failure)
 
     # ---- transitions
 
-    def on_configure(self, _state: LifecycleState) -> Any:
-        with self._transition() as outcome:
-            self.failure = ""
-            self._host = EngineHost(self._parameters_now.values, self._receive, restart=bool(self._parameters_now["engine.restart"]))
-            self._ready = self._host.start()
-            if self._status_publisher is None:
-                self._refuse_a_second_server()
-                self._offer()
-            info = self._ready.info
-            self.get_logger().info(
-                f"configured: {info.model} on {info.device} with policy {self._parameters_now['scheduler.policy']}, "
-                f"{info.context_tokens} KV cells, {info.max_sequences} sequences; ROS layer {LAYER}, {describe_network()}"
-            )
-        return outcome()
-
-    def on_activate(self, _state: LifecycleState) -> Any:
-        with self._transition() as outcome:
-            if self._engine_state is EngineState.FAILED:
-                raise EngineError(self._host.failure if self._host else "there is no engine")
-            self._active = True
-            self._heartbeat = Heartbeat(self, float(self._parameters_now["lifecycle.bond_period_s"]))
-            self.get_logger().info("active: goals are accepted")
-        return outcome()
-
-    def on_deactivate(self, _state: LifecycleState) -> Any:
-        with self._transition() as outcome:
-            self._close_for_goals()
-            if self.failure:
-                raise EngineError(self.failure)
-            self._wait(lambda: not self._goals, float(self._parameters_now["lifecycle.drain_s"]))
-            self._end_goals("the server was deactivated")
-            self.get_logger().info("inactive: goals are rejected")
-        return outcome()
-
-    def on_cleanup(self, _state: LifecycleState) -> Any:
-        with self._transition() as outcome:
-            self._stop_engine()
-            self.get_logger().info("unconfigured: the engine's memory is free")
-        return outcome()
-
-    def on_shutdown(self, _state: LifecycleState) -> Any:
-        with self._transition() as outcome:
-            self._close_for_goals()
-            self._stop_engine()
-        return outcome()
-
-    def on_error(self, _state: LifecycleState) -> Any:
-        with self._transition() as outcome:
-            self._close_for_goals()
-            self._stop_engine()
-        return outcome()
-
-    @contextmanager
-    def _transition(self) -> Iterator[Callable[[], Any]]:
-        """Turns what a transition raises into its answer; a signal may interrupt it."""
-        answer = TransitionCallbackReturn.SUCCESS
-        self.is_blocking = True
+    async def on_configure(self) -> None:
+        self._host = EngineHost(self._parameters_now.values, self._receive, restart=bool(self._parameters_now["engine.restart"]))
         try:
-            yield lambda: answer
-        except (EngineError, ServerError) as error:
-            self.failure = str(error)
-            self.get_logger().error(self.failure)
-            answer = TransitionCallbackReturn.ERROR
-        finally:
-            self.is_blocking = False
+            self._ready = await self._in_thread(self._host.start)
+        except EngineError as error:
+            raise ServerError(str(error)) from error
+        if self._status_publisher is None:
+            await self._refuse_a_second_server()
+            self._offer()
+        info = self._ready.info
+        self.get_logger().info(
+            f"configured: {info.model} on {info.device} with policy {self._parameters_now['scheduler.policy']}, "
+            f"{info.context_tokens} KV cells, {info.max_sequences} sequences; ROS layer {LAYER}, {describe_network()}"
+        )
+
+    async def on_activate(self) -> None:
+        self._check_engine()
+        self._active = True
+        self._heartbeat = Heartbeat(self, float(self._parameters_now["lifecycle.bond_period_s"]))
+        self.get_logger().info("active: goals are accepted")
+
+    async def on_deactivate(self) -> None:
+        self._close_for_goals()
+        self._check_engine()
+        await self._idle(float(self._parameters_now["lifecycle.drain_s"]))
+        error = GoalError(ErrorCode.SHUTTING_DOWN, "the server was deactivated; send the goal again when it is back")
+        for goal_id in self._goals:
+            if self._host is not None:
+                self._host.cancel(goal_id, error)
+        await self._idle(DRAIN_S)
+        self.get_logger().info("inactive: goals are rejected")
+
+    async def on_cleanup(self) -> None:
+        await self._stop_engine()
+        self.get_logger().info("unconfigured: the engine's memory is free")
+
+    async def on_shutdown(self) -> None:
+        self._close_for_goals()
+        await self._stop_engine()
+
+    async def on_error(self) -> None:
+        self._close_for_goals()
+        await self._stop_engine()
+
+    def _check_engine(self) -> None:
+        """Raises:
+        ServerError: the engine died for good.
+        """
+        if self._host is None or self._engine_state is EngineState.FAILED:
+            raise ServerError((self._host.failure if self._host is not None else "") or "the engine process is gone")
 
     def _offer(self) -> None:
         """What others can reach; it stays for the node's life, so that nobody's request is lost between two configurations."""
@@ -225,8 +210,8 @@ class SliceServer(LifecycleNode):
             **qos.SERVER,
         )
 
-    def _refuse_a_second_server(self) -> None:
-        time.sleep(max(0.0, self._born_s + DISCOVERY_S - time.monotonic()))
+    async def _refuse_a_second_server(self) -> None:
+        await self._sleep(self._born_s + DISCOVERY_S - time.monotonic())
         if self.count_publishers("~/slo_status") > 0:
             raise ServerError(
                 f"a server named {self.get_fully_qualified_name()} is running already; "
@@ -239,31 +224,45 @@ class SliceServer(LifecycleNode):
             self._heartbeat.end()
             self._heartbeat = None
 
-    def _end_goals(self, why: str) -> None:
-        """End the goals in flight with SHUTTING_DOWN, and wait for their ends."""
-        error = GoalError(ErrorCode.SHUTTING_DOWN, f"{why}; send the goal again when it is back")
-        for goal_id in self._goals:
-            if self._host is not None:
-                self._host.cancel(goal_id, error)
-        self._wait(lambda: not self._goals, DRAIN_S)
-
-    def _stop_engine(self) -> None:
+    async def _stop_engine(self) -> None:
         if self._host is not None:
-            self._host.stop()
+            await self._in_thread(self._host.stop)
             self._handle_events()
         self._host = self._ready = self._snapshot = None
 
-    def _wait(self, condition: Callable[[], bool], timeout_s: float) -> None:
-        """Wait in a transition. It holds the executor, so events and the heartbeat are seen to here."""
-        period_s = 1.0 / float(self._parameters_now["status.rate_hz"])
-        deadline = time.monotonic() + timeout_s
-        heartbeat_s = 0.0
-        while not condition() and (now := time.monotonic()) < deadline:
-            self._handle_events()
-            if now >= heartbeat_s:
-                self._publish_status()
-                heartbeat_s = now + period_s
-            time.sleep(0.005)
+    async def _in_thread(self, function: Callable[[], Any]) -> Any:
+        """What a function that blocks returns or raises; the executor goes on meanwhile."""
+        done = Future(executor=self.executor)
+
+        def call() -> None:
+            try:
+                end = partial(done.set_result, function())
+            except Exception as error:
+                end = partial(done.set_exception, error)
+            if not self._is_closing:  # nobody is to go on with what the end of the server has cut short
+                end()
+                self._wake.trigger()
+
+        threading.Thread(target=call, name="transition", daemon=True).start()
+        return await done
+
+    async def _idle(self, timeout_s: float) -> None:
+        """Until no goal is in flight, but not for longer than that."""
+        if self._goals:
+            self._is_idle = Future(executor=self.executor)
+            await self._sleep(timeout_s, self._is_idle)
+
+    async def _sleep(self, timeout_s: float, until: Future | None = None) -> None:
+        """Until a future is done, but not for longer than that."""
+        over = until or Future(executor=self.executor)
+
+        def end() -> None:
+            if not over.done():
+                over.set_result(None)
+
+        timer = self.create_timer(max(0.0, timeout_s), end)
+        await over
+        self.destroy_timer(timer)
 
     @property
     def _engine_state(self) -> EngineState:
@@ -364,6 +363,8 @@ class SliceServer(LifecycleNode):
             self.get_logger().debug(f"goal {event.goal_id} ended with {event.error_code.name}: {event.error_msg}")
         self._tell_of(GoalEvent.FINISHED, goal, event.report, event)
         goal.end.set_result(event)
+        if not self._goals and self._is_idle is not None and not self._is_idle.done():
+            self._is_idle.set_result(None)
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         steps = snapshot.steps - (self._snapshot.steps if self._snapshot is not None else 0)
@@ -390,9 +391,9 @@ class SliceServer(LifecycleNode):
 
     def _publish_status(self) -> None:
         self._status_publisher.publish(self.status())
-        if self._active and self._engine_state is EngineState.FAILED and self._host is not None:
-            self.failure = self._host.failure or "the engine process is gone"
-            self.trigger_deactivate()
+        if self._active and self._engine_state is EngineState.FAILED and self.executor is not None:
+            self._close_for_goals()
+            self.executor.create_task(self.change_state("deactivate"))
 
     def status(self) -> Any:
         """The ``SloStatus`` message of this moment."""
@@ -432,7 +433,7 @@ class SliceServer(LifecycleNode):
         check_id = uuid.uuid4().hex
         tokens = request.max_tokens or int(self._parameters_now["generation.max_tokens"])
         try:
-            if self._host is None:
+            if self._host is None or self._ready is None:
                 raise GoalError(ErrorCode.SHUTTING_DOWN, "the server is not configured; ask again when it is")
             slo = slo_of(request.slo, self._parameters_now.presets, request.label)
             prompt = request.prompt or ("-" if request.prompt_tokens else "")
@@ -456,6 +457,7 @@ class SliceServer(LifecycleNode):
 
     def close(self, executor: Any) -> None:
         """End every goal with SHUTTING_DOWN, see their results out, and stop the engine."""
+        self._is_closing = True
         self._close_for_goals()
         if self._host is not None:
             self._host.stop()
@@ -480,11 +482,7 @@ def main(args: list[str] | None = None) -> int:
 
     def stop(_number: int, _frame: object) -> None:
         nonlocal stopped
-        if stopped:
-            return
         stopped = True
-        if server is None or server.is_blocking:
-            raise KeyboardInterrupt  # a model is being loaded, or goals are waited for
 
     server: SliceServer | None = None
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -494,13 +492,13 @@ def main(args: list[str] | None = None) -> int:
         server = SliceServer()
         executor.add_node(server)
         if server.get_parameter("lifecycle.autostart").value:
-            server.start()
+            executor.create_task(server.start())
         while rclpy.ok() and not stopped:
             executor.spin_once(timeout_sec=0.2)
     except ServerError as error:
         print(f"slice_server cannot start: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
     finally:
         if server is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 _VARIABLE = "SLICE_ROS_LAYER"
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING or LAYER == "rclpy_dds":
     from slice_ros.rclpy_dds.duration import Duration
     from slice_ros.rclpy_dds.exceptions import NotInitializedException, ParameterException, ParameterNotDeclaredException, RCLError
     from slice_ros.rclpy_dds.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
-    from slice_ros.rclpy_dds.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
     from slice_ros.rclpy_dds.logging import LoggingSeverity, get_logger
     from slice_ros.rclpy_dds.network import describe_network
     from slice_ros.rclpy_dds.node import Node
@@ -63,8 +62,6 @@ else:
     from rclpy.duration import Duration
     from rclpy.exceptions import NotInitializedException, ParameterException, ParameterNotDeclaredException
     from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
-    from rclpy.lifecycle import LifecycleNode as _LifecycleNode
-    from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
     from rclpy.logging import LoggingSeverity, get_logger
     from rclpy.node import Node
     from rclpy.parameter import Parameter
@@ -74,34 +71,20 @@ else:
     from rclpy.time import Time
     from rclpy.utilities import get_rmw_implementation_identifier, remove_ros_args
 
-    class LifecycleNode(_LifecycleNode):
-        """rclpy's; but a request for a transition that is not possible now is answered with no, where rclpy's ends the process."""
-
-        def __init__(self, node_name: str, **options: Any) -> None:
-            super().__init__(node_name, **options)
-            service = self._service_change_state
-            change = service.callback
-
-            def answer(request: Any, response: Any) -> Any:
-                try:
-                    return change(request, response)
-                except RCLError as error:
-                    wanted, state = request.transition, self._state_machine.current_state[1]
-                    self.get_logger().warning(
-                        f"the transition {wanted.label or wanted.id} is not possible in state {state}; nothing was changed"
-                    )
-                    self.get_logger().debug(str(error))
-                    response.success = False
-                    return response
-
-            service.callback = answer
-
     def describe_network() -> str:
         """In words, on which network this process listens and is found."""
         where = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") or "SUBNET"
         if os.environ.get("ROS_LOCALHOST_ONLY") == "1":
             where = "LOCALHOST"
         return f"ROS domain {os.environ.get('ROS_DOMAIN_ID') or 0}, discovery range {where}, {get_rmw_implementation_identifier()}"
+
+
+def confine_to_loopback() -> None:
+    """Keep this process, and those it starts, from being found beyond this machine; to be called before ``rclpy.init``."""
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ.pop("ROS_STATIC_PEERS", None)
+    if os.environ.get("ROS_DISTRO") == "humble":
+        os.environ["ROS_LOCALHOST_ONLY"] = "1"  # Humble does not know the discovery range yet
 
 
 __all__ = [
@@ -121,8 +104,6 @@ __all__ = [
     "Future",
     "GoalResponse",
     "HistoryPolicy",
-    "LifecycleNode",
-    "LifecycleState",
     "LoggingSeverity",
     "MultiThreadedExecutor",
     "MutuallyExclusiveCallbackGroup",
@@ -139,7 +120,7 @@ __all__ = [
     "SignalHandlerOptions",
     "SingleThreadedExecutor",
     "Time",
-    "TransitionCallbackReturn",
+    "confine_to_loopback",
     "describe_network",
     "get_logger",
     "qos",

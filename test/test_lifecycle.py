@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from contextlib import contextmanager
@@ -24,7 +25,8 @@ from slice_ros.interfaces import (
     Transition,
     TransitionEvent,
 )
-from slice_ros.ros import Parameter, rclpy
+from slice_ros.lifecycle import ManagedNode, TransitionError
+from slice_ros.ros import Parameter, SingleThreadedExecutor, rclpy
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -113,6 +115,37 @@ def test_a_goal_in_flight_may_end_when_the_server_is_deactivated():
         assert manager.end_of(generation) is ErrorCode.NONE
 
 
+def test_while_a_server_drains_it_cancels_rejects_and_tells():
+    with managed("draining", "-p", "lifecycle.drain_s:=60.0", to=("configure", "activate")) as (_, manager):
+        generation, other = manager.running_goal(), manager.running_goal()
+        client = manager.node.create_client(ChangeState, "/draining/change_state")
+        assert client.wait_for_service(timeout_sec=READY_S)
+        deactivated = client.call_async(ChangeState.Request(transition=Transition(label="deactivate")))
+        manager.spin_until(lambda: manager.state == "deactivating")
+        assert not manager.change("shutdown")
+        assert manager.status().running == 2
+        assert manager.fails("too late").code is ErrorCode.SHUTTING_DOWN
+        for goal in (generation, other):
+            assert not deactivated.done()
+            goal.cancel()
+            assert manager.end_of(goal) is ErrorCode.CANCELED
+        manager.spin_until(deactivated.done)
+        assert deactivated.result().success
+        assert manager.state == "inactive"
+
+
+def test_while_an_engine_starts_the_node_answers():
+    with managed("loading") as (_, manager):
+        client = manager.node.create_client(ChangeState, "/loading/change_state")
+        assert client.wait_for_service(timeout_sec=READY_S)
+        configured = client.call_async(ChangeState.Request(transition=Transition(label="configure")))
+        states = []
+        while not configured.done():
+            states.append(manager.state)
+        assert "configuring" in states
+        assert configured.result().success
+
+
 @pytest.mark.parametrize("prompt", ["a story", "word " * 6000], ids=["while decoding", "during a prompt"])
 def test_without_patience_goals_end_with_an_error_when_the_server_is_deactivated(prompt):
     with managed("hasty", "-p", "lifecycle.drain_s:=0.0", to=("configure", "activate")) as (_, manager):
@@ -137,6 +170,46 @@ def test_a_configuration_that_fails_says_why_and_can_be_tried_again():
         assert "toaster" in diagnosis.status[0].message
         assert manager.set("engine.device_profile", "rtx4060ti-chatglm2-6b-int4").successful
         assert manager.change("configure")
+
+
+class Clumsy(ManagedNode):
+    """Fails where it is told to."""
+
+    def __init__(self, *failing: str) -> None:
+        super().__init__("clumsy")
+        self.failing = failing
+
+    async def on_configure(self) -> None:
+        if "configure" in self.failing:
+            raise TransitionError("the motor is cold; warm it up")
+        if "code" in self.failing:
+            raise KeyError("motor")
+
+    async def on_error(self) -> None:
+        if "error" in self.failing:
+            raise TransitionError("the brake is stuck")
+
+
+@pytest.mark.parametrize(
+    ("failing", "state", "says"),
+    [
+        (("configure",), "unconfigured", "^the motor is cold; warm it up$"),
+        (("code",), "unconfigured", r"on_configure raised KeyError\('motor'\)"),
+        (("configure", "error"), "finalized", "the motor is cold.*the brake is stuck; start the node anew"),
+    ],
+)
+def test_what_fails_goes_through_error_processing_and_leaves_a_reason(failing, state, says):
+    node, executor = Clumsy(*failing), SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        transition = executor.create_task(node.change_state("configure"))
+        executor.spin_until_future_complete(transition, timeout_sec=READY_S)
+        assert transition.result() is False
+        assert node.state == state
+        assert re.search(says, node.failure)
+    finally:
+        executor.shutdown()
+        node.destroy_node()
 
 
 def test_what_only_an_unconfigured_node_may_change_is_refused_later_with_a_sentence():
