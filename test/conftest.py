@@ -7,11 +7,13 @@ import random
 
 import pytest
 
+from slice_ros.ros import confine_to_loopback
+
 # Inherited by the processes that tests start. A domain of this run's own keeps it apart from other runs on the machine.
-os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
-for variable in ("ROS_STATIC_PEERS", "CYCLONEDDS_URI", "ROS_LOCALHOST_ONLY", "ROS_NAMESPACE"):
+for variable in ("CYCLONEDDS_URI", "ROS_LOCALHOST_ONLY", "ROS_NAMESPACE"):
     os.environ.pop(variable, None)
+confine_to_loopback()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

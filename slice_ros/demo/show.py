@@ -67,22 +67,16 @@ def run_demo(config: DemoConfig, view: View) -> list[Log]:
     Raises:
         DemoError: the server or a node failed.
     """
+    from slice_ros.ros import confine_to_loopback
+
     confine_to_loopback()
+    os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(50, 100)))
     logs: list[Log] = []
     runs = [(seed, policy) for seed in config.seeds for policy in config.policies]
     for seed, policy in runs:
         logs.append(Log(policy, seed, make_floor(seed)))
         _run(config, logs, len(runs), view)
     return logs
-
-
-def confine_to_loopback() -> None:
-    """Keep the demo's DDS traffic on this machine, in a domain of its own unless one is set."""
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ.pop("ROS_STATIC_PEERS", None)
-    if os.environ.get("ROS_DISTRO") == "humble":
-        os.environ["ROS_LOCALHOST_ONLY"] = "1"  # Humble does not know the discovery range yet
-    os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(50, 100)))
 
 
 def _run(config: DemoConfig, logs: Sequence[Log], runs: int, view: View) -> None:
