@@ -10,7 +10,7 @@ from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 from slice_ros.parameters import Value
 
 LONGEST_NAME = 256
-"""Bytes of a label, a session's or a client's name."""
+"""Bytes of a label, a session's, an adapter's or a client's name."""
 MOST_ENTRIES = 1024
 """Messages, stop strings or predecessors of one goal."""
 MOST_LABELS = 256
@@ -29,8 +29,8 @@ def check_size(request: GoalRequest, limits: Mapping[str, Value]) -> None:
     for field, entries in (("messages", request.messages), ("stop", request.stop), ("after", request.after)):
         if len(entries) > MOST_ENTRIES:
             raise GoalError(ErrorCode.INVALID_GOAL, f"{field} has {len(entries)} entries; at most {MOST_ENTRIES} are allowed")
-    for field, name in (("label", request.label), ("session_id", request.session_id), ("client", request.client)):
-        if (size := _bytes(name)) > LONGEST_NAME:
+    for field in ("label", "session_id", "adapter", "client"):
+        if (size := _bytes(getattr(request, field))) > LONGEST_NAME:
             raise GoalError(ErrorCode.INVALID_GOAL, f"{field} has {size} bytes; at most {LONGEST_NAME} are allowed")
     if request.max_tokens > (most := int(limits["limits.max_tokens"])):
         raise GoalError(ErrorCode.INVALID_GOAL, f"max_tokens is {request.max_tokens}; limits.max_tokens of this server is {most}")
