@@ -40,7 +40,7 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "control": Kind(RealTime(deadline_s=CONTROL_PERIOD_S), 24, schemas.velocity((0.0, 1.2), (-0.8, 0.8))),
-    "navigation": Kind(RealTime(deadline_s=1.5), 40, schemas.navigation()),
+    "navigation": Kind(RealTime(deadline_s=2.0), 40, schemas.navigation()),
     "voice": Kind(BestEffort(ttft_ms=1000, tpot_ms=125), 60),
     "qa": Kind(BestEffort(ttft_ms=1000, tpot_ms=100), 100),
 }
