@@ -88,7 +88,7 @@ def _show(arguments: argparse.Namespace, policies: tuple[str, ...]) -> int:
             record([log for log in logs if log.seed == arguments.seed], arguments.record)
         console.print(f"drawn to {arguments.record}")
     if broken := complaints(logs):
-        return _fail("; ".join(broken) + "; promised are no bump and no late answer, which needs two idle cores", 1)
+        return _fail("; ".join(broken) + "; promised are a whole tour, no bump and no late answer: try again when two cores are idle", 1)
     return 0
 
 
