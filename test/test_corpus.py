@@ -72,21 +72,20 @@ def test_the_nearer_the_obstacle_the_slower_and_sharper(distance: int, side: str
 def test_a_route_walks_from_room_to_neighbouring_room_and_a_low_battery_goes_to_the_charger() -> None:
     charged = 0
     for example in some("navigation", 500):
-        rooms = re.findall(r"(\w+) \((\w+)\)", example.prompt)
-        names = [room for room, _ in rooms]
-        battery = re.search(r"Battery (\d+)", example.prompt)
-        goal = re.search(r"(?:to the|at the|stop: the) (\w+)\.", example.prompt)
-        assert battery and goal
+        told = re.search(r"I am in the (\w+)\. Ahead: (\S+)\. Behind: (\S+)\.", example.prompt)
+        battery = re.search(r"Battery (\d+) %, charger in the (\w+)\.", example.prompt)
+        goal = re.search(r"(?:to the|at the|stop: the) (?:\w+ in the )?(\w+)\.", example.prompt)
+        assert told and battery and goal
+        names = [*json.loads(told[3])[::-1], told[1], *json.loads(told[2])]
         answer = json.loads(example.answer)
-        stations = [*(room for room, thing in rooms if thing == "robot"), *answer["waypoints"]]
+        stations = [told[1], *answer["waypoints"]]
         assert len(stations) > 1
         assert all(abs(names.index(a) - names.index(b)) == 1 for a, b in pairwise(stations))
         assert len(set(stations)) == len(stations)
         low = int(battery[1]) < 20
         charged += low
         assert answer["action"] == ("charge" if low else "navigate")
-        end = rooms[names.index(stations[-1])]
-        assert "charger" in end if low else goal[1] in end
+        assert stations[-1] == (battery[2] if low else goal[1])
     assert charged > 50
 
 
@@ -94,7 +93,7 @@ def test_a_person_hears_where_a_thing_is_only_if_it_was_seen() -> None:
     unseen = 0
     for example in some("dialogue", 500):
         if asked := re.search(r"Person: [^?.]*the (\w+)(?: is)?[?.]", example.prompt):
-            seen = dict(re.findall(r"(\w+) in (\w+)", example.prompt.split("Seen: ")[1].split(". ")[0]))
+            seen = dict(re.findall(r"the (\w+) in the (\w+)", example.prompt.split("Seen: ")[1].split(". ")[0]))
             place = seen.get(asked[1])
             unseen += place is None
             found = f"I saw the {asked[1]} in the {place}." if place else f"I have not seen the {asked[1]}."
@@ -107,7 +106,7 @@ def test_every_word_of_the_language_is_a_token_and_so_is_every_number() -> None:
     texts = [text for example in examples for text in (example.prompt, example.answer)]
     tokenizer = Tokenizer.train(texts, 1024, NAMES)
     assert tokenizer.size <= 1024
-    assert [tokenizer.decode([token]) for token in tokenizer.encode('{"linear": 0.4')] == ['{"', "linear", '":', " ", "0", ".", "4"]
+    assert [tokenizer.decode([token]) for token in tokenizer.encode('{"linear":0.4')] == ['{"', "linear", '":', "0", ".", "4"]
     assert [tokenizer.decode([token]) for token in tokenizer.encode(" 75 % charger")] == [" ", "75", " %", " ", "charger"]
     for text in (*texts[:200], "Grüße, 你好 🤖\t\r\n"):
         assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -39,7 +39,7 @@ SCHEMAS: dict[str, dict[str, object]] = {
     "navigation": schemas.navigation(),
     "manipulation": {
         "type": "array",
-        "items": {"anyOf": [_call("pick", "object", "from"), _call("place", "on"), _call("hand_over"), _call("search", "object")]},
+        "items": {"anyOf": [_call("pick", "object", "on"), _call("place", "on"), _call("hand_over"), _call("search", "object")]},
         "minItems": 1,
         "maxItems": 3,
     },

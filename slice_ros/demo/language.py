@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 ROOMS = ("kitchen", "hall", "lab", "office", "workshop", "storage", "garage", "lobby", "pantry", "library")
@@ -18,7 +18,7 @@ OBJECTS = (
 )  # fmt: skip
 PLACES = ("table", "shelf", "bench", "counter", "cart", "floor")
 SIDES = ("left", "right", "front")
-NAMES = (*ROOMS, *LANDMARKS, "charger", "robot", *OBJECTS, *PLACES, *SIDES, *map(str, range(10, 100)))
+NAMES = (*ROOMS, *LANDMARKS, "charger", *OBJECTS, *PLACES, *SIDES, *map(str, range(10, 100)))
 """What answers copy from prompts; each is one token."""
 
 LOW_BATTERY = 20
@@ -44,6 +44,11 @@ class Example:
     def accepts(self, answer: str) -> bool:
         """Whether an answer is the right one, word for word."""
         return answer == self.answer
+
+
+def compact(value: object) -> str:
+    """JSON without spaces, as prompts and answers have it."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 # ---- control: the velocity command beside an obstacle
@@ -84,7 +89,7 @@ def control(rng: random.Random) -> Example:
     return Example(
         "control",
         prompt,
-        json.dumps({"linear": linear / 10, "angular": angular / 10}),
+        compact({"linear": linear / 10, "angular": angular / 10}),
         (f"obstacle at {distance} on the {side}, speed {speed}",),
     )
 
@@ -99,35 +104,34 @@ ORDERS = (
     "Next stop: the {goal}.",
 )
 NAVIGATION_PHRASES = (
-    "Battery {battery} %. {order} Map: {map}. Route:",
-    "{order} Battery {battery} %. Map: {map}. Route:",
+    "Battery {battery} %, charger in the {charger}. {order} {place} Route:",
+    "{order} Battery {battery} %, charger in the {charger}. {place} Route:",
+    "{place} Battery {battery} %, charger in the {charger}. {order} Route:",
 )
 
 
+def whereabouts(rooms: Sequence[str], start: int) -> str:
+    """Where a robot is in a row of rooms, and which are ahead of it and behind it, the nearest first."""
+    ahead, behind = compact(rooms[start + 1 :]), compact(rooms[:start][::-1])
+    return f"I am in the {rooms[start]}. Ahead: {ahead}. Behind: {behind}."
+
+
 def navigation(rng: random.Random) -> Example:
-    """Three or four rooms in a row; in each the robot, the charger or a landmark. To a room or a landmark, or to the charger first."""
+    """Three or four rooms in a row: to one of them, perhaps to something in it, or to the charger first."""
     rooms = rng.sample(ROOMS, rng.randint(3, 4))
     start, goal = rng.sample(range(len(rooms)), 2)
-    things = rng.sample(LANDMARKS, len(rooms))
-    charger = rng.choice([room for room in range(len(rooms)) if room != start])
-    things[start], things[charger] = "robot", "charger"
-    named = rng.choice((rooms[goal], things[goal]))
     battery = _battery(rng)
+    charger = rng.choice([room for room in range(len(rooms)) if room != start or battery >= LOW_BATTERY])
+    thing = "charger" if goal == charger else rng.choice(LANDMARKS)
+    named = rooms[goal] if rng.random() < 0.5 else f"{thing} in the {rooms[goal]}"
     action = "navigate"
     if battery < LOW_BATTERY:
         action, goal = "charge", charger
     prompt = rng.choice(NAVIGATION_PHRASES).format(
-        battery=battery,
-        order=rng.choice(ORDERS).format(goal=named),
-        map=" - ".join(f"{room} ({thing})" for room, thing in zip(rooms, things, strict=True)),
+        battery=battery, charger=rooms[charger], order=rng.choice(ORDERS).format(goal=named), place=whereabouts(rooms, start)
     )
     route = rooms[start + 1 : goal + 1] if goal > start else rooms[goal:start][::-1]
-    return Example(
-        "navigation",
-        prompt,
-        json.dumps({"action": action, "waypoints": route}),
-        (f"from {rooms[start]} to {rooms[goal]}", *(f"{thing} in {room}" for room, thing in zip(rooms, things, strict=True))),
-    )
+    return Example("navigation", prompt, compact({"action": action, "waypoints": route}), (f"from {rooms[start]} to {rooms[goal]}",))
 
 
 def _battery(rng: random.Random) -> int:
@@ -161,7 +165,7 @@ def manipulation(rng: random.Random) -> Example:
         wanted, where = rng.choice(scene)
         if held:  # the gripper must be free: what it holds changes places with what is wanted
             calls.append({"tool": "place", "on": where})
-        calls.append({"tool": "pick", "object": wanted, "from": where})
+        calls.append({"tool": "pick", "object": wanted, "on": where})
     if rng.random() < 0.5:
         order = rng.choice(BRING_ORDERS).format(object=wanted)
         last = {"tool": "hand_over"}
@@ -172,10 +176,10 @@ def manipulation(rng: random.Random) -> Example:
     if where != "nowhere":
         calls.append(last)
     prompt = rng.choice(MANIPULATION_PHRASES).format(
-        scene=", ".join(f"{thing} on {place}" for thing, place in scene), gripper=held or "empty", order=order
+        scene=compact([{"object": thing, "on": place} for thing, place in scene]), gripper=held or "empty", order=order
     )
     combinations = [f"{wanted} at {where}", *(f"{thing} at {place}" for thing, place in scene)]
-    return Example("manipulation", prompt, json.dumps(calls), tuple(dict.fromkeys(combinations)))
+    return Example("manipulation", prompt, compact(calls), tuple(dict.fromkeys(combinations)))
 
 
 # ---- dialogue: a person asks, the state is in the prompt
@@ -226,50 +230,47 @@ def dialogue(rng: random.Random) -> Example:
         room=room,
         activity=activity,
         battery=battery,
-        seen=", ".join(f"{thing} in {place}" for thing, place in seen.items()),
+        seen=", ".join(f"the {thing} in the {place}" for thing, place in seen.items()),
         question=rng.choice(QUESTIONS[kind]).format(object=asked),
     )
     return Example("dialogue", prompt, " ".join(sentences), (turns_on, *(f"{thing} in {place}" for thing, place in seen.items())))
 
 
-# ---- Q&A: a log excerpt, retold
+# ---- Q&A: a log excerpt, explained
 
 QA_QUESTIONS = (
     "Question: what happened in this log? Answer:",
-    "Question: can you sum up this log? Answer:",
+    "Question: is all well in this log? Answer:",
     "Question: please explain the log. Answer:",
 )
 
 
 def qa(rng: random.Random) -> Example:
-    """Three to five lines of temperatures, arrivals, grasps and battery readings; a sentence for each, then how many joints were hot."""
+    """Three to five lines of temperatures, arrivals, grasps and battery readings; what to think of each, then how many joints were hot."""
     lines: list[str] = []
     sentences: list[str] = []
-    combinations: list[str] = []
     hot = 0
     time_s = rng.randint(10, 39)
-    for _ in range(rng.randint(3, 5)):
+    for letter in "abcde"[: rng.randint(3, 5)]:
         kind = rng.choice(("joint", "joint", "room", "grasp", "battery"))
         if kind == "joint":
-            joint, celsius = rng.randint(1, 7), rng.randint(20, 89)
+            celsius = rng.randint(20, 89)
             hot += celsius >= HOT
-            line, said = f"joint {joint} at {celsius} C", f"joint {joint} was {'too hot' if celsius >= HOT else 'fine'} with {celsius} C."
+            line, verdict = f"joint {rng.randint(1, 7)} at {celsius} C", ", too hot" if celsius >= HOT else ", fine"
         elif kind == "room":
-            room = rng.choice(ROOMS)
-            line, said = f"arrived in {room}", f"the robot came to the {room}."
+            line, verdict = f"arrived in {rng.choice(ROOMS)}", ""
         elif kind == "grasp":
-            thing, well = rng.choice(OBJECTS), rng.random() < 0.5
-            line, said = f"grasp {thing} {'ok' if well else 'failed'}", f"it {'took' if well else 'failed to take'} the {thing}."
+            well = rng.random() < 0.5
+            line, verdict = f"grasp {rng.choice(OBJECTS)} {'ok' if well else 'failed'}", "" if well else ", try again"
         else:
             battery = _battery(rng)
-            line, said = f"battery {battery} %", f"the battery was {'low' if battery < LOW_BATTERY else 'good'} with {battery} percent."
-        letter = "abcde"[len(lines)]
+            line, verdict = f"battery {battery} %", ", low" if battery < LOW_BATTERY else ", good"
         lines.append(f"{letter}) {time_s} s: {line}")
-        sentences.append(f"{letter}) At {time_s} s {said}")
-        combinations.append(line)
+        sentences.append(f"{lines[-1]}{verdict}.")
         time_s += rng.randint(3, 15)
     sentences.append(f"In all {hot} joint reading{' was' if hot == 1 else 's were'} too hot." if hot else "No joint was too hot.")
-    return Example("qa", "\n".join([*lines, rng.choice(QA_QUESTIONS)]), " ".join(sentences), tuple(combinations))
+    combinations = tuple(line.partition(": ")[2] for line in lines)
+    return Example("qa", "\n".join([*lines, rng.choice(QA_QUESTIONS)]), " ".join(sentences), combinations)
 
 
 TASKS: Mapping[str, Callable[[random.Random], Example]] = {

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from slice_ros.demo.language import LANDMARKS, NAVIGATION_PHRASES, ORDERS, ROOMS, velocity
+from slice_ros.demo.language import LANDMARKS, NAVIGATION_PHRASES, ORDERS, ROOMS, velocity, whereabouts
 
 Point = tuple[float, float]
 
@@ -122,12 +122,12 @@ class Floor:
 
     def order(self, leg: int) -> str:
         """The navigation task's prompt for a leg."""
-        rooms = self.legs[leg].rooms
+        start, *_, goal = self.legs[leg].rooms
         return NAVIGATION_PHRASES[0].format(
-            start=self.rooms[rooms[0]],
             battery=80 - 5 * leg,
-            order=ORDERS[0].format(goal=self.landmarks[rooms[-1]]),
-            map=" - ".join(f"[{landmark}] {room}" for landmark, room in zip(self.landmarks, self.rooms, strict=True)),
+            charger=self.rooms[self.landmarks.index("charger")],
+            order=ORDERS[0].format(goal=f"{self.landmarks[goal]} in the {self.rooms[goal]}"),
+            place=whereabouts(self.rooms, start),
         )
 
 
