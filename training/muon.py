@@ -1,12 +1,19 @@
-"""The Muon optimizer in single precision: PyTorch's own computes in bfloat16, which many CPUs have to imitate."""
+"""The Muon optimizer, in single precision where the CPU would have to imitate bfloat16: PyTorch's own computes in it everywhere."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 from torch import Tensor
+
+
+@cache
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies matrices in bfloat16, twice as fast as in single precision."""
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 class Muon(torch.optim.Optimizer):
@@ -52,7 +59,9 @@ def orthogonal(matrices: Tensor) -> Tensor:
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    if has_bfloat16():
+        x = x.bfloat16()
     for _ in range(5):
         square = x @ x.mT
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).float()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
@@ -27,41 +26,59 @@ def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
 
-EMBEDDING_DEVIATION = 0.3
+EMBEDDING_DEVIATION = 0.5
 """Large beside one step of the optimizer; the wiring below would not outlive shorter embeddings."""
 EMBEDDING_CONSTANT = 1.7
 """All embeddings begin with the same first entry, so that heads have something to look with that does not depend on the token."""
 OUTPUT_SCALE = 0.4
 """The last norm's first weights: a state that points to a token's embedding makes this token likely, but not certain."""
+WIRED = 4
+"""Heads of a block that begin wired, for gaps of up to so many tokens."""
+NOTE = 16
+"""Dimensions of what such a head notes of a token."""
 
 
 @torch.no_grad()
-def _wire(first: Block, second: Block, shape: ModelShape) -> None:
-    """Begin with induction heads, which training would need thousands of steps to find.
+def _wire(first: Block, second: Block, third: Block, shape: ModelShape) -> None:
+    """Begin with heads that repeat what stood behind earlier copies of the last tokens; to find them takes thousands of steps.
 
-    Heads of the first block look one, two, ... tokens back and note what is there; those of the second look for notes that equal their
-    own token, and pass on what stands there: the token that came one, two, ... places after an earlier copy of this one.
+    Heads of the first block look one, two, ... tokens back and note what is there. Those of the second look for notes that equal their
+    own token, and keep what stands there: the token that came one, two, ... places after an earlier copy of this one. Those of the third
+    look none, one, ... tokens back, and say what is kept there for the place to come (induction heads, arXiv 2209.11895, with gaps).
+    Notes and what is kept have dimensions of their own, which embeddings leave empty at first.
     """
-    length, rest = shape.head_length, shape.embedding_length - 1
-    constant = EMBEDDING_CONSTANT / math.sqrt((EMBEDDING_CONSTANT**2 + rest * EMBEDDING_DEVIATION**2) / shape.embedding_length)
-    notes, places = (torch.linalg.qr(torch.randn(rest, rest))[0] for _ in range(2))
+    length, tokens = shape.head_length, slice(1, _embedded(shape))
     fast = shape.rope_freq_base ** (-torch.arange(0, 8, 2) / length)  # what turns by a large angle from token to token
-    slow = (torch.arange(length) >= 12)[:, None]
-    for back in range(1, shape.head_count):
-        head = slice((back - 1) * length, back * length)
-        look = torch.zeros(2, length)
-        look[0, 0:8:2], look[0, 1:8:2], look[1, 0:8:2] = (fast * back).cos(), -(fast * back).sin(), 1.0
-        for weights, direction in zip((first.attn_q.weight, first.attn_k.weight), look, strict=True):
-            weights[head] *= 0.05
-            weights[head, 0] = direction * 6.0 / constant
-        first.attn_v.weight[head, 1:] = notes[:, head].T
-        first.attn_v.weight[head, 0] = 0.0
-        first.attn_output.weight[1:, head] = places[:, head] * 0.7
-        first.attn_output.weight[0, head] = 0.0
-        second.attn_q.weight[head] = first.attn_v.weight[head] * slow * 8.0
-        second.attn_k.weight[head] = first.attn_output.weight[:, head].T * slow / 0.7
-        second.attn_output.weight[:, head] = second.attn_v.weight[head].T
-    second.attn_v.weight[:, 0] = 0.0
+    still = slice(length - NOTE, length)  # and what hardly does
+    for gap in range(1, WIRED + 1):
+        head = slice((gap - 1) * length, gap * length)
+        note = slice(tokens.stop + (gap - 1) * NOTE, tokens.stop + gap * NOTE)
+        kept = slice(note.start + WIRED * NOTE, note.stop + WIRED * NOTE)
+        sketch, copy = (torch.linalg.qr(torch.randn(tokens.stop - 1, NOTE))[0].T for _ in range(2))
+        for block, back, sharpness in ((first, gap, 6.0), (third, gap - 1, 12.0)):
+            look = torch.zeros(2, length)
+            look[0, 0:8:2], look[0, 1:8:2], look[1, 0:8:2] = (fast * back).cos(), -(fast * back).sin(), 1.0
+            for weights, direction in zip((block.attn_q.weight, block.attn_k.weight), look, strict=True):
+                weights[head] *= 0.05
+                weights[head, 0] = direction * sharpness
+        for block, reads, writes, into, scale in (
+            (first, sketch, torch.eye(NOTE), note, 0.33),
+            (second, copy, torch.eye(NOTE), kept, 0.33),
+            (third, torch.eye(NOTE), copy.T, tokens, 0.5),
+        ):
+            block.attn_v.weight[head] = 0.0
+            block.attn_output.weight[:, head] = 0.0
+            block.attn_v.weight[head][:NOTE, kept if block is third else tokens] = reads
+            block.attn_output.weight[into, head.start : head.start + NOTE] = writes * scale
+        second.attn_q.weight[head] = 0.0
+        second.attn_k.weight[head] = 0.0
+        second.attn_q.weight[head][still, tokens] = sketch * 2.5
+        second.attn_k.weight[head][still, note] = torch.eye(NOTE) * 2.5
+
+
+def _embedded(shape: ModelShape) -> int:
+    """Dimensions that embeddings use at first; the others are for what the wired heads note and keep."""
+    return shape.embedding_length - 2 * WIRED * NOTE
 
 
 class Block(nn.Module):
@@ -99,8 +116,9 @@ class Block(nn.Module):
             for part in (self.attn_q, self.attn_k)
         )
         v = self.attn_v(normed).unflatten(-1, (-1, self.head_length))
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=self.kv_groups > 1)
+        q, k, v = (part.transpose(1, 2).float() for part in (q, k, v))
+        with torch.autocast("cpu", enabled=False):  # its gradient is slower in bfloat16
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=self.kv_groups > 1)
         x = x + self.attn_output(attended.transpose(1, 2).flatten(2))
         normed = self.ffn_norm(x)
         return x + cast(Tensor, self.ffn_down(F.silu(self.ffn_gate(normed)) * self.ffn_up(normed)))
@@ -121,11 +139,12 @@ class Network(nn.Module):
         self.output_norm = nn.RMSNorm(shape.embedding_length, NORM_EPSILON)
         nn.init.constant_(self.output_norm.weight, OUTPUT_SCALE)
         nn.init.normal_(self.token_embd.weight, std=EMBEDDING_DEVIATION)
+        nn.init.zeros_(self.token_embd.weight[:, _embedded(shape) :])
         nn.init.constant_(self.token_embd.weight[:, 0], EMBEDDING_CONSTANT)
         for block in self.blk:
             block.initialise()
-        if shape.block_count > 1 and shape.head_count == shape.head_count_kv:
-            _wire(self.blk[0], self.blk[1], shape)
+        if shape.block_count > 2 and shape.head_count == shape.head_count_kv > WIRED:
+            _wire(self.blk[0], self.blk[1], self.blk[2], shape)
 
     def forward(self, tokens: Tensor, examples: Tensor, positions: Tensor) -> Tensor:
         """What the last norm makes of each token, shape (batch, length, width).
