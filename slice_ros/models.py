@@ -98,6 +98,8 @@ SHAPES = {
 """Public models by name; the shapes are those of their published configuration files."""
 
 START_SHAPE = ModelShape("start", "llama", 256 + len(SPECIAL_TOKENS), 256, 4, 4, 2, 768, 32768)
+SHIPPED_MODEL = "robot-q8_0.gguf"
+"""What ``make train`` makes; docs/model.md is its model card."""
 START_VERSION = 1
 """Raise it with every change to the start model, so that a cached older one is not taken for it."""
 
@@ -108,8 +110,8 @@ def default_model_path() -> Path:
     Raises:
         OSError: the cache directory cannot be written.
     """
-    shipped = sorted((share_dir() / "models").glob("*.gguf"))
-    return shipped[0] if shipped else start_model_path()
+    shipped = share_dir() / "models" / SHIPPED_MODEL
+    return shipped if shipped.exists() else start_model_path()
 
 
 def start_model_path() -> Path:

@@ -109,7 +109,7 @@ def test_the_start_model_is_made_once(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_shipped_model")
 def test_a_model_that_ships_with_the_package_wins(tmp_path: Path) -> None:
-    shipped = tmp_path / "share" / "models" / "trained.gguf"
+    shipped = tmp_path / "share" / "models" / models.SHIPPED_MODEL
     shipped.parent.mkdir(parents=True)
     shipped.touch()
     assert default_model_path() == shipped
