@@ -30,9 +30,13 @@ from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama import engine as engine_module
 from slice_ros.engines.llama.loading import physical_cores
 from slice_ros.goal import GoalRequest
+from slice_ros.latency import LatencyModel
 from slice_ros.mask import Cell, Column
 from slice_ros.models import QUANTIZATIONS, SHAPES, make_model
 from slice_ros.paths import cache_dir
+from slice_ros.policies import make_policy
+from slice_ros.policies.slack import COLUMNS
+from slice_ros.scheduler import Scheduler
 from slice_ros.slo import BestEffort
 
 GRAMMAR = 'root ::= "{" [a-z ]* "}"'
@@ -130,25 +134,55 @@ def timed_calls() -> Iterator[dict[str, float]]:
             setattr(module, name, function)
 
 
-def between_steps(engine: LlamaEngine, sequences: int, prompt_tokens: int, tokens: int, **fields: Any) -> dict[str, float]:
-    """What a step with so many decodes consists of, in ms: a median over steps.
+def parts_of(step: Callable[[], Any], steps: int) -> dict[str, float]:
+    """What a step consists of, in ms: the mean over as many steps as a plan has columns, of that the median.
 
     Returns:
         ``decode_ms`` in llama_decode and waiting for it, ``sampling_ms`` in llama.cpp's samplers and the search for the most likely
         tokens, ``python_ms`` the rest.
     """
-    goals = Goals(engine, sequences, prompt_tokens, tokens, **fields)
     parts: dict[str, list[float]] = defaultdict(list)
     with timed_calls() as spent:
-        for _ in range(tokens):
+        for _ in range(steps // COLUMNS):
             spent.clear()
-            taken_s = goals.decode(1)
+            began_s = time.perf_counter()
+            for _ in range(COLUMNS):
+                step()
+            taken_s = time.perf_counter() - began_s
             decode_s = sum(spent.pop(name, 0.0) for name in ("llama_decode", "llama_get_logits", "llama_synchronize"))
             sampling_s = sum(spent.values())
             for name, seconds in (("decode", decode_s), ("sampling", sampling_s), ("python", taken_s - decode_s - sampling_s)):
-                parts[f"{name}_ms"].append(1e3 * seconds)
-    goals.close()
+                parts[f"{name}_ms"].append(1e3 * seconds / COLUMNS)
     return {name: statistics.median(values) for name, values in parts.items()}
+
+
+def engine_step(engine: LlamaEngine, sequences: int, prompt_tokens: int, tokens: int, **fields: Any) -> dict[str, float]:
+    """The parts of an engine's step with so many decodes."""
+    goals = Goals(engine, sequences, prompt_tokens, tokens, **fields)
+    parts = parts_of(lambda: goals.decode(1), tokens)
+    goals.close()
+    return parts
+
+
+def scheduler_step(engine: LlamaEngine, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]:
+    """The same of a scheduler's turn under the default policy: its plans, tasks and events are Python's.
+
+    To the policy a step takes the same time with every number of rows, so that all goals decode in all of them.
+    """
+    step_s = 1e-3 * engine_step(engine, sequences, prompt_tokens, 2 * COLUMNS)["decode_ms"]
+    latency = LatencyModel("flat", (step_s,) * sequences)
+    scheduler = Scheduler(engine, make_policy("slack"), latency, lambda _events: None, max_batch=sequences)
+    for i in range(sequences):
+        prompt = f"{i:02}" + "x" * (prompt_tokens - 2)
+        scheduler.submit(GoalRequest(f"goal-{i}", BestEffort(), 2 * tokens, prompt=prompt))
+    scheduler.turn()
+    while not all(task.tokens for task in scheduler.tasks):
+        scheduler.turn()
+    parts = parts_of(scheduler.turn, tokens)
+    scheduler.stop()
+    scheduler.run()
+    engine.forget()
+    return parts
 
 
 def ttft_ms(engine: LlamaEngine, prefix_tokens: int, repeats: int) -> dict[str, float]:
@@ -202,7 +236,11 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             for count in sequences:
                 pairs[count].append((ours[count], theirs[count]))
         step = (engine, BETWEEN_SEQUENCES, arguments.prompt_tokens, arguments.tokens)
-        greedy, constrained = between_steps(*step), between_steps(*step, grammar=GRAMMAR)
+        parts = {
+            "engine, greedy": engine_step(*step),
+            "engine, with a grammar": engine_step(*step, grammar=GRAMMAR),
+            "scheduler, greedy": scheduler_step(*step),
+        }
         prefix = ttft_ms(engine, PREFIX_TOKENS, arguments.pairs)
     finally:
         engine.shutdown()
@@ -222,7 +260,7 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             }
             for count, measured in pairs.items()
         ],
-        "step": {"sequences": BETWEEN_SEQUENCES, "greedy": greedy, "grammar": constrained},
+        "step": {"sequences": BETWEEN_SEQUENCES, "parts": parts},
         "ttft": prefix,
     }
 
@@ -240,11 +278,11 @@ def show(result: dict[str, Any], console: Console) -> None:
             " ".join(f"{ratio:.3f}" for ratio in row["ratios"]),
         )
     console.print(table)
-    table = Table(title=f"a step with {result['step']['sequences']} decodes, ms, medians over steps")
+    table = Table(title=f"a step with {result['step']['sequences']} decodes, ms")
     for name in ("", "llama_decode", "sampling", "Python"):
         table.add_column(name, justify="right")
-    for name in ("greedy", "grammar"):
-        table.add_row(name, *(f"{result['step'][name][part]:.3f}" for part in ("decode_ms", "sampling_ms", "python_ms")))
+    for name, parts in result["step"]["parts"].items():
+        table.add_row(name, *(f"{parts[part]:.3f}" for part in ("decode_ms", "sampling_ms", "python_ms")))
     console.print(table)
     ttft = result["ttft"]
     console.print(f"TTFT of a prompt whose first {ttft['prefix_tokens']} tokens are new: {ttft['cold_ms']:.1f} ms", highlight=False)

@@ -3,7 +3,8 @@
     python benchmarks/peers.py --shape smollm2-135m --threads 2 --rates 0.5,1,2 --json peers.json --plot peers.png
 
 Goals go to slice_server as actions over DDS, to llama-server as streaming HTTP requests. Both run the same model file with as many
-threads, KV cells and sequences, and both are told how long each answer is. Tokens are timed where they arrive.
+threads, KV cells and sequences. Neither is told how long an answer is, only its class's ``max_tokens``: the client hangs up once it has
+the tokens it wants, by a cancel request here and by closing the connection there. Tokens are timed where they arrive.
 """
 
 from __future__ import annotations
@@ -71,14 +72,22 @@ class Sent:
 
     Args:
         at_s: reading of the monotonic clock.
-        token_times_s: readings when tokens arrived.
-        completed: all of them did.
+        token_times_s: readings when the tokens that it wants arrived.
     """
 
     arrival: Arrival
     at_s: float
     token_times_s: list[float] = field(default_factory=list)
-    completed: bool = False
+
+    @property
+    def completed(self) -> bool:
+        """Whether all tokens that it wants have arrived."""
+        return len(self.token_times_s) == self.arrival.lengths.output_tokens
+
+    def arrived(self, tokens: int) -> None:
+        """So many tokens in all have arrived by now."""
+        wanted = min(tokens, self.arrival.lengths.output_tokens)
+        self.token_times_s += [time.monotonic()] * (wanted - len(self.token_times_s))
 
     def outcome(self) -> Outcome:
         """The same verdict as the scheduler's."""
@@ -128,12 +137,13 @@ class SliceServer:
 
     def _send(self, goal: Sent, open_goals: set[str]) -> None:
         request = goal.arrival.request
-        message = Generate.Goal(
-            prompt=request.prompt, slo=slo_msg(request.slo, ""), max_tokens=goal.arrival.lengths.output_tokens, label=request.label
-        )
+        message = Generate.Goal(prompt=request.prompt, slo=slo_msg(request.slo, ""), max_tokens=request.max_tokens, label=request.label)
 
-        def arrived(tokens: int) -> None:
-            goal.token_times_s += [time.monotonic()] * (tokens - len(goal.token_times_s))
+        def heard(message: Generate.Impl.FeedbackMessage) -> None:
+            was_completed = goal.completed
+            goal.arrived(message.feedback.tokens)
+            if goal.completed and not was_completed:  # feedback may come before the answer to the goal
+                sent.add_done_callback(lambda future: future.result().cancel_goal_async())
 
         def answered(future: rclpy.task.Future) -> None:
             handle = future.result()
@@ -143,13 +153,11 @@ class SliceServer:
                 open_goals.discard(request.goal_id)
 
         def ended(future: rclpy.task.Future) -> None:
-            result = future.result().result
-            arrived(result.report.output_tokens)
-            goal.completed = result.error_code == ErrorCode.NONE
+            goal.arrived(future.result().result.report.output_tokens)
             open_goals.discard(request.goal_id)
 
         open_goals.add(request.goal_id)
-        sent = self._client.send_goal_async(message, feedback_callback=lambda message: arrived(message.feedback.tokens))
+        sent = self._client.send_goal_async(message, feedback_callback=heard)
         sent.add_done_callback(answered)
 
     def close(self) -> None:
@@ -202,11 +210,10 @@ class LlamaServer:
     async def _complete(self, goal: Sent) -> None:
         """Send a goal at its time and take its tokens in: server-sent events, each a ``data:`` line with a JSON object."""
         await asyncio.sleep(max(0.0, goal.at_s - time.monotonic()))
-        tokens = goal.arrival.lengths.output_tokens
         body = json.dumps(
             {
                 "prompt": goal.arrival.request.prompt,
-                "n_predict": tokens,
+                "n_predict": goal.arrival.request.max_tokens,
                 "temperature": 0.0,
                 "ignore_eos": True,
                 "stream": True,
@@ -223,10 +230,11 @@ class LlamaServer:
             async for line in reader:
                 if line.startswith(b"data: {"):
                     event = json.loads(line[6:])
-                    goal.token_times_s += [time.monotonic()] * len(event.get("tokens", ()))
-                    goal.completed = goal.completed or bool(event.get("stop"))
+                    goal.arrived(len(goal.token_times_s) + len(event.get("tokens", ())))
+                    if goal.completed:
+                        break
         except OSError:
-            goal.completed = False
+            pass  # what has arrived counts
         finally:
             writer.close()
 
