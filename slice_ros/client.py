@@ -13,7 +13,7 @@ from typing import Any
 from slice_ros import qos
 from slice_ros.conversions import duration_msg, message_msg, report_of, sampling_msg, slo_msg, uuid_msg
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling, TokenLogprob
-from slice_ros.interfaces import Generate, SloStatus
+from slice_ros.interfaces import Generate, GoalStatus, SloStatus
 from slice_ros.ros import ActionClient, Future, Node, rclpy
 from slice_ros.slo import BestEffort, Slo
 from slice_ros.task import SloReport
@@ -311,14 +311,19 @@ class SliceClient:
         if future.exception() is not None:
             self._finish(generation, GoalFailed(ErrorCode.INTERNAL, str(future.exception())))
             return
-        result = future.result().result
+        status, result = future.result().status, future.result().result
         report = report_of(result.report)
-        if result.error_code == ErrorCode.NONE:
+        if status == GoalStatus.STATUS_SUCCEEDED:
             self._finish(
                 generation, Answer(result.text, result.finish_reason, report, tuple(map(TokenLogprob, result.tokens, result.logprobs)))
             )
+        elif status == GoalStatus.STATUS_UNKNOWN:
+            message = f"the server {self._server} does not know the goal, it was started anew; send the goal again"
+            self._finish(generation, GoalFailed(ErrorCode.ENGINE_DIED, message))
         else:
-            self._finish(generation, GoalFailed(ErrorCode(result.error_code), result.error_msg, result.text, report))
+            code = ErrorCode(result.error_code) if result.error_code in tuple(ErrorCode) else ErrorCode.NONE
+            message = result.error_msg or f"the server {self._server} ended the goal with status {status} and gave no reason"
+            self._finish(generation, GoalFailed(code or ErrorCode.INTERNAL, message, result.text, report))
 
     def _finish(self, generation: Generation, end: Answer | GoalFailed) -> None:
         self._in_flight.discard(generation)

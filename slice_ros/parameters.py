@@ -156,9 +156,18 @@ PARAMETERS: dict[str, Parameter] = {
             change=Change.LIVE,
         ),
         Parameter(
+            "scheduler.max_in_hand",
+            2500,
+            "goals that may be in hand, waiting or begun; one more ends at once with OVERLOADED",
+            1,
+            100000,
+            change=Change.LIVE,
+        ),
+        Parameter(
             "scheduler.client_share",
             0.5,
-            "share of scheduler.max_queued that one client's goals may be; goals that name no client count as one",
+            "share of scheduler.max_queued, and of scheduler.max_in_hand, that one client's goals may be; goals that name no client count "
+            "as one",
             0.0,
             1.0,
             change=Change.LIVE,
