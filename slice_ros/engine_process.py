@@ -27,6 +27,8 @@ from slice_ros.policies import make_policy
 from slice_ros.preparation import Preparation
 from slice_ros.scheduler import Scheduler
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_PROFILE = "rtx4060ti-chatglm2-6b-int4"
 
 
@@ -75,6 +77,10 @@ def serve(connection: Connection) -> int:
         engine, latency = build_engine(start.parameters)
     except (EngineError, LatencyError) as error:
         connection.send(Failed(str(error)))
+        return 1
+    except Exception as error:
+        logger.exception("the engine cannot be built")
+        connection.send(Failed(f"the engine cannot be built: {type(error).__name__}: {error}"))
         return 1
     answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
     scheduler = Scheduler(

@@ -86,7 +86,7 @@ class EngineHost:
             raise EngineError(f"the engine was not ready within {timeout_s} s")
         if self.ready is None:
             self._supervisor.join()
-            raise EngineError(self.failure)
+            raise EngineError(self.failure or "the engine was stopped before it was ready")
         return self.ready
 
     @property
@@ -181,7 +181,7 @@ class EngineHost:
         """One engine process from birth to death; true if it became ready."""
         connection, ours, process = self._spawn()
         commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
-        became_ready = False
+        became_ready, told = False, ""
         over = threading.Event()
         self._hang = ""
         try:
@@ -190,7 +190,7 @@ class EngineHost:
             connection.send(start)
             answer: Answer = connection.recv()
             if isinstance(answer, Failed):
-                self.failure = answer.message
+                told = answer.message
                 return False
             assert isinstance(answer, Ready)
             became_ready = True
@@ -217,7 +217,7 @@ class EngineHost:
             connection.close()
             ours.close()
             ended = self._reap(process)
-            self.failure = self._hang or ended or self.failure
+            self.failure = self._hang or told or ended
             self._end_checks()
         return became_ready
 
@@ -252,7 +252,7 @@ class EngineHost:
         return Connection(os.dup(ours.fileno())), ours, process
 
     def _reap(self, process: subprocess.Popen[bytes]) -> str:
-        """Wait for a process whose pipe is closed; says how it ended, if not in peace."""
+        """Wait for a process whose pipe is closed; says how it ended, if it was not asked to."""
         try:
             status = process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -263,7 +263,7 @@ class EngineHost:
                 return f"the engine process {process.pid} was killed, but the kernel does not let it go; look at its device"
         if status < 0:
             return f"the engine process {process.pid} was ended by {signal.Signals(-status).name}"
-        return "" if status in (0, 1) else f"the engine process {process.pid} ended with status {status}"
+        return "" if self._stopping.is_set() else f"the engine process {process.pid} ended with status {status}"
 
     def _open_for_goals(self, ready: Ready, commands: queue.SimpleQueue[Command | None], start: Start) -> None:
         with self._lock:

@@ -213,6 +213,21 @@ def test_an_unknown_device_profile_is_a_sentence_at_start(make_host):
         host.start()
 
 
+def test_an_error_that_nobody_foresaw_is_a_sentence_at_start(make_host, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")  # where the model and the step times would go
+    host = make_host(engine__kind="llama")
+    with pytest.raises(EngineError, match="/dev/null"):
+        host.start()
+    assert host.state is EngineState.FAILED
+
+
+def test_a_process_that_ends_without_a_word_is_a_sentence_at_start(make_host, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import os, sys\nif 'slice_ros.engine_process' in sys.orig_argv: os._exit(1)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(EngineError, match="ended with status 1"):
+        make_host().start()
+
+
 def test_the_engine_process_does_not_outlive_a_killed_node(tmp_path):
     script = tmp_path / "node.py"
     script.write_text(

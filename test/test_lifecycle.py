@@ -182,6 +182,8 @@ class Clumsy(ManagedNode):
     async def on_configure(self) -> None:
         if "configure" in self.failing:
             raise TransitionError("the motor is cold; warm it up")
+        if "silent" in self.failing:
+            raise TransitionError("")
         if "code" in self.failing:
             raise KeyError("motor")
 
@@ -194,6 +196,7 @@ class Clumsy(ManagedNode):
     ("failing", "state", "says"),
     [
         (("configure",), "unconfigured", "^the motor is cold; warm it up$"),
+        (("silent",), "unconfigured", "^$"),
         (("code",), "unconfigured", r"on_configure raised KeyError\('motor'\)"),
         (("configure", "error"), "finalized", "the motor is cold.*the brake is stuck; start the node anew"),
     ],
