@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import signal
 import sys
 import threading
@@ -107,6 +108,7 @@ class SliceServer(ManagedNode):
             "slice_server", automatically_declare_parameters_from_overrides=True, allow_undeclared_parameters=True, **node_arguments
         )
         self._born_s = time.monotonic()
+        self._instance = secrets.randbits(64)
         self._host: EngineHost | None = None
         self._ready: Ready | None = None
         self._active = False
@@ -418,6 +420,7 @@ class SliceServer(ManagedNode):
         """The ``SloStatus`` message of this moment."""
         status = SloStatus()
         status.stamp = self.get_clock().now().to_msg()
+        status.instance = self._instance
         status.policy = str(self._parameters_now["scheduler.policy"])
         status.engine_state = self._engine_state.value
         status.step_ms = status.step_predicted_ms = math.nan

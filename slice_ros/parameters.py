@@ -191,7 +191,7 @@ PARAMETERS: dict[str, Parameter] = {
         ),
         Parameter("generation.max_tokens", 256, "output tokens of a goal that does not say", 1, 1048576, change=Change.LIVE),
         Parameter(
-            "status.rate_hz", 2.0, "how often ~/slo_status is published; clients take it for a heartbeat", 1.0, 50.0, change=Change.NEVER
+            "status.rate_hz", 2.0, "how often ~/slo_status is published; clients take it for a heartbeat", 2.0, 50.0, change=Change.NEVER
         ),
         Parameter(
             "lifecycle.autostart",

@@ -477,3 +477,45 @@ def test_a_killed_server_ends_its_clients_goals_within_two_seconds():
             assert time.monotonic() - killed < 2.0
         finally:
             peer.close()
+
+
+def test_a_client_that_blocks_in_every_callback_learns_that_its_server_died():
+    with serving("missed", "--engine", "paced") as server:
+        peer = Peer("missed")
+        try:
+            peer.client.wait_for_server(READY_S)
+            generation = peer.client.send("a long story", max_tokens=1000)
+            peer.spin_until(lambda: generation._pieces)
+            peer.node.create_timer(0.1, lambda: time.sleep(1.0))
+            blocked = time.monotonic()
+            peer.spin_until(lambda: time.monotonic() - blocked > 5.0)
+            assert not generation.done  # a server that lives is not taken for dead
+            server.kill()
+            with pytest.raises(GoalFailed) as caught:
+                peer.run(generation.result(), timeout_s=15.0)
+            assert caught.value.code is ErrorCode.ENGINE_DIED
+        finally:
+            peer.close()
+
+
+def test_goals_of_a_server_that_was_started_anew_unnoticed_end_and_those_of_the_new_one_do_not():
+    peer, other = Peer("reborn"), Peer("reborn", "other")
+    try:
+        with serving("reborn", "--engine", "paced") as server:
+            peer.client.wait_for_server(READY_S)
+            peer.status()
+            lost = peer.client.send("a long story", max_tokens=1000)
+            peer.spin_until(lambda: lost._pieces)
+            server.kill()
+            server.wait()
+        with serving("reborn", "--engine", "paced", "-p", "status.rate_hz:=50.0"):
+            other.status()  # meanwhile the peer's node does nothing
+            time.sleep(1.0)  # discovery
+            new = peer.client.send("another long story", max_tokens=100)
+            with pytest.raises(GoalFailed) as caught:
+                peer.run(lost.result(), timeout_s=10.0)
+            assert caught.value.code is ErrorCode.ENGINE_DIED
+            assert peer.run(new.result()).report.output_tokens == 100
+    finally:
+        peer.close()
+        other.close()
