@@ -179,7 +179,11 @@ class EngineHost:
 
     def _run_one(self) -> bool:
         """One engine process from birth to death; true if it became ready."""
-        connection, ours, process = self._spawn()
+        try:
+            connection, ours, process = self._spawn()
+        except OSError as error:
+            self.failure = f"no process can be started for the engine: {error}"
+            return False
         commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         became_ready, told = False, ""
         over = threading.Event()
@@ -235,21 +239,28 @@ class EngineHost:
                 return
 
     def _spawn(self) -> tuple[Connection, socket.socket, subprocess.Popen[bytes]]:
-        ours, theirs = socket.socketpair()
+        """Raises:
+        OSError: the machine has no process or file descriptor left.
+        """
         # The child finds this very package, however the parent found it.
         path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "slice_ros.engine_process", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path},
-            )
+        with contextlib.ExitStack() as opened:
+            ours, theirs = socket.socketpair()
+            opened.enter_context(ours)
+            with theirs:
+                connection = opened.enter_context(Connection(os.dup(ours.fileno())))
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "slice_ros.engine_process", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, "PYTHONPATH": path},
+                )
+            opened.pop_all()
         with self._lock:
             self._process = process
             if self._stopping.is_set():
                 process.kill()
-        return Connection(os.dup(ours.fileno())), ours, process
+        return connection, ours, process
 
     def _reap(self, process: subprocess.Popen[bytes]) -> str:
         """Wait for a process whose pipe is closed; says how it ended, if it was not asked to."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
 import uuid
+from contextlib import contextmanager
 
 import pytest
 
@@ -226,6 +228,41 @@ def test_a_process_that_ends_without_a_word_is_a_sentence_at_start(make_host, tm
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(EngineError, match="ended with status 1"):
         make_host().start()
+
+
+@contextmanager
+def no_file_descriptors():
+    """Nobody in this process can open anything, as where too many processes run."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_where_no_process_can_be_started_that_is_a_sentence_at_start(make_host):
+    host = make_host()
+    with no_file_descriptors(), pytest.raises(EngineError, match=r"no process can be started for the engine: .*Too many open files"):
+        host.start(timeout_s=10.0)
+    assert host.state is EngineState.FAILED
+
+
+def test_where_no_process_can_be_started_goals_end_until_one_can(make_host, ends):
+    host = make_host()
+    host.start()
+    with no_file_descriptors():
+        os.kill(host.pid, signal.SIGKILL)
+        while host.state is EngineState.READY:
+            time.sleep(0.01)
+        host.submit(request())
+        ends.wait(lambda e: e.finished)
+        assert ends.finished[0].error_code is ErrorCode.ENGINE_DIED
+    while host.state is not EngineState.READY:
+        time.sleep(0.01)
+    host.submit(request())
+    ends.wait(lambda e: len(e.finished) == 2)
+    assert ends.finished[1].error_code is ErrorCode.NONE
 
 
 def test_the_engine_process_does_not_outlive_a_killed_node(tmp_path):
