@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from multiprocessing.connection import Connection
 
 from slice_ros.admission import Admission
@@ -73,6 +74,9 @@ def serve(connection: Connection) -> int:
         The process's exit status: 0, or 1 when the engine could not be built.
     """
     start: Start = connection.recv()
+    built: Future[tuple[Scheduler, Preparation]] = Future()
+    # From now on, so that a node which is killed while a large model loads leaves no process behind.
+    threading.Thread(target=_receive_all, args=(connection, built), name="commands", daemon=True).start()
     try:
         engine, latency = build_engine(start.parameters)
     except (EngineError, LatencyError) as error:
@@ -97,10 +101,9 @@ def serve(connection: Connection) -> int:
     sender = threading.Thread(target=_send_all, args=(connection, answers), name="answers", daemon=True)
     preparation = Preparation(scheduler, answers.put)
     preparer = threading.Thread(target=preparation.run, name="preparation", daemon=True)
-    receiver = threading.Thread(target=_receive_all, args=(connection, scheduler, preparation), name="commands", daemon=True)
     sender.start()
     preparer.start()
-    receiver.start()
+    built.set_result((scheduler, preparation))
     scheduler.run()
     answers.put(None)
     sender.join(timeout=5.0)
@@ -116,12 +119,13 @@ def _send_all(connection: Connection, answers: queue.SimpleQueue[Answer | None])
             return  # the node is gone; the receiver sees it, too
 
 
-def _receive_all(connection: Connection, scheduler: Scheduler, preparation: Preparation) -> None:
+def _receive_all(connection: Connection, built: Future[tuple[Scheduler, Preparation]]) -> None:
     while True:
         try:
             command: Command = connection.recv()
         except (EOFError, OSError):
-            os._exit(0)  # nobody is left to answer to; a step under way must not delay the end
+            os._exit(0)  # nobody is left to answer to; neither a load nor a step under way must delay the end
+        scheduler, preparation = built.result()
         if isinstance(command, (Submit, Check)):
             preparation.put(command)
         elif isinstance(command, Cancel):

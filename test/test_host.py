@@ -11,8 +11,10 @@ import threading
 import time
 import uuid
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from serving import is_alive
 
 from slice_ros.engines.base import EngineError
 from slice_ros.events import Event, Finished, Progress, Snapshot
@@ -265,25 +267,41 @@ def test_where_no_process_can_be_started_goals_end_until_one_can(make_host, ends
     assert ends.finished[1].error_code is ErrorCode.NONE
 
 
-def test_the_engine_process_does_not_outlive_a_killed_node(tmp_path):
+@pytest.mark.parametrize("engine", ["serves", "loads"])
+def test_the_engine_process_does_not_outlive_a_killed_node(engine, tmp_path):
+    model = tmp_path / "model.gguf"
+    os.mkfifo(model)  # nobody writes anything: the load takes for ever
+    parameters = {"engine.kind": "simulated"} if engine == "serves" else {"engine.kind": "llama", "model.path": str(model)}
     script = tmp_path / "node.py"
     script.write_text(
-        "import time\n"
+        "import threading, time\n"
         "from slice_ros.host import EngineHost\n"
         "from slice_ros.parameters import check_all\n"
-        "host = EngineHost(check_all({'engine.kind': 'simulated'}), print)\n"
-        "host.start()\n"
+        f"host = EngineHost(check_all({parameters}), print)\n"
+        "threading.Thread(target=host.start, daemon=True).start()\n"
+        f"while host.pid is None or ({engine == 'serves'} and host.ready is None): time.sleep(0.01)\n"
         "print(host.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as node:
         pid = int(node.stdout.readline())
+        writer = open_when_read(model) if engine == "loads" else -1
         node.kill()
     deadline = time.monotonic() + 5.0
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
+    while is_alive(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    pytest.fail(f"the engine process {pid} outlived its node")
+    outlived = is_alive(pid)
+    if writer >= 0:
+        os.close(writer)
+    assert not outlived
+
+
+def open_when_read(fifo: Path) -> int:
+    """A file descriptor of the writing end, as soon as somebody reads."""
+    deadline = time.monotonic() + 30.0
+    while True:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
