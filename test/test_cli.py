@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 
 import pytest
+from serving import READY_S, Peer, serving
 
 from slice_ros.cli import COMMANDS, main, make_parser
 from slice_ros.commands.serve import ros_arguments
+from slice_ros.ros import rclpy
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -64,3 +69,22 @@ def test_serve_hands_its_options_on_as_ros_parameters():
     assert ("-p", "context.n_ctx:=512") in pairs
     assert ("-p", "status.rate_hz:=4.0") in pairs
     assert not any("scheduler.policy" in argument for argument in arguments)
+
+
+def test_an_interrupted_send_cancels_its_goal_and_ends_with_130():
+    rclpy.init(args=[])
+    peer = Peer("interrupted")
+    try:
+        with serving("interrupted", "--engine", "simulated"):
+            peer.client.wait_for_server(READY_S)
+            command = [sys.executable, "-m", "slice_ros.cli", "send", "a long story", "--max-tokens", "8000", "--server", "/interrupted"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as sending:
+                assert sending.stdout.read(1)
+                sending.send_signal(signal.SIGINT)
+                error = sending.communicate(timeout=10)[1]
+            assert sending.returncode == 130
+            assert error == b""
+            peer.spin_until(lambda: peer.status().running == 0)
+    finally:
+        peer.close()
+        rclpy.try_shutdown()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +18,9 @@ from slice_ros.schemas import BY_NAME
 if TYPE_CHECKING:
     from slice_ros.client import Generation, SliceClient
     from slice_ros.slo import Slo
+
+CANCEL_S = 2.0
+"""How long a goal that was interrupted may take to end."""
 
 HELP = "send one goal and print its answer"
 
@@ -59,24 +65,27 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
 
     from slice_ros.client import GoalFailed, ServerNotFound, SliceClient
-    from slice_ros.ros import rclpy
+    from slice_ros.ros import SignalHandlerOptions, rclpy
 
-    rclpy.init()
+    # rclpy's own handlers would take the context away before the goal is canceled.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("slice_send")
     try:
         client = SliceClient(node, arguments.server)
         client.wait_for_server(arguments.timeout)
-        generation = _send(client, arguments, slo)
         executor = rclpy.get_global_executor()
         executor.add_node(node)
-        try:
+        with _interruptions() as interrupted:
+            generation = _send(client, arguments, slo)
             text = executor.create_task(_print(generation, quiet=arguments.json))
-            executor.spin_until_future_complete(text)
-            answer = text.result()
-        except KeyboardInterrupt:
-            generation.cancel()
-            executor.spin_until_future_complete(generation._end, timeout_sec=2.0)
-            raise
+            while not text.done():
+                if interrupted():
+                    generation.cancel()
+                    with suppress(GoalFailed):
+                        executor.spin_until_future_complete(generation._end, timeout_sec=CANCEL_S)
+                    raise KeyboardInterrupt
+                executor.spin_once(timeout_sec=0.1)
+        answer = text.result()
     except ServerNotFound as error:
         print(f"slice-ros send: {error}", file=sys.stderr)
         return 1
@@ -117,6 +126,22 @@ def slo_of(arguments: argparse.Namespace) -> Slo:
     make = RealTime if arguments.real_time else BestEffort
     on_miss = OnMiss.ABORT if arguments.abort_on_miss else OnMiss.CONTINUE
     return make(ttft_ms=arguments.ttft, tpot_ms=arguments.tpot, deadline_s=arguments.deadline, on_miss=on_miss)
+
+
+@contextmanager
+def _interruptions() -> Iterator[Callable[[], bool]]:
+    """Says whether Ctrl-C was pressed, which raises nothing here: an exception in the middle of a callback would leave the goal running."""
+    pressed = False
+
+    def press(_number: int, _frame: object) -> None:
+        nonlocal pressed
+        pressed = True
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _send(client: SliceClient, arguments: argparse.Namespace, slo: Slo) -> Generation:
