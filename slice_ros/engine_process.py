@@ -71,7 +71,7 @@ def serve(connection: Connection) -> int:
     """Build what the first command asks for, then serve until ``Stop`` or until the other end is gone.
 
     Returns:
-        The process's exit status: 0, or 1 when the engine could not be built.
+        The process's exit status, 1, when the engine could not be built; else it ends the process with status 0.
     """
     start: Start = connection.recv()
     built: Future[tuple[Scheduler, Preparation]] = Future()
@@ -107,8 +107,8 @@ def serve(connection: Connection) -> int:
     scheduler.run()
     answers.put(None)
     sender.join(timeout=5.0)
-    engine.shutdown()
-    return 0
+    # Without freeing the model: the preparation's thread may be reading it, and what a process held is free when it is gone.
+    os._exit(0)
 
 
 def _send_all(connection: Connection, answers: queue.SimpleQueue[Answer | None]) -> None:

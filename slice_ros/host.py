@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 10.0
-STOP_TIMEOUT_S = 1.5
+STOP_TIMEOUT_S = 1.0
 """How long a process that was asked to stop may take before it is killed."""
 
 

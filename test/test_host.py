@@ -11,10 +11,9 @@ import threading
 import time
 import uuid
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from serving import is_alive
+from serving import is_alive, open_when_read
 
 from slice_ros.engines.base import EngineError
 from slice_ros.events import Event, Finished, Progress, Snapshot
@@ -188,6 +187,21 @@ def test_stop_ends_goals_with_shutting_down_and_leaves_no_process(make_host, end
         os.kill(pid, 0)
 
 
+def test_an_engine_that_is_stopped_while_it_reads_prompts_ends_in_peace(make_host, ends):
+    for _ in range(4):  # what else happens at that moment differs
+        host = make_host(engine__kind="llama", engine__device_profile="rtx4060ti-chatglm2-6b-int4", cpu__n_threads=1)
+        host.start()
+        before = len(ends.finished)
+        for _ in range(50):
+            host.submit(request(prompt="x" * 240_000))
+        ends.wait(lambda e, before=before: len(e.finished) > before)  # the first one is too long
+        time.sleep(0.1)
+        process = host._process
+        host.stop()
+        assert process.returncode == 0
+        assert len(ends.finished) == before + 50
+
+
 def test_a_goal_after_stop_ends_with_an_error(make_host, ends):
     host = make_host()
     host.start()
@@ -294,14 +308,3 @@ def test_the_engine_process_does_not_outlive_a_killed_node(engine, tmp_path):
     if writer >= 0:
         os.close(writer)
     assert not outlived
-
-
-def open_when_read(fifo: Path) -> int:
-    """A file descriptor of the writing end, as soon as somebody reads."""
-    deadline = time.monotonic() + 30.0
-    while True:
-        try:
-            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
