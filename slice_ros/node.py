@@ -13,6 +13,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -36,7 +37,7 @@ from slice_ros.engines.base import EngineError
 from slice_ros.events import Checked, Event, Finished, Progress, Snapshot
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest, TokenLogprob
 from slice_ros.host import EngineHost, EngineState
-from slice_ros.intake import Labels, Places, check_size
+from slice_ros.intake import LONGEST_NAME, Labels, Places, check_size
 from slice_ros.interfaces import CheckSlo, DiagnosticArray, Generate, GoalEvent, SloStatus
 from slice_ros.lifecycle import ManagedNode, TransitionError
 from slice_ros.monitor.health import diagnose_engine, diagnose_slo
@@ -318,7 +319,9 @@ class SliceServer(ManagedNode):
             check_size(request, limits)
             request = self._labels.known(request)
         except GoalError as error:
-            self._tell(GoalEvent.FINISHED, goal_id, handle.request.label, handle.request.slo, SloReport(), error=error)
+            label, slo = handle.request.label[:LONGEST_NAME], copy(handle.request.slo)  # they may be why it is refused
+            slo.preset = slo.preset[:LONGEST_NAME]
+            self._tell(GoalEvent.FINISHED, goal_id, label, slo, SloReport(), error=error)
             return "", [], Finished(goal_id, None, error.code, error.message, SloReport())
         # From here on it counts, whatever becomes of it: a server that refuses goals for want of room does not keep their SLOs.
         goal = self._goals[goal_id] = _Goal(handle, Future(executor=self.executor), request)

@@ -15,7 +15,7 @@ from serving import READY_S, Peer, children_of, serving
 from slice_ros import schemas
 from slice_ros.client import GoalFailed, SliceClient
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling
-from slice_ros.interfaces import CancelGoal, CheckSlo, Generate, GoalStatus
+from slice_ros.interfaces import CancelGoal, CheckSlo, Generate, GoalEvent, GoalStatus
 from slice_ros.node import SliceServer
 from slice_ros.ros import ActionClient, ActionServer, Parameter, rclpy
 from slice_ros.slo import BestEffort, RealTime
@@ -328,6 +328,23 @@ def test_a_bad_slo_ends_with_invalid_slo_and_a_sentence(peer, change):
     assert result.error_code == Generate.Result.INVALID_SLO
     assert result.error_msg
     assert result.text == ""
+
+
+def test_a_name_that_is_too_long_is_not_told_on(peer):
+    events = []
+    subscription = peer.node.create_subscription(GoalEvent, "/llm/goal_events", events.append, 100)
+    peer.spin_until(lambda: peer.node.count_publishers("/llm/goal_events"))
+
+    def lengthen(goal):
+        goal.label = goal.slo.preset = "x" * 100_000
+
+    result = sent_raw(peer, lengthen)
+    assert result.error_code == Generate.Result.INVALID_SLO
+    assert len(result.error_msg) < 500
+    peer.spin_until(lambda: any(event.label.startswith("xxx") for event in events))
+    (event,) = (event for event in events if event.label.startswith("xxx"))
+    peer.node.destroy_subscription(subscription)
+    assert max(len(event.label), len(event.slo.preset), len(event.error_msg)) < 500
 
 
 def test_a_client_that_vanishes_leaves_the_server_serving(peer, tmp_path):
