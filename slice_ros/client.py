@@ -13,14 +13,14 @@ from typing import Any
 from slice_ros import qos
 from slice_ros.conversions import duration_msg, message_msg, report_of, sampling_msg, slo_msg, uuid_msg
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling, TokenLogprob
-from slice_ros.interfaces import Generate, SloStatus
+from slice_ros.interfaces import Generate, GoalStatus, SloStatus
 from slice_ros.ros import ActionClient, Future, Node, rclpy
 from slice_ros.slo import BestEffort, Slo
 from slice_ros.task import SloReport
 
 WATCH_PERIOD_S = 0.1
-SLEPT_S = 0.75
-"""A node that has not looked for this long was not spinning: what it would have heard may still wait to be taken in."""
+LONGEST_LOOK_S = 0.5
+"""Time between two looks counts for no more than this: a node that was not spinning has yet to take in what it would have heard."""
 SERVER_LOST_S = 1.3
 """A server whose status has not come for this long is taken for dead. (DDS itself notices a killed process after ten seconds or more.)"""
 
@@ -158,7 +158,8 @@ class SliceClient:
     """Sends goals to a ``slice_server`` from a node of yours.
 
     Coroutines are awaited in ``async def`` callbacks of that node, or run with ``executor.create_task``. A server that dies or freezes
-    ends its goals with GoalFailed (code ENGINE_DIED) within two seconds: its status is its heartbeat.
+    ends its goals with GoalFailed (code ENGINE_DIED) within two seconds, later where the node's own callbacks block: its status is its
+    heartbeat.
 
     Args:
         node: whose executor does the work.
@@ -172,7 +173,11 @@ class SliceClient:
         self._in_flight: set[Generation] = set()
         self._heartbeat = node.create_subscription(SloStatus, f"{server}/slo_status", self._hear, 1)
         self._watch = node.create_timer(WATCH_PERIOD_S, self._look_after_server)
-        self._heard_s = self._watched_s = time.monotonic()
+        self._watched_s = time.monotonic()
+        self._silent_s = 0.0
+        self._instance: int | None = None
+        self._unsure: set[Generation] = set()
+        self._unsure_s = 0.0
 
     def wait_for_server(self, timeout_s: float = 10.0) -> None:
         """Block until the server is there.
@@ -298,42 +303,65 @@ class SliceClient:
         return generation
 
     def _answered(self, generation: Generation, sent: Any) -> None:
-        if generation.done:
+        if generation.done:  # taken for lost
+            if sent.exception() is None and sent.result().accepted:
+                sent.result().cancel_goal_async()
             return
         if sent.exception() is not None or not sent.result().accepted:
             reason = sent.exception() or f"the server {self._server} is not active and rejected the goal"
             self._finish(generation, GoalFailed(ErrorCode.SHUTTING_DOWN, str(reason)))
             return
         generation._accepted(sent.result())
-        sent.result().get_result_async().add_done_callback(lambda future: self._ended(generation, future))
+        self._ask(generation)
+
+    def _ask(self, generation: Generation) -> None:
+        generation._handle.get_result_async().add_done_callback(lambda future: self._ended(generation, future))
 
     def _ended(self, generation: Generation, future: Any) -> None:
         if future.exception() is not None:
             self._finish(generation, GoalFailed(ErrorCode.INTERNAL, str(future.exception())))
             return
-        result = future.result().result
+        status, result = future.result().status, future.result().result
         report = report_of(result.report)
-        if result.error_code == ErrorCode.NONE:
+        if status == GoalStatus.STATUS_SUCCEEDED:
             self._finish(
                 generation, Answer(result.text, result.finish_reason, report, tuple(map(TokenLogprob, result.tokens, result.logprobs)))
             )
+        elif status == GoalStatus.STATUS_UNKNOWN:
+            self._lose(generation)
         else:
-            self._finish(generation, GoalFailed(ErrorCode(result.error_code), result.error_msg, result.text, report))
+            code = ErrorCode(result.error_code) if result.error_code in tuple(ErrorCode) else ErrorCode.NONE
+            message = result.error_msg or f"the server {self._server} ended the goal with status {status} and gave no reason"
+            self._finish(generation, GoalFailed(code or ErrorCode.INTERNAL, message, result.text, report))
 
     def _finish(self, generation: Generation, end: Answer | GoalFailed) -> None:
         self._in_flight.discard(generation)
         generation._finish(end)
 
-    def _hear(self, _status: Any) -> None:
-        self._heard_s = time.monotonic()
+    def _hear(self, status: Any) -> None:
+        self._silent_s = 0.0
+        if self._instance not in (None, status.instance):
+            self._unsure, self._unsure_s = set(self._in_flight), 0.0
+        self._instance = status.instance
 
     def _look_after_server(self) -> None:
         now = time.monotonic()
-        node_slept = now - self._watched_s > SLEPT_S
+        passed_s = min(now - self._watched_s, LONGEST_LOOK_S)
         self._watched_s = now
-        if node_slept or not self._in_flight:
-            self._heard_s = now
-        elif now - self._heard_s > SERVER_LOST_S:
+        self._silent_s = self._silent_s + passed_s if self._in_flight else 0.0
+        self._unsure_s += passed_s
+        if self._silent_s > SERVER_LOST_S:
             for generation in list(self._in_flight):
-                message = f"the server {self._server} is gone; send the goal again when it is back"
-                self._finish(generation, GoalFailed(ErrorCode.ENGINE_DIED, message))
+                self._lose(generation)
+        elif self._unsure_s > LONGEST_LOOK_S:
+            # A goal that was on its way when the server came anew has been accepted by now. What became of others, the server tells.
+            unsure, self._unsure = self._unsure & self._in_flight, set()
+            for generation in unsure:
+                if generation._handle is None:
+                    self._lose(generation)
+                else:
+                    self._ask(generation)
+
+    def _lose(self, generation: Generation) -> None:
+        message = f"the server {self._server} is gone or was started anew; send the goal again when it is there"
+        self._finish(generation, GoalFailed(ErrorCode.ENGINE_DIED, message))

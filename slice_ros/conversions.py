@@ -50,7 +50,7 @@ def slo_of(msg: Any, presets: Mapping[str, Slo] = MappingProxyType({}), label: s
         if msg.on_miss not in tuple(OnMiss):
             raise SloError(f"on_miss is {msg.on_miss}; it must be 0 (CONTINUE) or 1 (ABORT)")
         if msg.preset and msg.preset not in presets:
-            raise SloError(f"preset is {msg.preset!r}; this server has: {', '.join(sorted(presets)) or 'none'}")
+            raise SloError(f"preset is {msg.preset[:40]!r}; this server has: {', '.join(sorted(presets)) or 'none'}")
         preset = msg.preset or (label if label in presets and msg == SloMsg() else "")
         base = presets[preset] if preset else Slo()
         return Slo(

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from multiprocessing.connection import Connection
 
 from slice_ros.admission import Admission
@@ -26,6 +27,8 @@ from slice_ros.parameters import Value
 from slice_ros.policies import make_policy
 from slice_ros.preparation import Preparation
 from slice_ros.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_PROFILE = "rtx4060ti-chatglm2-6b-int4"
 
@@ -68,13 +71,20 @@ def serve(connection: Connection) -> int:
     """Build what the first command asks for, then serve until ``Stop`` or until the other end is gone.
 
     Returns:
-        The process's exit status: 0, or 1 when the engine could not be built.
+        The process's exit status, 1, when the engine could not be built; else it ends the process with status 0.
     """
     start: Start = connection.recv()
+    built: Future[tuple[Scheduler, Preparation]] = Future()
+    # From now on, so that a node which is killed while a large model loads leaves no process behind.
+    threading.Thread(target=_receive_all, args=(connection, built), name="commands", daemon=True).start()
     try:
         engine, latency = build_engine(start.parameters)
     except (EngineError, LatencyError) as error:
         connection.send(Failed(str(error)))
+        return 1
+    except Exception as error:
+        logger.exception("the engine cannot be built")
+        connection.send(Failed(f"the engine cannot be built: {type(error).__name__}: {error}"))
         return 1
     answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
     scheduler = Scheduler(
@@ -91,15 +101,14 @@ def serve(connection: Connection) -> int:
     sender = threading.Thread(target=_send_all, args=(connection, answers), name="answers", daemon=True)
     preparation = Preparation(scheduler, answers.put)
     preparer = threading.Thread(target=preparation.run, name="preparation", daemon=True)
-    receiver = threading.Thread(target=_receive_all, args=(connection, scheduler, preparation), name="commands", daemon=True)
     sender.start()
     preparer.start()
-    receiver.start()
+    built.set_result((scheduler, preparation))
     scheduler.run()
     answers.put(None)
     sender.join(timeout=5.0)
-    engine.shutdown()
-    return 0
+    # Without freeing the model: the preparation's thread may be reading it, and what a process held is free when it is gone.
+    os._exit(0)
 
 
 def _send_all(connection: Connection, answers: queue.SimpleQueue[Answer | None]) -> None:
@@ -110,12 +119,13 @@ def _send_all(connection: Connection, answers: queue.SimpleQueue[Answer | None])
             return  # the node is gone; the receiver sees it, too
 
 
-def _receive_all(connection: Connection, scheduler: Scheduler, preparation: Preparation) -> None:
+def _receive_all(connection: Connection, built: Future[tuple[Scheduler, Preparation]]) -> None:
     while True:
         try:
             command: Command = connection.recv()
         except (EOFError, OSError):
-            os._exit(0)  # nobody is left to answer to; a step under way must not delay the end
+            os._exit(0)  # nobody is left to answer to; neither a load nor a step under way must delay the end
+        scheduler, preparation = built.result()
         if isinstance(command, (Submit, Check)):
             preparation.put(command)
         elif isinstance(command, Cancel):

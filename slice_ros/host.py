@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 10.0
-STOP_TIMEOUT_S = 1.5
+STOP_TIMEOUT_S = 1.0
 """How long a process that was asked to stop may take before it is killed."""
 
 
@@ -86,7 +86,7 @@ class EngineHost:
             raise EngineError(f"the engine was not ready within {timeout_s} s")
         if self.ready is None:
             self._supervisor.join()
-            raise EngineError(self.failure)
+            raise EngineError(self.failure or "the engine was stopped before it was ready")
         return self.ready
 
     @property
@@ -179,9 +179,13 @@ class EngineHost:
 
     def _run_one(self) -> bool:
         """One engine process from birth to death; true if it became ready."""
-        connection, ours, process = self._spawn()
+        try:
+            connection, ours, process = self._spawn()
+        except OSError as error:
+            self.failure = f"no process can be started for the engine: {error}"
+            return False
         commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
-        became_ready = False
+        became_ready, told = False, ""
         over = threading.Event()
         self._hang = ""
         try:
@@ -190,7 +194,7 @@ class EngineHost:
             connection.send(start)
             answer: Answer = connection.recv()
             if isinstance(answer, Failed):
-                self.failure = answer.message
+                told = answer.message
                 return False
             assert isinstance(answer, Ready)
             became_ready = True
@@ -217,7 +221,7 @@ class EngineHost:
             connection.close()
             ours.close()
             ended = self._reap(process)
-            self.failure = self._hang or ended or self.failure
+            self.failure = self._hang or told or ended
             self._end_checks()
         return became_ready
 
@@ -235,24 +239,31 @@ class EngineHost:
                 return
 
     def _spawn(self) -> tuple[Connection, socket.socket, subprocess.Popen[bytes]]:
-        ours, theirs = socket.socketpair()
+        """Raises:
+        OSError: the machine has no process or file descriptor left.
+        """
         # The child finds this very package, however the parent found it.
         path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "slice_ros.engine_process", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path},
-            )
+        with contextlib.ExitStack() as opened:
+            ours, theirs = socket.socketpair()
+            opened.enter_context(ours)
+            with theirs:
+                connection = opened.enter_context(Connection(os.dup(ours.fileno())))
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "slice_ros.engine_process", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, "PYTHONPATH": path},
+                )
+            opened.pop_all()
         with self._lock:
             self._process = process
             if self._stopping.is_set():
                 process.kill()
-        return Connection(os.dup(ours.fileno())), ours, process
+        return connection, ours, process
 
     def _reap(self, process: subprocess.Popen[bytes]) -> str:
-        """Wait for a process whose pipe is closed; says how it ended, if not in peace."""
+        """Wait for a process whose pipe is closed; says how it ended, if it was not asked to."""
         try:
             status = process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -263,7 +274,7 @@ class EngineHost:
                 return f"the engine process {process.pid} was killed, but the kernel does not let it go; look at its device"
         if status < 0:
             return f"the engine process {process.pid} was ended by {signal.Signals(-status).name}"
-        return "" if status in (0, 1) else f"the engine process {process.pid} ended with status {status}"
+        return "" if self._stopping.is_set() else f"the engine process {process.pid} ended with status {status}"
 
     def _open_for_goals(self, ready: Ready, commands: queue.SimpleQueue[Command | None], start: Start) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""What the server takes in: how large a goal may be, and how many may wait, in all and of one client."""
+"""What the server takes in: how large a goal may be, and how many may wait and be in hand, in all and of one client."""
 
 from __future__ import annotations
 
@@ -59,46 +59,52 @@ class Labels:
         return request
 
 
-class Queue:
-    """The goals that wait for their first token, and whose they are.
+class Places:
+    """The goals in one state, as many as there may be, and whose they are.
 
     A client is who a goal says it is from (ROS tells an action server nothing about that); goals that do not say count as one client.
+
+    Args:
+        state: what they are, for sentences.
+        parameter: name of the parameter that bounds them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, state: str, parameter: str) -> None:
+        self._state = state
+        self._parameter = parameter
         self._clients: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._clients)
 
-    def join(self, request: GoalRequest, most: int, share: float) -> None:
-        """Let a goal wait.
+    def join(self, request: GoalRequest, limits: Mapping[str, Value]) -> None:
+        """Let a goal in.
 
         Args:
-            most: goals that may wait.
-            share: of these, what one client's goals may be; at least one.
+            limits: values of ``parameters.PARAMETERS``; of the places there are, one client's goals may have a share, but at least one.
 
         Raises:
             GoalError: OVERLOADED.
         """
+        most, share = int(limits[self._parameter]), float(limits["scheduler.client_share"])
         if len(self) >= most:
             raise GoalError(
-                ErrorCode.OVERLOADED, f"{len(self)} goals are queued, as many as scheduler.max_queued allows; send the goal again later"
+                ErrorCode.OVERLOADED, f"{len(self)} goals are {self._state}, as many as {self._parameter} allows; send the goal again later"
             )
         client, most_of_one = request.client, max(1, int(most * share))
         if self._counts[client] >= most_of_one:
             whose = f"of client {client!r}" if client else "that name no client"
             raise GoalError(
                 ErrorCode.OVERLOADED,
-                f"{self._counts[client]} goals {whose} are queued; one client may have {most_of_one} (scheduler.max_queued x "
+                f"{self._counts[client]} goals {whose} are {self._state}; one client may have {most_of_one} ({self._parameter} x "
                 f"scheduler.client_share): wait for some of them to end",
             )
         self._clients[request.goal_id] = client
         self._counts[client] += 1
 
     def leave(self, goal_id: str) -> None:
-        """A goal has its first token, or has ended; one that does not wait is left as it is."""
+        """A goal is no longer in this state; one that was not is left as it is."""
         client = self._clients.pop(goal_id, None)
         if client is not None:
             self._counts[client] -= 1

@@ -140,20 +140,21 @@ class ManagedNode(Node):
             self.get_logger().warning(f"the transition {wanted} is not possible in state {self.state}; nothing was changed")
             return False
         self._take(edge)
-        self.failure = await self._reason_against(getattr(self, f"on_{edge.label}"))
-        self._end(_ERROR if self.failure else _SUCCESS)
-        if not self.failure:
+        reason = await self._reason_against(getattr(self, f"on_{edge.label}"))
+        self.failure = reason or ""
+        self._end(_SUCCESS if reason is None else _ERROR)
+        if reason is None:
             return True
         self.get_logger().error(f"cannot {edge.label}: {self.failure}")
         worse = await self._reason_against(self.on_error)
-        if worse:
+        if worse is not None:
             self.failure += f"; nor can that be put right: {worse}; start the node anew"
             self.get_logger().fatal(self.failure)
-        self._end(_ERROR if worse else _SUCCESS)
+        self._end(_SUCCESS if worse is None else _ERROR)
         return False
 
-    async def _reason_against(self, callback: Callable[[], Awaitable[None]]) -> str:
-        """Why it failed; empty where it did not."""
+    async def _reason_against(self, callback: Callable[[], Awaitable[None]]) -> str | None:
+        """Why it failed; ``None`` where it did not."""
         try:
             await callback()
         except TransitionError as error:
@@ -161,7 +162,7 @@ class ManagedNode(Node):
         except Exception as error:
             self.get_logger().error(traceback.format_exc())
             return f"{callback.__name__} raised {error!r}, which is an error in the node itself"
-        return ""
+        return None
 
     def _end(self, outcome: str) -> None:
         self._take(next(edge for edge in _OUTCOMES if edge.start == self._state and edge.label == outcome))

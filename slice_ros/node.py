@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import secrets
 import signal
 import sys
 import threading
 import time
+import traceback
 import uuid
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -34,7 +37,7 @@ from slice_ros.engines.base import EngineError
 from slice_ros.events import Checked, Event, Finished, Progress, Snapshot
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest, TokenLogprob
 from slice_ros.host import EngineHost, EngineState
-from slice_ros.intake import Labels, Queue, check_size
+from slice_ros.intake import LONGEST_NAME, Labels, Places, check_size
 from slice_ros.interfaces import CheckSlo, DiagnosticArray, Generate, GoalEvent, SloStatus
 from slice_ros.lifecycle import ManagedNode, TransitionError
 from slice_ros.monitor.health import diagnose_engine, diagnose_slo
@@ -55,6 +58,7 @@ from slice_ros.ros import (
     describe_network,
     rclpy,
 )
+from slice_ros.scheduler import failed
 from slice_ros.server_parameters import ServerParameters
 from slice_ros.task import SloReport
 
@@ -105,13 +109,15 @@ class SliceServer(ManagedNode):
             "slice_server", automatically_declare_parameters_from_overrides=True, allow_undeclared_parameters=True, **node_arguments
         )
         self._born_s = time.monotonic()
+        self._instance = secrets.randbits(64)
         self._host: EngineHost | None = None
         self._ready: Ready | None = None
         self._active = False
         self._goals: dict[str, _Goal] = {}
         self._checks: dict[str, Any] = {}
         self._executing = 0
-        self._queue = Queue()
+        self._queue = Places("queued", "scheduler.max_queued")
+        self._in_hand = Places("in hand", "scheduler.max_in_hand")
         self._labels = Labels()
         self._statistics = Statistics()
         self._last_minute = LastMinute()
@@ -274,15 +280,32 @@ class SliceServer(ManagedNode):
         return GoalResponse.ACCEPT if self._active else GoalResponse.REJECT
 
     async def _execute(self, handle: Any) -> Any:
+        goal_id = bytes(handle.goal_id.uuid).hex()
         self._executing += 1
         try:
-            return await self._serve(handle)
+            text, logprobs, end = await self._serve(goal_id, handle)
+        except Exception as error:
+            self.get_logger().error(traceback.format_exc())
+            text, logprobs = "", []
+            end = Finished(
+                goal_id, None, ErrorCode.INTERNAL, f"the server raised {error!r}, which is an error in the server itself", SloReport()
+            )
+            if self._host is not None:
+                self._host.cancel(goal_id)
+            self._finished(end)
         finally:
             self._executing -= 1
+        if end.error_code is ErrorCode.NONE:
+            handle.succeed()
+        elif end.error_code is ErrorCode.CANCELED and handle.is_cancel_requested:
+            handle.canceled()
+        else:
+            handle.abort()
+        return fill_result(Generate.Result(), text, end.reason, end.error_code, end.error_msg, end.report, logprobs)
 
-    async def _serve(self, handle: Any) -> Any:
-        goal_id = bytes(handle.goal_id.uuid).hex()
-        result = Generate.Result()
+    async def _serve(self, goal_id: str, handle: Any) -> tuple[str, list[TokenLogprob], Finished]:
+        """Text, log-probabilities and end of a goal."""
+        limits = self._parameters_now.values
         try:
             if self._host is None or not self._active:
                 raise GoalError(ErrorCode.SHUTTING_DOWN, "the server was deactivated; send the goal again when it is back")
@@ -290,30 +313,30 @@ class SliceServer(ManagedNode):
                 goal_id,
                 handle.request,
                 submitted_s=time.monotonic(),
-                default_max_tokens=int(self._parameters_now["generation.max_tokens"]),
+                default_max_tokens=int(limits["generation.max_tokens"]),
                 presets=self._parameters_now.presets,
             )
-            check_size(request, self._parameters_now.values)
+            check_size(request, limits)
             request = self._labels.known(request)
-            self._queue.join(
-                request, int(self._parameters_now["scheduler.max_queued"]), float(self._parameters_now["scheduler.client_share"])
-            )
         except GoalError as error:
-            handle.abort()
-            self._tell(GoalEvent.FINISHED, goal_id, handle.request.label, handle.request.slo, SloReport(), error=error)
-            return fill_result(result, "", None, error.code, error.message, SloReport())
+            label, slo = handle.request.label[:LONGEST_NAME], copy(handle.request.slo)  # they may be why it is refused
+            slo.preset = slo.preset[:LONGEST_NAME]
+            self._tell(GoalEvent.FINISHED, goal_id, label, slo, SloReport(), error=error)
+            return "", [], Finished(goal_id, None, error.code, error.message, SloReport())
+        # From here on it counts, whatever becomes of it: a server that refuses goals for want of room does not keep their SLOs.
         goal = self._goals[goal_id] = _Goal(handle, Future(executor=self.executor), request)
         self._statistics.submitted(goal_id, request.kind, request.slo.service_class)
         self._tell_of(GoalEvent.ACCEPTED, goal, SloReport())
-        self._host.submit(request)
+        try:
+            if handle.is_cancel_requested:  # before there was a goal that the host could have cancelled
+                raise GoalError(ErrorCode.CANCELED, "the goal was canceled")
+            self._in_hand.join(request, limits)
+            self._queue.join(request, limits)
+            self._host.submit(request)
+        except GoalError as error:
+            self._finished(failed(request, error))
         end: Finished = await goal.end
-        if end.error_code is ErrorCode.NONE:
-            handle.succeed()
-        elif end.error_code is ErrorCode.CANCELED and handle.is_cancel_requested:
-            handle.canceled()
-        else:
-            handle.abort()
-        return fill_result(result, "".join(goal.pieces), end.reason, end.error_code, end.error_msg, end.report, goal.logprobs)
+        return "".join(goal.pieces), goal.logprobs, end
 
     def _cancel(self, handle: Any) -> Any:
         if self._host is not None:
@@ -357,6 +380,7 @@ class SliceServer(ManagedNode):
         if goal is None:
             return
         self._queue.leave(event.goal_id)
+        self._in_hand.leave(event.goal_id)
         self._statistics.ended(event.goal_id, event.report, completed=event.error_code is ErrorCode.NONE)
         self._last_minute.ended(time.monotonic(), real_time=goal.request.slo.is_real_time, attained=event.report.attained)
         if event.error_code is not ErrorCode.NONE:
@@ -399,6 +423,7 @@ class SliceServer(ManagedNode):
         """The ``SloStatus`` message of this moment."""
         status = SloStatus()
         status.stamp = self.get_clock().now().to_msg()
+        status.instance = self._instance
         status.policy = str(self._parameters_now["scheduler.policy"])
         status.engine_state = self._engine_state.value
         status.step_ms = status.step_predicted_ms = math.nan

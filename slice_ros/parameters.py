@@ -156,9 +156,18 @@ PARAMETERS: dict[str, Parameter] = {
             change=Change.LIVE,
         ),
         Parameter(
+            "scheduler.max_in_hand",
+            2500,
+            "goals that may be in hand, waiting or begun; one more ends at once with OVERLOADED",
+            1,
+            100000,
+            change=Change.LIVE,
+        ),
+        Parameter(
             "scheduler.client_share",
             0.5,
-            "share of scheduler.max_queued that one client's goals may be; goals that name no client count as one",
+            "share of scheduler.max_queued, and of scheduler.max_in_hand, that one client's goals may be; goals that name no client count "
+            "as one",
             0.0,
             1.0,
             change=Change.LIVE,
@@ -182,7 +191,7 @@ PARAMETERS: dict[str, Parameter] = {
         ),
         Parameter("generation.max_tokens", 256, "output tokens of a goal that does not say", 1, 1048576, change=Change.LIVE),
         Parameter(
-            "status.rate_hz", 2.0, "how often ~/slo_status is published; clients take it for a heartbeat", 1.0, 50.0, change=Change.NEVER
+            "status.rate_hz", 2.0, "how often ~/slo_status is published; clients take it for a heartbeat", 2.0, 50.0, change=Change.NEVER
         ),
         Parameter(
             "lifecycle.autostart",

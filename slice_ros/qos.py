@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from slice_ros.ros import QoSProfile
+from slice_ros.ros import DurabilityPolicy, QoSProfile
 
 DEPTH = 2000
 
@@ -17,6 +17,9 @@ SERVICE = QoSProfile(depth=DEPTH)
 
 GOAL_EVENTS = QoSProfile(depth=DEPTH)
 """Reliable and deep: a recorder that is slow for a moment loses nothing."""
+
+ACTION_STATUS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+"""As action servers publish the states of their goals: who comes late hears the latest, too."""
 
 SERVER: dict[str, Any] = {f"{name}_qos_profile": SERVICE for name in ("goal_service", "result_service", "cancel_service", "feedback_pub")}
 """Keyword arguments of ``ActionServer``."""

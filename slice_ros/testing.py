@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -80,6 +81,7 @@ class MockServer:
         self._node = rclpy.create_node(self._name)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
+        self._instance = secrets.randbits(64)
         self._status = self._node.create_publisher(SloStatus, "~/slo_status", 10)
         self._events = self._node.create_publisher(GoalEvent, "~/goal_events", qos.GOAL_EVENTS)
         self._node.create_timer(STATUS_PERIOD_S, self._publish_status)
@@ -178,7 +180,9 @@ class MockServer:
         return not canceled.done()
 
     def _publish_status(self) -> None:
-        status = SloStatus(policy="mock", model="scripted", device="mock", engine_state="ready", running=len(self._canceled))
+        status = SloStatus(
+            instance=self._instance, policy="mock", model="scripted", device="mock", engine_state="ready", running=len(self._canceled)
+        )
         status.stamp = self._node.get_clock().now().to_msg()
         self._status.publish(status)
 

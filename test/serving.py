@@ -110,3 +110,14 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def open_when_read(fifo: Path) -> int:
+    """A file descriptor of the writing end, as soon as somebody reads."""
+    deadline = time.monotonic() + 30.0
+    while True:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

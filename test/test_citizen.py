@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
 import pytest
 from serving import READY_S, Peer, serving
 
@@ -12,6 +16,7 @@ from slice_ros.monitor.feed import Feed
 from slice_ros.ros import DurabilityPolicy, Parameter, QoSProfile, ReliabilityPolicy, rclpy
 from slice_ros.slo import BestEffort, RealTime
 
+LAUNCH = Path(__file__).parent.parent / "launch"
 EASY = slo_msg(RealTime(deadline_s=9.0))
 
 
@@ -176,7 +181,6 @@ def test_two_monitors_see_the_same_and_each_may_switch_the_policy(peer):
         peer.spin_until(lambda: all("/citizen" in feed.servers() for feed in feeds))
         for feed in feeds:
             feed.choose("/citizen")
-        peer.spin_until(lambda: all(feed._setter.service_is_ready() for feed in feeds))
         for chooser, policy in zip(feeds, ("orca", "slack"), strict=True):
             chooser.set_policy(policy)
             seen = [[], []]
@@ -206,3 +210,15 @@ def test_a_subscriber_with_incompatible_qos_gets_nothing_and_disturbs_nobody(pee
         assert got == []
     finally:
         peer.node.destroy_subscription(subscription)
+
+
+def test_the_launch_file_in_xml_leaves_to_the_other_what_is_not_given():
+    root = ET.parse(LAUNCH / "slice.launch.xml").getroot()
+    assert {child.tag for child in root} == {"arg", "include"}  # no parameter of its own, which would replace the file's
+    defaults = {argument.get("name"): argument.get("default") for argument in root.iter("arg") if argument.get("default") is not None}
+    (include,) = root.iter("include")
+    assert include.get("file") == "$(find-pkg-share slice_ros)/launch/slice.launch.py"
+    assert {argument.get("name"): argument.get("value") for argument in include} == {name: f"$(var {name})" for name in defaults}
+    optional = re.findall(r'^    "(\w+)": \("[\w.]+", ', (LAUNCH / "slice.launch.py").read_text(), re.MULTILINE)
+    assert {"model", "engine", "policy"} <= set(optional) & defaults.keys()
+    assert {defaults[name] for name in optional if name in defaults} == {""}

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 
 import pytest
+from serving import READY_S, Peer, serving
 
 from slice_ros.cli import COMMANDS, main, make_parser
 from slice_ros.commands.serve import ros_arguments
+from slice_ros.ros import rclpy
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -27,6 +32,8 @@ def test_every_command_explains_itself(command, capsys):
         (["demo", "--limit", "soon"], "invalid float value: 'soon'"),
         (["dance"], "invalid choice: 'dance'"),
         (["send", "go", "--json-schema", "velocty"], "velocty cannot be read"),
+        (["send", "go", "--max-tokens", "-1"], "--max-tokens: -1 is out of range"),
+        (["send", "go", "--seed", "4294967296"], "in 0 to 4294967295"),
     ],
 )
 def test_wrong_arguments_end_with_status_2_and_say_which(arguments, says, capsys):
@@ -39,6 +46,11 @@ def test_wrong_arguments_end_with_status_2_and_say_which(arguments, says, capsys
 def test_a_real_time_goal_without_a_bound_is_refused_before_anything_is_sent(capsys):
     assert main(["send", "go", "--real-time"]) == 2
     assert "no bound" in capsys.readouterr().err
+
+
+def test_a_temperature_below_zero_is_refused_before_anything_is_sent(capsys):
+    assert main(["send", "go", "--temperature", "-1"]) == 2
+    assert "temperature is -1.0; it must be 0 (greedy) or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -64,3 +76,45 @@ def test_serve_hands_its_options_on_as_ros_parameters():
     assert ("-p", "context.n_ctx:=512") in pairs
     assert ("-p", "status.rate_hz:=4.0") in pairs
     assert not any("scheduler.policy" in argument for argument in arguments)
+
+
+def test_an_interrupted_send_cancels_its_goal_and_ends_with_130():
+    rclpy.init(args=[])
+    peer = Peer("interrupted")
+    try:
+        with serving("interrupted", "--engine", "simulated"):
+            peer.client.wait_for_server(READY_S)
+            command = [sys.executable, "-m", "slice_ros.cli", "send", "a long story", "--max-tokens", "8000", "--server", "/interrupted"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as sending:
+                assert sending.stdout.read(1)
+                sending.send_signal(signal.SIGINT)
+                error = sending.communicate(timeout=10)[1]
+            assert sending.returncode == 130
+            assert error == b""
+            peer.spin_until(lambda: peer.status().running == 0)
+    finally:
+        peer.close()
+        rclpy.try_shutdown()
+
+
+def test_a_goal_among_many_is_canceled_by_the_begin_of_its_id():
+    rclpy.init(args=[])
+    peer = Peer("crowded")
+    try:
+        with serving("crowded", "--engine", "simulated"):
+            peer.client.wait_for_server(READY_S)
+            crowd = [peer.client.send(f"goal {i}", max_tokens=5000) for i in range(100)]
+            peer.spin_until(lambda: all(generation._handle is not None for generation in crowd))
+            shown = set(peer.status().mask.goals)  # only some of them
+            hidden = next(generation for generation in crowd if generation.goal_id not in shown)
+            command = [sys.executable, "-m", "slice_ros.cli", "cancel", hidden.goal_id[:12], "--server", "/crowded"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as canceling:
+                peer.spin_until(lambda: canceling.poll() is not None)
+                assert canceling.stdout.read() == f"canceling {hidden.goal_id}\n"
+            peer.spin_until(lambda: hidden.done)
+            assert sum(generation.done for generation in crowd) == 1
+            peer.client.cancel_all()
+            peer.spin_until(lambda: all(generation.done for generation in crowd))
+    finally:
+        peer.close()
+        rclpy.try_shutdown()

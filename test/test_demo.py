@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from rich.console import Console
+from serving import children_of, is_alive
 
 from slice_ros.demo.log import Log
 from slice_ros.demo.results import complaints, sentence, table
@@ -250,3 +253,16 @@ def test_the_command_tells_a_pipe_how_it_went_and_ends_with_its_promise(tmp_path
     (run,) = json.loads(report.read_text())
     assert run["policy"] == "slack"
     assert {goal["label"] for goal in run["goals"]} <= set(KINDS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_a_demo_whose_terminal_is_closed_leaves_no_process(number):
+    command = [sys.executable, "-m", "slice_ros.cli", "demo", "--engine", "simulated", "--policies", "slack"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as demo:
+        deadline = time.monotonic() + 60.0
+        while len(children := children_of(demo.pid)) < 3:
+            assert demo.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        demo.send_signal(number)
+        assert demo.wait(30) == 128 + number
+    assert not any(map(is_alive, children))

@@ -6,10 +6,10 @@ import json
 import time
 
 import pytest
-from llama_cpp.llama_grammar import json_schema_to_gbnf
 
-from slice_ros.engines.llama.gbnf import UNCOUNTED, ways
-from slice_ros.engines.llama.grammar import MOST_WAYS, _check
+from slice_ros.engines.llama.gbnf import UNCOUNTED, elements, ways
+from slice_ros.engines.llama.grammar import MOST_ELEMENTS, MOST_WAYS, _check
+from slice_ros.engines.llama.schema import to_grammar
 from slice_ros.goal import GoalError
 
 
@@ -29,6 +29,9 @@ def doubling(depth: int, root: str = "r0") -> str:
         (doubling(10), 2**10),
         (doubling(10, '"x" r0'), 2**10),
         (doubling(4000), UNCOUNTED),
+        ('root ::= ("a"?){0,1000}', 1001),  # the first, or the second without it, ...
+        ('root ::= [a-z]{0,1000} "."', 2),
+        ('a ::= "x"{0,2000}\nroot ::= a{3}', 3 + 1),
         ('root ::= root "a" | "b"', 0),  # left recursion: llama.cpp says so
         ('root ::= "a" (', 0),
     ],
@@ -46,7 +49,38 @@ def test_ways_are_counted(grammar, count):
     ],
 )
 def test_the_schemas_of_robots_are_far_from_the_limit(schema):
-    assert ways(json_schema_to_gbnf(json.dumps(schema))) < MOST_WAYS / 5
+    grammar = to_grammar(json.dumps(schema))
+    assert ways(grammar) < MOST_WAYS / 5
+    assert elements(grammar) < MOST_ELEMENTS / 5
+
+
+@pytest.mark.parametrize(
+    ("grammar", "least", "most"),
+    [
+        ('root ::= "ab"{1000}', 2000, 5000),
+        ('root ::= "ab"{1000} (', 2000, 5000),  # llama.cpp writes out what comes before the mistake
+        ('root ::= ("ab" "cd"){0,1000}', 1000, 2000),  # a group is a rule of its own
+        ('root ::= "a"+ [b-d]* "e"?', 3, 30),
+        ('root ::= "yes" | "no"', 0, 0),
+        ('root ::= "a"{5,3}', UNCOUNTED, UNCOUNTED),
+        ('root ::= "a"{99999999999999999999}', 10**9 - 1, UNCOUNTED),
+    ],
+)
+def test_elements_are_counted(grammar, least, most):
+    assert least <= elements(grammar) <= most
+
+
+@pytest.mark.parametrize(
+    ("grammar", "sentence"),
+    [
+        ('root ::= "a"{5,3}', "put the smaller number of {m,n} first"),
+        (f'root ::= "{"a" * 60_000}"{{2000}} (', "more than 1000000 elements"),
+        ('a ::= "x"{0,2000}\nb ::= a{2000}\nroot ::= b{0,2000}', "can go on in 4000001 ways"),
+    ],
+)
+def test_repetitions_that_would_fill_the_memory_are_refused(grammar, sentence):
+    with pytest.raises(GoalError, match=sentence):
+        _check(grammar, "grammar")
 
 
 def test_a_small_grammar_that_would_fill_the_memory_is_refused_at_once():

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
 import uuid
+from contextlib import contextmanager
 
 import pytest
+from serving import is_alive, open_when_read
 
 from slice_ros.engines.base import EngineError
 from slice_ros.events import Event, Finished, Progress, Snapshot
@@ -184,6 +187,21 @@ def test_stop_ends_goals_with_shutting_down_and_leaves_no_process(make_host, end
         os.kill(pid, 0)
 
 
+def test_an_engine_that_is_stopped_while_it_reads_prompts_ends_in_peace(make_host, ends):
+    for _ in range(4):  # what else happens at that moment differs
+        host = make_host(engine__kind="llama", engine__device_profile="rtx4060ti-chatglm2-6b-int4", cpu__n_threads=1)
+        host.start()
+        before = len(ends.finished)
+        for _ in range(50):
+            host.submit(request(prompt="x" * 240_000))
+        ends.wait(lambda e, before=before: len(e.finished) > before)  # the first one is too long
+        time.sleep(0.1)
+        process = host._process
+        host.stop()
+        assert process.returncode == 0
+        assert len(ends.finished) == before + 50
+
+
 def test_a_goal_after_stop_ends_with_an_error(make_host, ends):
     host = make_host()
     host.start()
@@ -213,25 +231,80 @@ def test_an_unknown_device_profile_is_a_sentence_at_start(make_host):
         host.start()
 
 
-def test_the_engine_process_does_not_outlive_a_killed_node(tmp_path):
+def test_an_error_that_nobody_foresaw_is_a_sentence_at_start(make_host, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")  # where the model and the step times would go
+    host = make_host(engine__kind="llama")
+    with pytest.raises(EngineError, match="/dev/null"):
+        host.start()
+    assert host.state is EngineState.FAILED
+
+
+def test_a_process_that_ends_without_a_word_is_a_sentence_at_start(make_host, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import os, sys\nif 'slice_ros.engine_process' in sys.orig_argv: os._exit(1)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(EngineError, match="ended with status 1"):
+        make_host().start()
+
+
+@contextmanager
+def no_file_descriptors():
+    """Nobody in this process can open anything, as where too many processes run."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_where_no_process_can_be_started_that_is_a_sentence_at_start(make_host):
+    host = make_host()
+    with no_file_descriptors(), pytest.raises(EngineError, match=r"no process can be started for the engine: .*Too many open files"):
+        host.start(timeout_s=10.0)
+    assert host.state is EngineState.FAILED
+
+
+def test_where_no_process_can_be_started_goals_end_until_one_can(make_host, ends):
+    host = make_host()
+    host.start()
+    with no_file_descriptors():
+        os.kill(host.pid, signal.SIGKILL)
+        while host.state is EngineState.READY:
+            time.sleep(0.01)
+        host.submit(request())
+        ends.wait(lambda e: e.finished)
+        assert ends.finished[0].error_code is ErrorCode.ENGINE_DIED
+    while host.state is not EngineState.READY:
+        time.sleep(0.01)
+    host.submit(request())
+    ends.wait(lambda e: len(e.finished) == 2)
+    assert ends.finished[1].error_code is ErrorCode.NONE
+
+
+@pytest.mark.parametrize("engine", ["serves", "loads"])
+def test_the_engine_process_does_not_outlive_a_killed_node(engine, tmp_path):
+    model = tmp_path / "model.gguf"
+    os.mkfifo(model)  # nobody writes anything: the load takes for ever
+    parameters = {"engine.kind": "simulated"} if engine == "serves" else {"engine.kind": "llama", "model.path": str(model)}
     script = tmp_path / "node.py"
     script.write_text(
-        "import time\n"
+        "import threading, time\n"
         "from slice_ros.host import EngineHost\n"
         "from slice_ros.parameters import check_all\n"
-        "host = EngineHost(check_all({'engine.kind': 'simulated'}), print)\n"
-        "host.start()\n"
+        f"host = EngineHost(check_all({parameters}), print)\n"
+        "threading.Thread(target=host.start, daemon=True).start()\n"
+        f"while host.pid is None or ({engine == 'serves'} and host.ready is None): time.sleep(0.01)\n"
         "print(host.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as node:
         pid = int(node.stdout.readline())
+        writer = open_when_read(model) if engine == "loads" else -1
         node.kill()
     deadline = time.monotonic() + 5.0
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
+    while is_alive(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    pytest.fail(f"the engine process {pid} outlived its node")
+    outlived = is_alive(pid)
+    if writer >= 0:
+        os.close(writer)
+    assert not outlived

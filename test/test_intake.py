@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving import READY_S, Peer, serving
 
+from slice_ros import qos
 from slice_ros.client import GoalFailed
 from slice_ros.goal import ChatMessage, ErrorCode, GoalError
-from slice_ros.intake import LONGEST_NAME, MOST_ENTRIES, MOST_LABELS, Labels, Queue, check_size
+from slice_ros.intake import LONGEST_NAME, MOST_ENTRIES, MOST_LABELS, Labels, Places, check_size
+from slice_ros.interfaces import GoalEvent
 from slice_ros.parameters import check_all
 from slice_ros.ros import rclpy
+from slice_ros.slo import RealTime
 
 LIMITS = check_all({"limits.max_tokens": 100, "limits.prompt_bytes": 1000, "limits.grammar_bytes": 50})
 AT_THE_LIMIT = {"label": "l" * LONGEST_NAME, "stop": ("s",) * 500, "grammar": "g" * 50}
@@ -55,33 +58,37 @@ def test_messages_count_as_the_prompt_does():
     assert "1001 bytes" in refused(goal).message
 
 
+def places(most: int) -> tuple[Places, dict[str, object]]:
+    return Places("queued", "scheduler.max_queued"), check_all({"scheduler.max_queued": most, "scheduler.client_share": 0.5})
+
+
 def test_the_bound_of_all_and_the_share_of_one_client():
-    queue = Queue()
+    queue, limits = places(4)
     for i in range(2):
-        queue.join(a_goal(f"a{i}", client="/a"), 4, 0.5)
+        queue.join(a_goal(f"a{i}", client="/a"), limits)
     with pytest.raises(GoalError, match="2 goals of client '/a' are queued; one client may have 2") as caught:
-        queue.join(a_goal("a2", client="/a"), 4, 0.5)
+        queue.join(a_goal("a2", client="/a"), limits)
     assert caught.value.code is ErrorCode.OVERLOADED
     for i in range(2):
-        queue.join(a_goal(f"n{i}"), 4, 0.5)
+        queue.join(a_goal(f"n{i}"), limits)
     with pytest.raises(GoalError, match="4 goals are queued, as many as scheduler"):
-        queue.join(a_goal("b", client="/b"), 4, 0.5)
+        queue.join(a_goal("b", client="/b"), limits)
     queue.leave("a0")
     queue.leave("a0")
     with pytest.raises(GoalError, match="2 goals that name no client"):
-        queue.join(a_goal("n2"), 4, 0.5)
-    queue.join(a_goal("a2", client="/a"), 4, 0.5)
+        queue.join(a_goal("n2"), limits)
+    queue.join(a_goal("a2", client="/a"), limits)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 30), st.sampled_from(["", "/a", "/b"])), max_size=200))
 def test_the_queue_never_holds_more_than_it_may_of_anyone(moves):
-    queue, held = Queue(), {}
+    (queue, limits), held = places(8), {}
     for joins, number, client in moves:
         goal_id = str(number)
         if joins and goal_id not in held:
             fits = len(held) < 8 and Counter(held.values())[client] < 4
             try:
-                queue.join(a_goal(goal_id, client=client), 8, 0.5)
+                queue.join(a_goal(goal_id, client=client), limits)
             except GoalError:
                 assert not fits
             else:
@@ -127,5 +134,33 @@ def test_a_greedy_client_is_refused_and_the_other_is_served():
             assert modest.fails("too much", max_tokens=401).code is ErrorCode.INVALID_GOAL
             greedy.close()
             modest.close()
+    finally:
+        rclpy.try_shutdown()
+
+
+def test_goals_that_have_begun_are_bounded_and_the_refused_count_as_missed():
+    rclpy.init(args=[])
+    try:
+        with serving("in_hand", "--engine", "simulated", "-p", "scheduler.max_in_hand:=6"):
+            peer, events = Peer("in_hand"), []
+            peer.client.wait_for_server(READY_S)
+            peer.node.create_subscription(GoalEvent, "/in_hand/goal_events", events.append, qos.GOAL_EVENTS)
+            peer.spin_until(lambda: peer.node.count_publishers("/in_hand/goal_events") == 1)
+            begun = [peer.client.send(f"goal {i}", max_tokens=2000) for i in range(3)]
+            peer.spin_until(lambda: all(generation._pieces for generation in begun))
+            error = peer.fails("one more", slo=RealTime(deadline_s=60.0), label="late")
+            assert error.code is ErrorCode.OVERLOADED
+            assert "3 goals of client '/peer_of_in_hand' are in hand; one client may have 3 (scheduler.max_in_hand x" in error.message
+            peer.spin_until(lambda: [event.event for event in events if event.label == "late"] == [GoalEvent.ACCEPTED, GoalEvent.FINISHED])
+            status = peer.status()
+            assert (status.missed_rt, status.attainment_rt) == (1, 0.0)
+            (late,) = (figures for figures in status.classes if figures.label == "late")
+            assert (late.submitted, late.failed, late.queued, late.running) == (1, 1, 0, 0)
+            peer.client.cancel_all()
+            for generation in begun:
+                with pytest.raises(GoalFailed):
+                    peer.run(generation.result())
+            assert peer.run(peer.client.generate("again", max_tokens=2)).report.output_tokens == 2
+            peer.close()
     finally:
         rclpy.try_shutdown()

@@ -7,10 +7,11 @@ import re
 import signal
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Thread
 
 import pytest
-from serving import READY_S, Peer, children_of, is_alive, serving
+from serving import READY_S, Peer, children_of, is_alive, open_when_read, serving
 
 from slice_ros.client import GoalFailed
 from slice_ros.goal import ErrorCode
@@ -26,6 +27,7 @@ from slice_ros.interfaces import (
     TransitionEvent,
 )
 from slice_ros.lifecycle import ManagedNode, TransitionError
+from slice_ros.models import default_model_path
 from slice_ros.ros import Parameter, SingleThreadedExecutor, rclpy
 
 
@@ -182,6 +184,8 @@ class Clumsy(ManagedNode):
     async def on_configure(self) -> None:
         if "configure" in self.failing:
             raise TransitionError("the motor is cold; warm it up")
+        if "silent" in self.failing:
+            raise TransitionError("")
         if "code" in self.failing:
             raise KeyError("motor")
 
@@ -194,6 +198,7 @@ class Clumsy(ManagedNode):
     ("failing", "state", "says"),
     [
         (("configure",), "unconfigured", "^the motor is cold; warm it up$"),
+        (("silent",), "unconfigured", "^$"),
         (("code",), "unconfigured", r"on_configure raised KeyError\('motor'\)"),
         (("configure", "error"), "finalized", "the motor is cold.*the brake is stuck; start the node anew"),
     ],
@@ -290,6 +295,45 @@ def test_a_signal_ends_the_node_within_two_seconds_in_any_state(state, number):
         assert time.monotonic() - began < 2.0
         assert server.returncode == 0
         assert not any(is_alive(engine) for engine in engines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["loading", "calibrating", "in a long step"])
+def test_a_signal_ends_a_node_with_a_real_engine_within_two_seconds_at_any_moment(moment, number, tmp_path, monkeypatch):
+    arguments, fifo = [], tmp_path / "model.gguf"
+    if moment == "loading":
+        os.mkfifo(fifo)  # nobody writes anything: the load takes for ever
+        arguments = ["--model", str(fifo)]
+    elif moment == "calibrating":
+        model = default_model_path()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        arguments = ["--model", str(model)]
+    else:
+        arguments = ["--device-profile", "rtx4060ti-chatglm2-6b-int4", "-p", "context.n_batch:=8192"]
+    with serving("real", *arguments) as server:
+        peer = Peer("real")
+        writer = -1
+        try:
+            if moment == "loading":
+                writer = open_when_read(fifo)
+            elif moment == "calibrating":
+                peer.spin_until(lambda: any(".gguf" in Path(f"/proc/{child}/maps").read_text() for child in children_of(server.pid)))
+                time.sleep(0.3)
+                assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # what is measured has not been saved yet
+            else:
+                peer.client.wait_for_server(READY_S)
+                peer.client.send("word " * 1500, max_tokens=2)
+                peer.spin_until(lambda: peer.status().running)
+            engines = children_of(server.pid)
+            server.send_signal(number)
+            began = time.monotonic()
+            assert server.wait(10) == 0
+            assert time.monotonic() - began < 2.0
+            assert not any(is_alive(engine) for engine in engines)
+        finally:
+            peer.close()
+            if writer >= 0:
+                os.close(writer)
 
 
 def test_a_status_tells_that_there_is_no_engine():

@@ -298,6 +298,18 @@ def test_a_grammar_that_allows_no_token_ends_the_goal_and_not_the_process(engine
     assert run(engine, goal(grammar='root ::= "a\\x00b"')) == (["a", ""], FinishReason.STOP)
 
 
+def doubling_schema(depth: int) -> str:
+    """Each level has the next one twice."""
+    level = {"properties": {name: {"allOf": [{"$ref": "#/$defs/next"}]} for name in "ab"}}
+    schemas = {"next" if not i else f"level{i}": json.loads(json.dumps(level).replace("next", f"level{i + 1}")) for i in range(depth)}
+    return json.dumps({"properties": level["properties"], "$defs": {**schemas, f"level{depth}": {"properties": {}}}})
+
+
+def long_names_schema() -> str:
+    """The name of each of many parts has that of the whole in it."""
+    return json.dumps({"properties": {"x" * 30_000: {"properties": {str(i): {"type": "null"} for i in range(500)}}}})
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
@@ -325,6 +337,13 @@ def test_a_grammar_that_allows_no_token_ends_the_goal_and_not_the_process(engine
         ({"json_schema": '{"type": [{}]}'}, "json_schema cannot"),
         ({"json_schema": '{"type": "object", "properties": 3}'}, "3 at #/properties"),
         ({"json_schema": '{"$ref": "https://example.com/schema.json"}'}, "json_schema cannot"),
+        ({"json_schema": '{"properties": {"x": {"type": "string", "maxLength": 20000000}}}'}, "20000000 times at #/properties/x/maxLength"),
+        ({"json_schema": '{"type": "array", "items": {"type": "null"}, "minItems": 1e9}'}, "#/minItems"),
+        ({"json_schema": '{"type": "string", "pattern": "^(a{9}){ 1, 5000 }$"}'}, "5000 times at #/pattern; at most 2000"),
+        ({"json_schema": '{"type": "string", "minLength": 5, "maxLength": 3}'}, "put the smaller number"),
+        ({"json_schema": '{"$ref": "#/x/y", "x": {"y": {"type": "string", "maxLength": 20000000}}}'}, "'#/x/y' to what is no schema"),
+        ({"json_schema": doubling_schema(30)}, "too many rules; use fewer references"),
+        ({"json_schema": long_names_schema()}, "too many rules; use fewer references and shorter names"),
         ({"json_schema": '{"items":' * 3000 + "{}" + "}" * 3000}, "json_schema"),
     ],
 )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import time
 
 import pytest
 
-from slice_ros.interfaces import ClassStatus, MaskStatus, SloStatus
+from slice_ros.interfaces import ClassStatus, MaskStatus, SetParameters, SloStatus
+from slice_ros.monitor.feed import Feed
 from slice_ros.monitor.history import History
+from slice_ros.ros import SingleThreadedExecutor, rclpy
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
@@ -140,3 +143,31 @@ def test_the_policy_is_switched_and_a_refusal_is_shown(make_monitor):
     feed.refusal = "no, thank you"
     monitor.poll()
     assert monitor._complaint.text() == "no, thank you"
+
+
+def test_an_answer_of_a_server_that_is_no_longer_shown_is_dropped():
+    rclpy.init(args=[])
+    node, executor = rclpy.create_node("slice_monitor"), SingleThreadedExecutor()
+    executor.add_node(node)
+    silent = node.create_service(SetParameters, "/silent/set_parameters", lambda *_: time.sleep(0.2))
+    feed = Feed(node)
+    try:
+        feed.choose("/silent")
+        feed.set_policy("orca")
+        while feed._wanted:
+            feed.take()
+        assert feed.complaint() == ""
+        feed.choose("/other")
+        executor.spin_once(timeout_sec=0.1)
+        assert feed.complaint() == ""
+        feed.set_policy("orca")
+        deadline = time.monotonic() + 10.0
+        while not (complaint := feed.complaint()):
+            assert time.monotonic() < deadline
+            feed.take()
+        assert complaint == "/other does not answer"
+    finally:
+        feed.close()
+        node.destroy_service(silent)
+        node.destroy_node()
+        rclpy.try_shutdown()

@@ -15,8 +15,9 @@ from serving import READY_S, Peer, children_of, serving
 from slice_ros import schemas
 from slice_ros.client import GoalFailed, SliceClient
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling
-from slice_ros.interfaces import CheckSlo, Generate
-from slice_ros.ros import ActionClient, rclpy
+from slice_ros.interfaces import CancelGoal, CheckSlo, Generate, GoalEvent, GoalStatus
+from slice_ros.node import SliceServer
+from slice_ros.ros import ActionClient, ActionServer, Parameter, rclpy
 from slice_ros.slo import BestEffort, RealTime
 
 
@@ -164,6 +165,90 @@ def test_a_cancel_for_a_goal_that_has_ended_does_nothing(peer):
     assert generation.done
 
 
+def test_every_goal_whose_cancel_was_accepted_is_canceled_however_early_it_came(peer):
+    goals = ActionClient(peer.node, Generate, "/llm/generate")
+    cancels = peer.node.create_client(CancelGoal, "/llm/generate/_action/cancel_goal")
+    assert goals.wait_for_server(timeout_sec=READY_S) and cancels.wait_for_service(timeout_sec=READY_S)
+
+    async def race():
+        sent, answers = [], []
+        for _ in range(16):  # the cancel for all goals is there before the goal's execution has begun
+            sent.append(goals.send_goal_async(Generate.Goal(prompt="x", max_tokens=100)))
+            answers.append(cancels.call_async(CancelGoal.Request()))
+        handles = [await goal for goal in sent]
+        accepted = {bytes(info.goal_id.uuid) for answer in answers for info in (await answer).goals_canceling}
+        results = {bytes(handle.goal_id.uuid): await handle.get_result_async() for handle in handles}
+        return [(results[goal_id].status, results[goal_id].result.error_code) for goal_id in accepted]
+
+    try:
+        ends = peer.run(race())
+    finally:
+        goals.destroy()
+        peer.node.destroy_client(cancels)
+    assert len(ends) > 8
+    assert set(ends) == {(GoalStatus.STATUS_CANCELED, Generate.Result.CANCELED)}
+
+
+async def raises(_handle):
+    raise RuntimeError("an error in the server")
+
+
+async def aborts_for_a_reason_of_tomorrow(handle):
+    handle.abort()
+    return Generate.Result(error_code=999, error_msg="too windy")
+
+
+async def succeeds(handle):
+    handle.succeed()
+    return Generate.Result()
+
+
+@pytest.mark.parametrize(
+    ("execute", "kept_s", "code", "says"),
+    [
+        (raises, 60, ErrorCode.INTERNAL, "gave no reason"),
+        (aborts_for_a_reason_of_tomorrow, 60, ErrorCode.INTERNAL, "too windy"),
+        (succeeds, 0, ErrorCode.ENGINE_DIED, "send the goal again"),  # as from a server that was started anew, which knows nothing of it
+    ],
+)
+def test_a_client_takes_only_success_for_success(execute, kept_s, code, says):
+    peer = Peer(f"wrong_{execute.__name__}")
+    node = rclpy.create_node(peer.server)
+    peer.executor.add_node(node)
+    server = ActionServer(node, Generate, "~/generate", execute, result_timeout=kept_s)
+    try:
+        peer.client.wait_for_server(READY_S)
+        error = peer.fails("x")
+        assert error.code is code
+        assert says in error.message
+    finally:
+        server.destroy()
+        node.destroy_node()
+        peer.close()
+
+
+def test_an_error_in_the_server_ends_the_goal_with_internal_and_the_next_is_served(monkeypatch):
+    server = SliceServer(parameter_overrides=[Parameter("engine.kind", value="simulated")])
+    peer = Peer("slice_server")
+    peer.executor.add_node(server)
+    try:
+        peer.run(server.start())
+        peer.client.wait_for_server(READY_S)
+        monkeypatch.setattr(server._labels, "known", lambda _: 1 / 0)
+        error = peer.fails("x")
+        assert error.code is ErrorCode.INTERNAL
+        assert "ZeroDivisionError" in error.message
+        monkeypatch.undo()
+        monkeypatch.setattr(server, "_tell_of", lambda *_: 1 / 0)
+        assert peer.fails("x").code is ErrorCode.INTERNAL
+        monkeypatch.undo()
+        assert peer.run(peer.client.generate("x", max_tokens=2)).report.output_tokens == 2
+    finally:
+        server.close(peer.executor)
+        server.destroy_node()
+        peer.close()
+
+
 def test_on_miss_abort_ends_the_goal_at_its_deadline(peer):
     from slice_ros.slo import OnMiss
 
@@ -243,6 +328,23 @@ def test_a_bad_slo_ends_with_invalid_slo_and_a_sentence(peer, change):
     assert result.error_code == Generate.Result.INVALID_SLO
     assert result.error_msg
     assert result.text == ""
+
+
+def test_a_name_that_is_too_long_is_not_told_on(peer):
+    events = []
+    subscription = peer.node.create_subscription(GoalEvent, "/llm/goal_events", events.append, 100)
+    peer.spin_until(lambda: peer.node.count_publishers("/llm/goal_events"))
+
+    def lengthen(goal):
+        goal.label = goal.slo.preset = "x" * 100_000
+
+    result = sent_raw(peer, lengthen)
+    assert result.error_code == Generate.Result.INVALID_SLO
+    assert len(result.error_msg) < 500
+    peer.spin_until(lambda: any(event.label.startswith("xxx") for event in events))
+    (event,) = (event for event in events if event.label.startswith("xxx"))
+    peer.node.destroy_subscription(subscription)
+    assert max(len(event.label), len(event.slo.preset), len(event.error_msg)) < 500
 
 
 def test_a_client_that_vanishes_leaves_the_server_serving(peer, tmp_path):
@@ -392,3 +494,45 @@ def test_a_killed_server_ends_its_clients_goals_within_two_seconds():
             assert time.monotonic() - killed < 2.0
         finally:
             peer.close()
+
+
+def test_a_client_that_blocks_in_every_callback_learns_that_its_server_died():
+    with serving("missed", "--engine", "paced") as server:
+        peer = Peer("missed")
+        try:
+            peer.client.wait_for_server(READY_S)
+            generation = peer.client.send("a long story", max_tokens=1000)
+            peer.spin_until(lambda: generation._pieces)
+            peer.node.create_timer(0.1, lambda: time.sleep(1.0))
+            blocked = time.monotonic()
+            peer.spin_until(lambda: time.monotonic() - blocked > 5.0)
+            assert not generation.done  # a server that lives is not taken for dead
+            server.kill()
+            with pytest.raises(GoalFailed) as caught:
+                peer.run(generation.result(), timeout_s=15.0)
+            assert caught.value.code is ErrorCode.ENGINE_DIED
+        finally:
+            peer.close()
+
+
+def test_goals_of_a_server_that_was_started_anew_unnoticed_end_and_those_of_the_new_one_do_not():
+    peer, other = Peer("reborn"), Peer("reborn", "other")
+    try:
+        with serving("reborn", "--engine", "paced") as server:
+            peer.client.wait_for_server(READY_S)
+            peer.status()
+            lost = peer.client.send("a long story", max_tokens=1000)
+            peer.spin_until(lambda: lost._pieces)
+            server.kill()
+            server.wait()
+        with serving("reborn", "--engine", "paced", "-p", "status.rate_hz:=50.0"):
+            other.status()  # meanwhile the peer's node does nothing
+            time.sleep(1.0)  # discovery
+            new = peer.client.send("another long story", max_tokens=100)
+            with pytest.raises(GoalFailed) as caught:
+                peer.run(lost.result(), timeout_s=10.0)
+            assert caught.value.code is ErrorCode.ENGINE_DIED
+            assert peer.run(new.result()).report.output_tokens == 100
+    finally:
+        peer.close()
+        other.close()

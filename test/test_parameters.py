@@ -49,8 +49,8 @@ def test_an_integer_serves_where_a_float_is_meant():
         ("context.n_ctx", 3, "in 64 to"),
         ("engine.kind", "gpu", "one of llama, paced, simulated"),
         ("scheduler.policy", "fifo", "one of"),
-        ("status.rate_hz", math.nan, "in 1 to 50"),
-        ("status.rate_hz", math.inf, "in 1 to 50"),
+        ("status.rate_hz", math.nan, "in 2 to 50"),
+        ("status.rate_hz", math.inf, "in 2 to 50"),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_value_and_what_would_be_right(name, value, says):

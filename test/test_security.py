@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from serving import READY_S, Peer, serving
 
 from slice_ros.goal import ErrorCode
 from slice_ros.interfaces import Generate
-from slice_ros.ros import LAYER, rclpy
+from slice_ros.monitor.feed import Feed
+from slice_ros.ros import LAYER, RCLError, rclpy
 
 POLICIES = Path(__file__).parent.parent / "config" / "sros2"
 SECRET = "xyzzysecretplugh"
@@ -74,6 +77,63 @@ def test_a_monitor_may_send_nothing_to_the_server():
     assert not allowed("monitor", "request") | allowed("monitor", "call")
     assert allowed("monitor", "publish") <= COMMON
     assert allowed("monitor", "subscribe") <= allowed("server", "publish") | COMMON
+
+
+def opened_by(node, name: str) -> dict[str, set[str]]:
+    """What a node opens, by the verb that allows it; actions under their own names."""
+    found = {
+        "publish": names(node.get_publisher_names_and_types_by_node(name, "/")),
+        "subscribe": names(node.get_subscriber_names_and_types_by_node(name, "/")),
+        "reply": names(node.get_service_names_and_types_by_node(name, "/")),
+        "request": names(node.get_client_names_and_types_by_node(name, "/")),
+    }
+    plain = {verb: {name for name in some if "/_action/" not in name} for verb, some in found.items()}
+    return {**plain, "call": {name.partition("/_action/")[0] for some in found.values() for name in some if "/_action/" in name}}
+
+
+def assert_allowed(role: str, opened: dict[str, set[str]]) -> None:
+    for verb, some in opened.items():
+        assert some <= allowed(role, verb), (role, verb)
+
+
+def test_a_monitor_that_only_looks_opens_what_its_policy_allows_and_is_told_when_it_may_not_switch(server_and_log, monkeypatch):
+    peer = server_and_log[0]
+    node = rclpy.create_node("slice_monitor")
+    peer.executor.add_node(node)
+    feed = Feed(node)
+    try:
+        feed.choose("/slice_server")
+        peer.spin_until(feed.take)
+        assert_allowed("monitor", opened_by(node, "slice_monitor"))
+
+        def refuse(*_):
+            raise RCLError("not allowed by the permissions")
+
+        monkeypatch.setattr(node, "create_client", refuse)
+        feed.set_policy("orca")
+        assert "not allowed by the permissions" in feed.complaint()
+    finally:
+        feed.close()
+        node.destroy_node()
+
+
+@pytest.mark.parametrize(
+    ("role", "node", "arguments"),
+    [("cli", "slice_cli", ["send", "a long story", "--max-tokens", "1500"]), ("monitor", "slice_monitor", ["top"])],
+)
+def test_the_policies_fit_the_commands(server_and_log, role, node, arguments):
+    peer = server_and_log[0]
+    with subprocess.Popen(
+        [sys.executable, "-m", "slice_ros.cli", *arguments], stdout=subprocess.DEVNULL, start_new_session=True
+    ) as command:
+        try:
+            peer.spin_until(lambda: node in peer.node.get_node_names())
+            peer.spin_until(lambda: "/slice_server/slo_status" in opened_by(peer.node, node)["subscribe"])
+            time.sleep(0.5)  # what else it opens has been discovered
+            assert_allowed(role, opened_by(peer.node, node))
+        finally:
+            command.send_signal(signal.SIGINT)
+            command.wait(20)
 
 
 def test_no_prompt_and_no_answer_is_logged_at_any_level(server_and_log):

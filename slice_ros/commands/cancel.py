@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with Session(arguments.server, arguments.timeout) as session:
             if wanted and len(wanted) < 32:
-                known = [goal_id for goal_id in session.status().mask.goals if goal_id.startswith(wanted)]
+                known = [goal_id for goal_id in session.goals() if goal_id.startswith(wanted)]
                 if len(known) != 1:
                     found = f"{len(known)} goals in hand begin" if known else "no goal in hand begins"
                     print(f"slice-ros cancel: {found} with {wanted}; give more of the id, see `slice-ros status`", file=sys.stderr)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 HELP = "show the main job: a robot that bumps where commands come late, under one policy after the other"
 
@@ -65,6 +67,10 @@ def _show(arguments: argparse.Namespace, policies: tuple[str, ...]) -> int:
         if arguments.record:
             from slice_ros.demo.animation import record
         with ExitStack() as stack:
+            # What closes the terminal or ends the demo does not reach its processes, which have sessions of their own.
+            for number in (signal.SIGHUP, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                    stack.callback(signal.signal, number, signal.signal(number, _end))
             view: View
             if arguments.window:
                 from slice_ros.demo.window import Window
@@ -90,6 +96,11 @@ def _show(arguments: argparse.Namespace, policies: tuple[str, ...]) -> int:
     if broken := complaints(logs):
         return _fail("; ".join(broken) + "; promised are a whole tour, no bump and no late answer: try again when two cores are idle", 1)
     return 0
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    """Leave through every ``finally``, so that no process stays."""
+    sys.exit(128 + number)
 
 
 def _fail(sentence: str, status: int) -> int:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +17,11 @@ from slice_ros.schemas import BY_NAME
 
 if TYPE_CHECKING:
     from slice_ros.client import Generation, SliceClient
+    from slice_ros.goal import Sampling
     from slice_ros.slo import Slo
+
+CANCEL_S = 2.0
+"""How long a goal that was interrupted may take to end."""
 
 HELP = "send one goal and print its answer"
 
@@ -29,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tpot", type=float, metavar="MS", help="time per output token, ms")
     parser.add_argument("--deadline", type=float, metavar="S", help="submission to last token, s")
     parser.add_argument("--abort-on-miss", action="store_true", help="end the goal once its SLO cannot be met any more")
-    parser.add_argument("--max-tokens", type=int, default=0, metavar="N", help="output tokens at most; 0 = the server's default")
+    parser.add_argument("--max-tokens", type=_uint32, default=0, metavar="N", help="output tokens at most; 0 = the server's default")
     parser.add_argument("--label", default="", help="kind of goal, for statistics")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 = greedy")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text; 0 = a new one each time")
+    parser.add_argument("--seed", type=_uint32, default=0, help="the same seed gives the same text; 0 = a new one each time")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
     parser.add_argument("--grammar", type=_text_of, metavar="FILE", help="GBNF grammar the output follows")
     schema = parser.add_argument(
@@ -50,33 +57,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from slice_ros.goal import GoalError, Sampling
     from slice_ros.slo import SloError
 
     try:
         slo = slo_of(arguments)
-    except SloError as error:
+        sampling = Sampling(temperature=arguments.temperature, seed=arguments.seed)
+    except (SloError, GoalError) as error:
         print(f"slice-ros send: {error}", file=sys.stderr)
         return 2
 
     from slice_ros.client import GoalFailed, ServerNotFound, SliceClient
-    from slice_ros.ros import rclpy
+    from slice_ros.ros import SignalHandlerOptions, rclpy
 
-    rclpy.init()
-    node = rclpy.create_node("slice_send")
+    # rclpy's own handlers would take the context away before the goal is canceled.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node("slice_cli")
     try:
         client = SliceClient(node, arguments.server)
         client.wait_for_server(arguments.timeout)
-        generation = _send(client, arguments, slo)
         executor = rclpy.get_global_executor()
         executor.add_node(node)
-        try:
+        with _interruptions() as interrupted:
+            generation = _send(client, arguments, slo, sampling)
             text = executor.create_task(_print(generation, quiet=arguments.json))
-            executor.spin_until_future_complete(text)
-            answer = text.result()
-        except KeyboardInterrupt:
-            generation.cancel()
-            executor.spin_until_future_complete(generation._end, timeout_sec=2.0)
-            raise
+            while not text.done():
+                if interrupted():
+                    generation.cancel()
+                    with suppress(GoalFailed):
+                        executor.spin_until_future_complete(generation._end, timeout_sec=CANCEL_S)
+                    raise KeyboardInterrupt
+                executor.spin_once(timeout_sec=0.1)
+        answer = text.result()
     except ServerNotFound as error:
         print(f"slice-ros send: {error}", file=sys.stderr)
         return 1
@@ -119,8 +131,24 @@ def slo_of(arguments: argparse.Namespace) -> Slo:
     return make(ttft_ms=arguments.ttft, tpot_ms=arguments.tpot, deadline_s=arguments.deadline, on_miss=on_miss)
 
 
-def _send(client: SliceClient, arguments: argparse.Namespace, slo: Slo) -> Generation:
-    from slice_ros.goal import ChatMessage, Sampling
+@contextmanager
+def _interruptions() -> Iterator[Callable[[], bool]]:
+    """Says whether Ctrl-C was pressed, which raises nothing here: an exception in the middle of a callback would leave the goal running."""
+    pressed = False
+
+    def press(_number: int, _frame: object) -> None:
+        nonlocal pressed
+        pressed = True
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _send(client: SliceClient, arguments: argparse.Namespace, slo: Slo, sampling: Sampling) -> Generation:
+    from slice_ros.goal import ChatMessage
 
     text = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     messages = [ChatMessage("system", arguments.system)] if arguments.system else []
@@ -130,13 +158,19 @@ def _send(client: SliceClient, arguments: argparse.Namespace, slo: Slo) -> Gener
         preset=arguments.preset,
         max_tokens=arguments.max_tokens,
         label=arguments.label,
-        sampling=Sampling(temperature=arguments.temperature, seed=arguments.seed),
+        sampling=sampling,
         stop=arguments.stop,
         adapter=arguments.adapter,
         logprobs=arguments.logprobs,
         grammar=arguments.grammar or "",
         json_schema=arguments.json_schema or "",
     )
+
+
+def _uint32(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text[:11]) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is out of range; give a whole number in 0 to {2**32 - 1}")
+    return int(text)
 
 
 def _text_of(file: str) -> str:

@@ -8,8 +8,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from slice_ros.interfaces import SloStatus
+from slice_ros.conversions import uuid_hex
+from slice_ros.interfaces import GoalStatus, GoalStatusArray, SloStatus
+from slice_ros.qos import ACTION_STATUS
 from slice_ros.ros import SingleThreadedExecutor, rclpy
+
+IN_HAND = (GoalStatus.STATUS_ACCEPTED, GoalStatus.STATUS_EXECUTING, GoalStatus.STATUS_CANCELING)
 
 
 class NoAnswer(Exception):
@@ -63,6 +67,20 @@ class Session:
         self.spin_until(lambda: bool(got))
         self.node.destroy_subscription(subscription)
         return got[-1]
+
+    def goals(self) -> list[str]:
+        """Ids of the goals in hand.
+
+        Raises:
+            NoAnswer: the server is not there.
+        """
+        told: list[Any] = []
+        topic = f"{self.server}/generate/_action/status"
+        subscription = self.node.create_subscription(GoalStatusArray, topic, told.append, ACTION_STATUS)
+        self.status()
+        self.status()  # a server that had a goal has told its state by now
+        self.node.destroy_subscription(subscription)
+        return [uuid_hex(goal.goal_info.goal_id) for goal in (told[-1].status_list if told else ()) if goal.status in IN_HAND]
 
     def spin_until(self, condition: Callable[[], bool]) -> None:
         """Raises:

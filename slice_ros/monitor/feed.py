@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import Any
 
 from slice_ros.interfaces import SetParameters, SloStatus
-from slice_ros.ros import Node, Parameter
+from slice_ros.ros import Node, Parameter, RCLError
 
 SUFFIX = "/slo_status"
+ANSWER_S = 2.0
+"""How long to look for the service of a server that is to change its policy."""
 
 
 class Feed:
@@ -24,6 +27,8 @@ class Feed:
         self._subscription: Any = None
         self._setter: Any = None
         self._answers: deque[str] = deque()
+        self._wanted = ""
+        self._ask_until_s = 0.0
         self.server = ""
 
     def servers(self) -> list[str]:
@@ -36,33 +41,51 @@ class Feed:
         self.close()
         self.server = server
         self._subscription = self._node.create_subscription(SloStatus, server + SUFFIX, self._hear, 10)
-        self._setter = self._node.create_client(SetParameters, f"{server}/set_parameters")
 
     def take(self) -> list[Any]:
-        """The statuses that came since the last call."""
+        """The statuses that came since the last call; to be called again and again."""
+        self._ask()
         return [self._statuses.popleft() for _ in range(len(self._statuses))]
 
     def set_policy(self, name: str) -> None:
-        """Ask the server for another policy; a refusal can be read with :meth:`complaint`."""
-        if self._setter is None or not self._setter.service_is_ready():
-            self._answers.append(f"{self.server or 'no server'} does not answer")
+        """Ask the server for another policy, as soon as it is found; why that failed can be read with :meth:`complaint`."""
+        if not self.server:
+            self._answers.append("no server is chosen")
             return
-        change = SetParameters.Request(parameters=[Parameter("scheduler.policy", value=name).to_parameter_msg()])
-        self._setter.call_async(change).add_done_callback(self._answered)
+        self._wanted, self._ask_until_s = name, time.monotonic() + ANSWER_S
+        if self._setter is None:
+            # Only now: under SROS2, who may look need not be allowed this.
+            try:
+                self._setter = self._node.create_client(SetParameters, f"{self.server}/set_parameters")
+            except RCLError as error:
+                self._wanted = ""
+                self._answers.append(f"the policy cannot be switched: {error}")
 
     def complaint(self) -> str:
         """The latest reason why a change was refused, once; empty where there is none."""
         return self._answers.popleft() if self._answers else ""
 
+    def _ask(self) -> None:
+        if self._wanted and self._setter.service_is_ready():
+            change = SetParameters.Request(parameters=[Parameter("scheduler.policy", value=self._wanted).to_parameter_msg()])
+            self._setter.call_async(change).add_done_callback(self._answered)
+            self._wanted = ""
+        elif self._wanted and time.monotonic() > self._ask_until_s:
+            self._wanted = ""
+            self._answers.append(f"{self.server} does not answer")
+
     def close(self) -> None:
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
+        if self._setter is not None:
             self._node.destroy_client(self._setter)
         self._subscription = self._setter = None
+        self._wanted = ""
         self._statuses.clear()
 
     def _hear(self, status: Any) -> None:
         self._statuses.append(status)
 
     def _answered(self, future: Any) -> None:
-        self._answers.extend(result.reason for result in future.result().results if not result.successful)
+        if not future.cancelled():  # by the choice of another server
+            self._answers.extend(result.reason for result in future.result().results if not result.successful)

@@ -19,7 +19,7 @@ class StatusViewer:
 
     def __enter__(self) -> StatusViewer:
         rclpy.init(args=[])
-        self._node = rclpy.create_node("slice_viewer")
+        self._node = rclpy.create_node("slice_monitor")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._node.create_subscription(SloStatus, f"{self._server}/slo_status", self._take, 10)

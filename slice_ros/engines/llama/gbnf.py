@@ -1,4 +1,5 @@
-"""How many ways of going on a GBNF grammar has, which llama.cpp lists one by one: a few lines can have more than any memory holds."""
+"""What llama.cpp makes of a GBNF grammar: it writes repetitions out, and lists the ways of going on. A few lines can have more of either
+than any memory holds."""
 
 from __future__ import annotations
 
@@ -10,12 +11,15 @@ from graphlib import CycleError, TopologicalSorter
 UNCOUNTED = 10**9
 """Ways are not counted beyond this."""
 
+MOST_TIMES = 2000
+"""llama.cpp takes no larger number as a repetition."""
+
 _TOKEN = re.compile(
     r"""\s+|\#[^\n]*
     |(?P<define>[\w-]+)\s*::=
     |(?P<terminal>"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|\.|!?<[^>]*>)
     |(?P<name>[\w-]+)
-    |(?P<repeat>[*+?]|\{[\d\s]*,?[\d\s]*\})
+    |(?P<repeat>[*+?]|\{\s*(?P<least>\d*)\s*(?P<range>,\s*(?P<most>\d*)\s*)?\})
     |(?P<mark>[()|])""",
     re.VERBOSE | re.DOTALL,
 )
@@ -28,6 +32,8 @@ class _Item:
     symbol: str = ""
     can_be_empty: bool = False
     repeats: bool = False
+    begins_empty: bool = False
+    times: int = 1
 
 
 @dataclass(slots=True)
@@ -69,7 +75,10 @@ def ways(grammar: str) -> int:
     for alternatives in rules.alternatives.values():
         for items in alternatives:
             for item in items:
-                item.can_be_empty = item.can_be_empty or item.symbol in nullable
+                if item.symbol in nullable:
+                    item.can_be_empty = True
+                elif not item.begins_empty:
+                    item.times = 1  # one must be there before the next begins
     begins: dict[str, set[str]] = {
         symbol: {item.symbol for items in alternatives for item in _beginning(items) if item.symbol}
         for symbol, alternatives in rules.alternatives.items()
@@ -83,16 +92,51 @@ def ways(grammar: str) -> int:
     for symbol in order:
         total = 0
         for items in rules.alternatives.get(symbol, ()):
-            total += sum(counts[item.symbol] if item.symbol else 1 for item in _beginning(items)) or 1
+            total += sum(_own(item, counts) for item in _beginning(items)) or 1
         counts[symbol] = min(total, UNCOUNTED)
     for alternatives in rules.alternatives.values():
         for items in alternatives:
             after = 1
             for item in reversed(items):
-                own = counts[item.symbol] if item.symbol else 1
+                own = _own(item, counts)
                 most = max(most, own + after if item.can_be_empty or item.repeats else own)
                 after = min(own + after if item.can_be_empty else own, UNCOUNTED)
     return min(most, UNCOUNTED)
+
+
+def _own(item: _Item, counts: dict[str, int]) -> int:
+    """The ways to begin with an item: if it can be nothing, those of its first, of its second, ..."""
+    return min((counts[item.symbol] if item.symbol else 1) * item.times, UNCOUNTED)
+
+
+def elements(grammar: str) -> int:
+    """How many elements, at most, llama.cpp makes of a grammar's repetitions; also of one that it refuses farther on.
+
+    ``{5,3}`` counts as endless, which it is.
+    """
+    total = last = at = 0
+    while (token := _TOKEN.match(grammar, at)) is not None and token.end() > at:
+        at = token.end()
+        if token.lastgroup == "repeat":
+            least, most = _times(token)
+            total = min(total + last * most, UNCOUNTED) if least <= most else UNCOUNTED
+            last = last * max(least, 1) + 1
+        elif token.lastgroup == "terminal":
+            last = len(token.group())
+        elif token.lastgroup == "name" or token.group() == ")":
+            last = 1
+        elif token.lastgroup is not None:
+            last = 0
+    return total
+
+
+def _times(repeat: re.Match[str]) -> tuple[int, int]:
+    """How often an item is written out for a repetition, at least, and at most; where it has no end, one more is."""
+    text = repeat["repeat"]
+    if not text.startswith("{"):
+        return int(text == "+"), 1 + (text == "+")
+    least, most = (int(digits[:9] or 0) for digits in ((repeat[name] or "").lstrip("0") for name in ("least", "most")))
+    return least, least if repeat["range"] is None else most if repeat["most"] else least + 1
 
 
 def _beginning(items: list[_Item]) -> list[_Item]:
@@ -130,9 +174,11 @@ def _parse(grammar: str) -> _Rules | None:
         elif kind == "repeat":
             if not items:
                 return None
-            least = {"*": "0", "?": "0", "+": "1"}.get(text) or text.strip("{} ").partition(",")[0].strip()
-            items[-1].can_be_empty = items[-1].can_be_empty or least in ("", "0")
+            least, most = _times(token)
+            items[-1].begins_empty = items[-1].can_be_empty
+            items[-1].can_be_empty = items[-1].can_be_empty or not least
             items[-1].repeats = text != "?"
+            items[-1].times = min(items[-1].times * most, UNCOUNTED)
         elif text == "(":
             outer.append((symbol, items))
             symbol, items = f"({at}", []

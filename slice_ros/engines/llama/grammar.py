@@ -10,7 +10,7 @@ from typing import Any
 
 import llama_cpp
 
-from slice_ros.engines.llama.gbnf import UNCOUNTED, ways
+from slice_ros.engines.llama.gbnf import UNCOUNTED, elements, ways
 from slice_ros.engines.llama.log import call_capturing_stderr, log, reason
 from slice_ros.engines.llama.schema import to_grammar
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
@@ -20,6 +20,8 @@ DEEPEST = 100
 """llama.cpp parses by recursion without a bound: parentheses nested some thousand deep overflow its stack and end the process."""
 MOST_WAYS = 5000
 """llama.cpp keeps a list of every way in which the text may go on. Half a kilobyte of grammar can make it longer than any memory."""
+MOST_ELEMENTS = 1_000_000
+"""llama.cpp writes repetitions out, 8 bytes for an element: a literal as long as a grammar may be, 2000 times, fills gigabytes."""
 
 _parsing = threading.Lock()
 
@@ -74,6 +76,12 @@ def _check(grammar: str, source: str) -> None:
     depth = _depth(grammar)
     if depth > DEEPEST:
         raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{source} nests {depth} parentheses; at most {DEEPEST} are allowed")
+    if elements(grammar) > MOST_ELEMENTS:
+        raise GoalError(
+            ErrorCode.INVALID_GRAMMAR,
+            f"{source} has repetitions that are more than {MOST_ELEMENTS} elements when they are written out, or have no end: repeat less "
+            "and shorter parts, and put the smaller number of {m,n} first",
+        )
     if (count := ways(grammar)) > MOST_WAYS:
         raise GoalError(
             ErrorCode.INVALID_GRAMMAR,

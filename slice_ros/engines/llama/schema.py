@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
+from llama_cpp import llama_grammar
 from llama_cpp.llama_grammar import PRIMITIVE_RULES, SchemaConverter
 
+from slice_ros.engines.llama.gbnf import MOST_TIMES
 from slice_ros.goal import ErrorCode, GoalError
 from slice_ros.schemas import BY_NAME
 
 DEEPEST = 100
 """The converter is recursive, and so are the parsers of what it makes."""
+
+MOST_WRITTEN = 16 * 2**20
+"""Characters the converter may write, those it writes twice included: references to references double with each level."""
 
 UNKEPT = frozenset((
     "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "not", "if", "then", "else", "contains", "minContains",
@@ -41,11 +47,33 @@ _RULES = {
 """What llama-cpp-python's rules become, by their content."""
 
 
+def _repetition(item: str, least: int, most: int | None, separator_rule: str = "", **_: bool) -> str:
+    """An item so many times, in GBNF's own notation."""
+    if not separator_rule:
+        return f"{item}{{{least},{'' if most is None else most}}}"
+    if most == 0:
+        return ""
+    rest = _repetition(f"({separator_rule} {item})", max(least - 1, 0), None if most is None else most - 1)
+    return f"({item} {rest})" + ("" if least else "?")
+
+
+llama_grammar._build_repetition = _repetition
+"""The converter's own writes the item that often: a schema of 40 bytes makes a grammar of any length."""
+
+
 class _Converter(SchemaConverter):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
+        self._written = 0
+
+    def references(self) -> list[tuple[str, Any]]:
+        """Each reference and what it stands for; to be asked once they are resolved."""
+        return list(self._refs.items())
 
     def _add_rule(self, name: str, rule: str) -> str:
+        self._written += len(name) + len(rule)
+        if self._written > MOST_WRITTEN:
+            raise _refusal(" makes too many rules; use fewer references and shorter names")
         return str(super()._add_rule(name, _RULES.get(rule, rule)))
 
     def _format_literal(self, literal: str) -> str:
@@ -73,9 +101,14 @@ def to_grammar(schema: str) -> str:
         if not isinstance(parsed, dict):
             raise _refusal(f" is {schema[:40]!r}; it must be a JSON object, or one of the names {', '.join(BY_NAME)}")
     converter = _Converter()
+    checked: set[int] = set()
     try:
-        _check(parsed, "#", 0)
-        converter.visit(converter.resolve_refs(parsed, "schema"), "")
+        _check(parsed, "#", 0, checked)
+        converter.resolve_refs(parsed, "schema")
+        for reference, target in converter.references():
+            if id(target) not in checked:
+                raise _refusal(f" has the $ref {reference.removeprefix('schema')[:40]!r} to what is no schema in it; keep it in $defs")
+        converter.visit(parsed, "")
     except GoalError:
         raise
     except Exception as error:  # the converter raises what it meets, and a schema may hold anything
@@ -83,11 +116,12 @@ def to_grammar(schema: str) -> str:
     return str(converter.format_grammar())
 
 
-def _check(schema: Any, at: str, depth: int) -> None:
+def _check(schema: Any, at: str, depth: int, checked: set[int]) -> None:
     """Refuse what the grammar would not keep.
 
     Args:
         at: the JSON pointer of this part.
+        checked: takes in the ids of the parts that have been checked.
 
     Raises:
         GoalError: INVALID_GRAMMAR.
@@ -96,6 +130,10 @@ def _check(schema: Any, at: str, depth: int) -> None:
         raise _refusal(f" has {json.dumps(schema)[:40]} at {at}; there must be a JSON object")
     if depth > DEEPEST:
         raise _refusal(f" nests deeper than {DEEPEST} levels; make it flatter")
+    checked.add(id(schema))
+    for keyword, times in _repetitions(schema):
+        if times > MOST_TIMES:
+            raise _refusal(f" repeats something {times:.0f} times at {at}/{keyword}; at most {MOST_TIMES} are allowed")
     types = schema.get("type", [])
     for name in types if isinstance(types, list) else [types]:
         if name not in TYPES:
@@ -109,7 +147,7 @@ def _check(schema: Any, at: str, depth: int) -> None:
     if schema.get("items") == {} or ({"minItems", "maxItems"} & schema.keys() and "items" not in schema):
         raise _refusal(f" has an array at {at} whose items have no type; give them one")
     for part, where in _parts(schema):
-        _check(part, f"{at}/{where}", depth + 1)
+        _check(part, f"{at}/{where}", depth + 1, checked)
     if unknown := set(schema.get("required", [])) - set(schema.get("properties", {})):
         raise _refusal(f" has {at}/required with {min(unknown)!r}, which is not among the properties; describe it there")
 
@@ -120,6 +158,17 @@ def _lost(schema: dict[str, Any]) -> tuple[str, str] | None:
     asserted = [keyword for keyword in BRANCHES if keyword in schema and (keyword != "type" or isinstance(schema["type"], list))]
     others = [keyword for keyword in asserted[1:] if keyword not in BRANCHES[asserted[0]]]
     return (asserted[0], others[0]) if others else None
+
+
+def _repetitions(schema: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """How often a schema has something repeated, with the keywords that say so."""
+    for keyword in ("minLength", "maxLength", "minItems", "maxItems"):
+        if isinstance(times := schema.get(keyword), int | float):
+            yield keyword, times
+    if isinstance(pattern := schema.get("pattern"), str):
+        for quantifier in re.findall(r"\{([\d\s,]*)\}", pattern):
+            # Of so many digits the number does not matter, only that it is too large.
+            yield from (("pattern", float(times)) for times in re.findall(r"\d+", quantifier))
 
 
 def _parts(schema: dict[str, Any]) -> Iterator[tuple[Any, str]]:
