@@ -137,6 +137,17 @@ def test_load_is_the_rate_of_what_arrives_and_is_forgotten():
     assert load.traffic(200.0 + 10 * MEMORY_S).rate < 0.01
 
 
+@pytest.mark.parametrize("slo", [CONTROL, BestEffort()], ids=["real-time", "best effort"])
+def test_the_first_goal_after_a_quiet_night_is_served(slo):
+    bench = Bench("slack")
+    bench.submit(a_goal("evening", CONTROL))
+    bench.drain()
+    bench.clock.advance(12 * 3600.0)
+    bench.submit(a_goal("morning", slo, submitted_s=bench.clock.now()))
+    bench.drain()
+    assert bench.end("morning").error_code is ErrorCode.NONE
+
+
 # ---- who takes part
 
 
