@@ -31,7 +31,8 @@ class Outlook:
         short: s, the length in tokens that it hardly falls short of.
         expected: the length in tokens that it will have in the mean.
         deviation: the standard deviation of that.
-        end_s: when its last token is due if it comes to its expected length; infinite without such a bound.
+        needed: the length in tokens that its bounds are about: the expected one, or 1 where only the first token is due.
+        end_s: when it must have that length; infinite where nothing is due any more.
         due_s: when its next tokens are due under TTFT, TPOT and deadline together; infinite without such a bound.
         latest_s: until when it can be left out and be in time, alone in its steps from then on, even if its answer is short.
         hope_s: the same if its answer is as long as suits it best; once it is past, its SLO is out of reach.
@@ -49,6 +50,7 @@ class Outlook:
     short: int = 0
     expected: float = 0.0
     deviation: float = 0.0
+    needed: float = 0.0
     end_s: float = math.inf
     due_s: float = math.inf
     latest_s: float = math.inf
@@ -80,6 +82,7 @@ class Outlook:
             short,
             expected,
             deviation,
+            expected,
             is_real_time=task.is_real_time,
         )
         job._set_due()
@@ -89,12 +92,19 @@ class Outlook:
             job.end_s = min(job.end_s, last_s)
             if first_s is not None:  # while it decodes faster than it must, a longer answer has time to catch up
                 job.hope_s = min(task.due_end_s - job._until(short), max(job.latest_s, last_s - job._until(expected)))
+        if job.end_s == math.inf and job.due_s < math.inf:
+            job.needed, job.end_s, job.deviation = 1.0, job.due_s, 0.0
         return job
 
     @property
     def work_s(self) -> float:
         """Time to its expected end, alone in its steps."""
         return self._until(self.expected)
+
+    @property
+    def needed_s(self) -> float:
+        """Time to the length that its bounds are about, alone in its steps."""
+        return self._until(self.needed)
 
     def advance(self, prompt_tokens: int, now: float) -> None:
         """It took part in a step that ends at ``now``, with so many prompt tokens."""

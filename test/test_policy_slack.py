@@ -6,6 +6,8 @@ import pytest
 from builders import CONTROL, PAPER, VOICE, Bench, a_goal, a_task
 
 from slice_ros.bench.optimum import attained, most_attained, random_instance
+from slice_ros.bench.simulate import attainment, simulate
+from slice_ros.bench.workload import GoalClass, Uniform, Workload
 from slice_ros.engines.simulated import Lengths as TrueLengths
 from slice_ros.goal import ErrorCode
 from slice_ros.latency import LatencyModel
@@ -213,6 +215,30 @@ def test_promises_are_made_while_they_fit_cheapest_first():
     short = outlook(a_task("short", BestEffort(tpot_ms=100), max_tokens=50, order=9))
     short.end_s = 5.0
     assert select([*chats, short], unsure, 0.0, PAPER, LIMITS)[0] is short
+
+
+def test_a_first_token_that_is_due_is_promised_and_what_follows_has_the_time_that_is_left():
+    quick = a_task("quick", BestEffort(ttft_ms=100), order=2, max_tokens=100)
+    tasks = [a_task("log", BestEffort(), order=1), quick]
+    assert outlook(quick).end_s == pytest.approx(0.1)
+    assert Slack().plan(tasks, 0.0, PAPER, LIMITS).rows[0] == "quick"
+    running(quick, [0.014])
+    assert Slack().plan(tasks, 0.014, PAPER, LIMITS).rows[0] == "log"
+
+
+def test_a_first_token_is_not_promised_where_there_is_no_time_for_it():
+    quick = [outlook(a_task(f"{i}", BestEffort(ttft_ms=40), order=i)) for i in range(5)]
+    assert len(select(quick, Traffic(), 0.0, PAPER, LIMITS)) == 3  # l(3) = 38 ms
+
+
+@pytest.mark.parametrize("rate_hz", [0.6, 0.9, 1.2])
+def test_no_policy_does_better_where_some_goals_wait_for_their_first_token_only(rate_hz):
+    lengths = Uniform(40, 120), Uniform(32, 128)
+    classes = GoalClass("voice", 0.5, VOICE, *lengths), GoalClass("quick", 0.5, BestEffort(ttft_ms=500), *lengths)
+    arrivals = Workload("first tokens", classes).traffic(rate_hz, 60.0, seed=0)
+    latency = LatencyModel.profile("rtx4060ti-chatglm2-6b-int4")
+    reached = {name: attainment(simulate(arrivals, make_policy(name), latency)) for name in ("slack", "slice", "orca")}
+    assert reached["slack"] >= max(reached.values()) - 0.01
 
 
 def test_a_hopeless_task_steps_back_but_is_served_when_nobody_else_is_there():

@@ -22,7 +22,7 @@ MOST_DUE_TIMES = 12
 def select(jobs: Sequence[Outlook], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits) -> list[Outlook]:
     """The best-effort tasks whose SLO can be kept beside the real-time traffic; those with the most utility per second of work first."""
     promises = Promises(traffic, now, latency, limits)
-    by_utility = sorted(jobs, key=lambda job: job.work_s / job.task.slo.weight)
+    by_utility = sorted(jobs, key=lambda job: job.needed_s / job.task.slo.weight)
     return [job for job in by_utility if promises.take(job)]
 
 
@@ -30,7 +30,7 @@ class Promises:
     """Work promised to be done in time, and whether more of it fits.
 
     A task with a TPOT bound needs its ``left`` tokens evenly until its end is due, like the real-time traffic; one without needs them
-    by its deadline. For each time T that something is due at, the tokens due by then have to fit::
+    by its deadline, and its first one alone where only that is due. For each time T that something is due at, the tokens due by then have to fit::
 
         seconds(tokens(T)) + serial(T) + CAUTION * deviation(T) <= T        tokens(T) = T * sum(rates) + sum(left, due by T)
 
@@ -49,7 +49,7 @@ class Promises:
     def take(self, job: Outlook) -> bool:
         """Promise the task its SLO, if that fits."""
         window_s = max(job.end_s - self._now, job.token_s)
-        left = job.expected - job.tokens
+        left = job.needed - job.tokens
         lump = _Lump(window_s, left, left, job.prompt_s + left * job.kv_tokens * self._latency.kv_token_s, job.deviation**2)
         if job.task.slo.tpot_s is None:
             even, (lumps, from_s) = self._even, _with_lump(self._lumps, lump)
