@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from slice_ros.clock import Clock, MonotonicClock
-from slice_ros.engines.base import Engine
-from slice_ros.goal import GoalRequest
+from slice_ros.engines.base import Engine, EngineError
+from slice_ros.goal import GoalError, GoalRequest
 from slice_ros.latency import LatencyModel
 from slice_ros.mask import Cell
 from slice_ros.slo import BestEffort
@@ -74,7 +74,7 @@ def measure_latency(
         on_progress: called with the share that is done, 0 to 1.
 
     Raises:
-        EngineError: the engine broke.
+        EngineError: the engine broke, or its context is too short to measure in.
     """
     with _Probe(engine, clock or MonotonicClock(), max_batch) as probe:
         rows = probe.max_rows
@@ -109,7 +109,7 @@ def relative_errors(
         clock: as in ``measure_latency``.
 
     Raises:
-        EngineError: the engine broke.
+        EngineError: the engine broke, or its context is too short to measure in.
     """
     rng = random.Random(seed)
     errors: list[float] = []
@@ -173,8 +173,8 @@ class _Probe:
         info = engine.info
         self.engine = engine
         self.max_rows = max(1, min(max_batch, info.max_sequences, info.max_step_tokens))
-        # Half of the context is for the goals that decode, half for one with a long prompt.
-        self.room = info.context_tokens // 2
+        # Half of the context is for the goals that decode, half for one with a long prompt, as far as its model allows.
+        self.room = min(info.context_tokens // 2, info.goal_tokens)
         self._max_tokens = max(2, min(MAX_TOKENS, self.room // self.max_rows - 8))
         self._clock = clock
         self._decoding: list[_Goal] = []
@@ -200,7 +200,10 @@ class _Probe:
         number = next(self._numbers)
         words = math.ceil(prompt_tokens / self._tokens_per_word)
         request = GoalRequest(f"calibration-{number}", BestEffort(), max_tokens, prompt=f"{number}" + " the" * words)
-        goal = _Goal(request.goal_id, self.engine.prepare(request))
+        try:
+            goal = _Goal(request.goal_id, self.engine.prepare(request))
+        except GoalError as error:
+            raise EngineError(f"step times cannot be measured: {error}") from error
         goal.kv_tokens = self.engine.open(goal.goal_id)
         goal.prompt_left -= goal.kv_tokens
         return goal

@@ -308,7 +308,7 @@ def test_a_step_that_finds_no_room_is_tried_again_without_somebody(model_path: P
 def test_a_goal_that_finds_no_room_alone_ends_with_the_numbers_and_the_next_is_served(model_path: Path) -> None:
     engine = Boastful(LlamaConfig(model_path, n_ctx=256, n_threads=1))
     serving = Serving(engine, make_policy("orca"))
-    engine._longest = 1024
+    engine._info = replace(engine._info, goal_tokens=1024)
     serving.scheduler.submit(goal("big", "x" * 250, max_tokens=100))
     serving.scheduler.submit(goal("small"))
     serving.drain()

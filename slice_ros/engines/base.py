@@ -28,6 +28,7 @@ class EngineInfo:
         context_tokens: KV cells shared by all sequences (``n_ctx``).
         max_sequences: sequences that can hold KV at once (``n_seq_max``).
         max_step_tokens: prompt tokens and decodes together that one step can take (``n_batch``).
+        goal_tokens: prompt and answer of one goal at most: no more than its model was trained with.
     """
 
     model: str
@@ -35,6 +36,7 @@ class EngineInfo:
     context_tokens: int
     max_sequences: int
     max_step_tokens: int
+    goal_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class SimulatedEngine:
         self._latency = latency
         self._clock = clock
         self._lengths = lengths or {}
-        self._info = EngineInfo("simulated", latency.device, context_tokens, max_sequences, max_step_tokens)
+        self._info = EngineInfo("simulated", latency.device, context_tokens, max_sequences, max_step_tokens, context_tokens)
         self._sequences: dict[str, _Sequence] = {}
 
     @property
@@ -71,7 +71,7 @@ class SimulatedEngine:
     def prepare(self, request: GoalRequest) -> int:
         text = request.prompt or "".join(message.content for message in request.messages)
         lengths = self._lengths.get(request.goal_id) or Lengths(max(1, len(text) // CHARACTERS_PER_TOKEN), request.max_tokens + 1)
-        if lengths.prompt_tokens + request.max_tokens > self._info.context_tokens:
+        if lengths.prompt_tokens + request.max_tokens > self._info.goal_tokens:
             raise GoalError(
                 ErrorCode.CONTEXT_EXCEEDED,
                 f"the prompt's {lengths.prompt_tokens} tokens and max_tokens {request.max_tokens} exceed the context of "

@@ -78,10 +78,10 @@ class LlamaEngine:
         self._vocabulary = Vocabulary(self._model)
         self._chat = Chat(self._model, self._vocabulary)
         n_ctx, n_batch = llama_cpp.llama_n_ctx(self._context), llama_cpp.llama_n_batch(self._context)
-        self._info = EngineInfo(Path(config.model_path).name, device_name(config), n_ctx, config.n_seq_max, n_batch)
         # Positions beyond those of its training make a model talk nonsense.
         self._trained: int = llama_cpp.llama_model_n_ctx_train(self._model)
-        self._longest = min(n_ctx, self._trained)
+        name, longest = Path(config.model_path).name, min(n_ctx, self._trained)
+        self._info = EngineInfo(name, device_name(config), n_ctx, config.n_seq_max, n_batch, longest)
         self._batch = Batch(n_batch, n_ctx)
         self._candidates = Candidates(self._vocabulary.size)
         self._warm_up()
@@ -104,11 +104,11 @@ class LlamaEngine:
         if not prompt:
             raise GoalError(ErrorCode.INVALID_GOAL, "the prompt has no tokens; give at least one")
         limit = len(prompt) + request.max_tokens
-        if limit > self._longest:
+        if limit > self._info.goal_tokens:
             raise GoalError(
                 ErrorCode.CONTEXT_EXCEEDED,
-                f"the prompt has {len(prompt)} tokens and max_tokens is {request.max_tokens}, together {limit}; at most {self._longest} "
-                f"fit (n_ctx is {self._info.context_tokens}, the model was trained with {self._trained})",
+                f"the prompt has {len(prompt)} tokens and max_tokens is {request.max_tokens}, together {limit}; "
+                f"at most {self._info.goal_tokens} fit (n_ctx is {self._info.context_tokens}, the model was trained with {self._trained})",
             )
         adapter = self._adapters.number(request.adapter)
         grammar = make_grammar(self._vocabulary.pointer, request)
