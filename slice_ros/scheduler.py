@@ -300,12 +300,14 @@ class Scheduler:
             self._replan()
         if not self._matrix.columns:
             self._plan()
-        column = self._resolve(self._matrix.columns[self._cursor])
-        self._cursor += 1
-        if column:
-            return column
-        self._replan()  # nobody in it is left to serve, or there is no room: the oldest goal moves on all the same
-        return self._resolve((next_cell(self._ready()[0]),), must=True)
+        while self._cursor < len(self._matrix):
+            column = self._resolve(self._matrix.columns[self._cursor])
+            self._cursor += 1
+            if column:
+                return column
+        self._replan()  # there is no room for anybody in it: the oldest goal that has its place moves on
+        ready = self._ready()
+        return self._resolve((next_cell(next((task for task in ready if task.is_open), ready[0])),))
 
     def _plan(self) -> None:
         tasks = self._ready()
@@ -324,7 +326,7 @@ class Scheduler:
         self._planned_ratio = self._pace.ratio
         self._planned_s = self._taken_s = 0.0
 
-    def _resolve(self, planned: Column, *, must: bool = False) -> Column:
+    def _resolve(self, planned: Column) -> Column:
         """What the column comes to: goals that have ended left out, prompts cut to what is left and what fits, KV room made."""
         planned = planned[: self._limits.max_step_tokens]
         budget = self._limits.max_step_tokens - len(planned)  # every cell has one token for sure; longer prompts share the rest
@@ -333,7 +335,7 @@ class Scheduler:
         column: list[Cell] = []
         for goal_id, prompt_tokens in planned:
             task = self._tasks.get(goal_id)
-            if task is None or not (task.is_open or self._open(task, members, copy_until_s, must=must)):
+            if task is None or not (task.is_open or self._open(task, members, copy_until_s)):
                 continue
             if task.prompt_left > 1:
                 reused = self._engine.reuse(goal_id)
@@ -352,10 +354,10 @@ class Scheduler:
         real_time = (task for task in self._tasks.values() if task.is_real_time)
         return now + copy_time((Outlook.of(task, now, self._pace.latency, self._experience.lengths) for task in real_time), now)
 
-    def _open(self, task: Task, members: set[str], copy_until_s: float, *, must: bool) -> bool:
+    def _open(self, task: Task, members: set[str], copy_until_s: float) -> bool:
         """Give a task its place in the KV cache, if need be at the cost of tasks that take no part in this step."""
         holders = [other for other in self._tasks.values() if other.is_open]
-        giving_way = victims(holders, members, task, must=must)
+        giving_way = victims(holders, members, task)
         if unclaimed(self._engine.kv, holders) + sum(map(claim, giving_way)) < claim(task):
             return False  # in vain
         while not self._has_place(task, holders):

@@ -17,7 +17,7 @@ from slice_ros.pace import Pace
 from slice_ros.policies import POLICIES, make_policy
 from slice_ros.policies.base import next_cell
 from slice_ros.scheduler import Scheduler
-from slice_ros.slo import OnMiss, RealTime
+from slice_ros.slo import BestEffort, OnMiss, RealTime
 
 
 class Fixed:
@@ -273,6 +273,20 @@ def test_best_effort_goals_give_way_the_youngest_first_when_the_kv_cells_run_out
     bench.drain()
     assert len(bench.ends) == 4
     assert all(bench.tokens(f"be{i}") == 40 for i in range(3))  # an evicted goal loses no token
+
+
+@pytest.mark.parametrize(("adapter", "max_batch"), [("x", 16), ("", 1)], ids=["another adapter", "one row"])
+def test_no_real_time_goal_gives_way_to_a_best_effort_one(adapter, max_batch):
+    bench = Bench("slack", context_tokens=100)
+    bench.scheduler.set_max_batch(max_batch)
+    evicted = []
+    evict = bench.engine.evict
+    bench.engine.evict = lambda goal_id, copy_s: evicted.append(goal_id) or evict(goal_id, copy_s)
+    bench.submit(a_goal("be", BestEffort(), max_tokens=60, adapter=adapter))  # owed steps from 0.7 s on, with no room for it
+    bench.submit(*(a_goal(f"rt{i}", RealTime(deadline_s=20.0), max_tokens=60) for i in range(12)))
+    bench.drain()
+    assert set(evicted) <= {"be"}
+    assert all(bench.end(f"rt{i}").report.attained for i in range(12))
 
 
 def test_goals_beyond_the_number_of_sequences_wait_and_are_served():
