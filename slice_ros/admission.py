@@ -89,13 +89,17 @@ def _predict_real_time(
     start_s = prompts_s + (ahead_s - prompts_s) * (max(0.0, 1.0 - (rows - 1) / len(ahead)) if ahead else 0.0)
     prompt_s = own.prompt_s
     ttft_s = start_s + prompt_s + step_s
-    e2e_s = max(start_s + prompt_s + step_s * own.expected, ahead_s + _work_s(own, token_s))
+    own_s = _work_s(own, token_s)
+    e2e_s = max(start_s + prompt_s + step_s * own.expected, ahead_s + own_s)
 
     at_s = now + ahead_s
     is_safe = True
     for job in behind:
+        first_s = at_s + job.prompt_s + token_s
+        needed_s = at_s + job.prompt_s + token_s * (job.needed - job.tokens)
+        bounds = (first_s, job.task.first_due_s), (needed_s, job.end_s)
+        is_safe = is_safe and not any(then_s <= due_s < then_s + own_s for then_s, due_s in bounds)
         at_s += _work_s(job, token_s)
-        is_safe = is_safe and not at_s <= job.end_s < at_s + _work_s(own, token_s)
     backlog_s = at_s - now
     return _verdict(own, ttft_s, e2e_s, is_safe=is_safe, backlog_s=backlog_s, now=now, latency=latency)
 

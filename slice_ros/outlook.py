@@ -135,6 +135,5 @@ class Outlook:
                 self.due_s = min(self.due_s, self.first_s + slo.tpot_s * (length - 1))
                 self.latest_s = min(self.latest_s, self.due_s - self._until(length))
         elif slo.ttft_s is not None:
-            first_due_s = self.task.arrival_s + slo.ttft_s
-            self.due_s = min(self.due_s, first_due_s)
-            self.latest_s = min(self.latest_s, first_due_s - self._until(self.tokens + 1))
+            self.due_s = min(self.due_s, self.task.first_due_s)
+            self.latest_s = min(self.latest_s, self.task.first_due_s - self._until(self.tokens + 1))

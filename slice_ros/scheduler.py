@@ -489,7 +489,7 @@ def next_due_s(task: Task) -> float:
     slo = task.slo
     due_s = task.due_end_s
     if not task.token_times_s:
-        return min(due_s, math.inf if slo.ttft_s is None else task.arrival_s + slo.ttft_s)
+        return min(due_s, task.first_due_s)
     return min(due_s, math.inf if slo.tpot_s is None else task.token_times_s[0] + slo.tpot_s * task.tokens)
 
 

@@ -105,6 +105,11 @@ class Task:
         deadline_s = self.slo.deadline_s
         return self.budget_due_s if deadline_s is None else min(self.arrival_s + deadline_s, self.budget_due_s)
 
+    @property
+    def first_due_s(self) -> float:
+        """When its first token is due; infinite without a bound on it, or once it is there."""
+        return math.inf if self.slo.ttft_s is None or self.token_times_s else self.arrival_s + self.slo.ttft_s
+
     def is_lost(self, now: float) -> bool:
         """Whether no future can meet its SLO any more, however fast its remaining tokens come."""
         slo = self.slo

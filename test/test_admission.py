@@ -79,6 +79,21 @@ def test_an_urgent_goal_that_makes_another_late_is_not_safe():
     assert prediction(a_task("urgent", RealTime(deadline_s=0.4)), a_task("lax", RealTime(deadline_s=0.6))).fits
 
 
+def test_a_goal_that_makes_anothers_first_token_late_is_not_safe():
+    ttft = a_task("ttft", RealTime(ttft_ms=290))
+    assert not prediction(a_task("urgent", RealTime(deadline_s=0.285)), ttft).is_safe  # 280 ms + 14 ms > 290 ms
+    both = a_task("both", RealTime(ttft_ms=290, deadline_s=5.0))
+    assert not prediction(a_task("urgent", RealTime(deadline_s=0.285)), both).is_safe
+    lax = a_task("lax", RealTime(ttft_ms=300))
+    assert prediction(a_task("urgent", RealTime(deadline_s=0.285)), lax).fits  # of the first token alone, however long its answer is
+    assert prediction(a_task("urgent", RealTime(deadline_s=0.285)), running(a_task("is there", RealTime(ttft_ms=290)))).fits
+
+
+def running(task):
+    task.prompt_left, task.token_times_s = 0, [0.0]
+    return task
+
+
 def test_a_chat_shares_what_real_time_goals_leave():
     alone = prediction(a_task("v", VOICE))
     assert alone.tpot_s == pytest.approx(0.014)
