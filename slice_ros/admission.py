@@ -154,8 +154,8 @@ def _verdict(
     )
     is_feasible = late_s <= 0.0 and not (slo.tpot_s is not None and tpot_s > slo.tpot_s)
     fits_in_s = 0.0 if is_feasible and is_safe else max(late_s, 0.0 if is_safe else backlog_s)
-    if own.hope_s < now or (slo.tpot_s is not None and latency.step_s(1) > slo.tpot_s):
-        fits_in_s = math.inf
+    if own.hope_s < now or now + own.work_s > own.task.due_end_s or (slo.tpot_s is not None and latency.step_s(1) > slo.tpot_s):
+        fits_in_s = math.inf  # alone it would be late as well
     return Prediction(ttft_s, tpot_s, e2e_s, is_feasible, is_safe, fits_in_s)
 
 

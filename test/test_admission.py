@@ -70,6 +70,13 @@ def test_a_goal_that_is_too_much_for_the_machine_never_fits():
     assert math.isinf(expected.fits_in_s)
 
 
+def test_a_goal_of_an_unknown_kind_that_is_too_long_for_its_deadline_never_fits():
+    expected = predict(a_task("c", RealTime(deadline_s=0.2), max_tokens=100), [], 0.0, PAPER, Limits(), Experience())
+    assert expected.e2e_s == pytest.approx(62.5 * 0.014)  # a quarter, half, three quarters or all of 100 tokens
+    assert not expected.is_feasible
+    assert math.isinf(expected.fits_in_s), "nobody is ahead whose end would help"
+
+
 def test_an_urgent_goal_that_makes_another_late_is_not_safe():
     tight = a_task("tight", RealTime(deadline_s=0.5))
     expected = prediction(a_task("urgent", RealTime(deadline_s=0.4)), tight)
