@@ -92,7 +92,8 @@ def measure_latency(
         chunk_s, prompt_token_s = _fit_prompts(chunks, base_s, kv_token_s)
     on_progress(1.0)
     table = tuple(max(SHORTEST_STEP_S, seconds) for seconds in base_s)
-    return LatencyModel(f"{engine.info.model} on {engine.info.device}", table, chunk_s, prompt_token_s, kv_token_s)
+    device = f"{engine.info.model} on {engine.info.device}"
+    return LatencyModel(device, table, chunk_s, prompt_token_s, kv_token_s, _row_s(table))
 
 
 def relative_errors(
@@ -154,8 +155,13 @@ def fit_latency(device: str, steps: Sequence[Step]) -> LatencyModel:
     columns.append([float(step.prompt_tokens) for step in used])
     *fitted, prompt_token_s = np.linalg.lstsq(np.array(columns).T, np.array([step.taken_s for step in used]))[0]
     known = {rows: float(row_s) for rows, row_s in zip(common, fitted, strict=True) if row_s > 0.0}
-    table = np.interp(range(1, max(known) + 1), list(known), list(known.values()))
-    return LatencyModel(device, tuple(map(float, table)), prompt_token_s=max(0.0, float(prompt_token_s)))
+    table = tuple(map(float, np.interp(range(1, max(known) + 1), list(known), list(known.values()))))
+    return LatencyModel(device, table, prompt_token_s=max(0.0, float(prompt_token_s)), further_row_s=_row_s(table))
+
+
+def _row_s(table: Sequence[float]) -> float:
+    """What a row beyond the measured ones is taken to cost: as much as those in it do on average, for they may go up and down."""
+    return max(0.0, (table[-1] - table[0]) / (len(table) - 1)) if len(table) > 1 else 0.0
 
 
 @dataclass(slots=True)

@@ -31,6 +31,12 @@ def test_it_finds_the_model_that_the_engine_follows(model):
     assert result.kv_token_s == pytest.approx(model.kv_token_s, abs=1e-9)
 
 
+def test_rows_beyond_those_measured_are_not_taken_to_be_free():
+    linear = LatencyModel("linear", tuple(0.007 + 0.004 * rows for rows in range(1, 33)))
+    assert measured(linear, 16).step_s(32) == pytest.approx(linear.step_s(32))
+    assert measured(linear, 1).step_s(32) == pytest.approx(linear.step_s(1))  # nothing is known of a second one
+
+
 @pytest.mark.parametrize("limits", [{"max_sequences": 1}, {"max_sequences": 4}, {"max_step_tokens": 40}, {"context_tokens": 600}], ids=str)
 def test_it_stays_within_what_the_engine_can_hold(limits):
     result = measured(SAW_TOOTH, 16, **limits)
