@@ -377,6 +377,7 @@ class Scheduler:
         self._engine.evict(task.goal_id, copy_s)
         self._look_up(task)
         task.is_open = False
+        self._replan()  # where it was to decode, all its tokens would be computed
 
     def _has_place(self, task: Task, holders: Sequence[Task]) -> bool:
         return unclaimed(self._engine.kv, holders) >= claim(task) and len(holders) < self._engine.info.max_sequences

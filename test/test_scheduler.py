@@ -12,7 +12,7 @@ from slice_ros.engines.simulated import Lengths, SimulatedEngine
 from slice_ros.events import Finished, Progress, Snapshot
 from slice_ros.goal import ErrorCode, FinishReason, GoalError
 from slice_ros.latency import LatencyModel
-from slice_ros.mask import DECODE, MaskMatrix
+from slice_ros.mask import DECODE, Cell, MaskMatrix
 from slice_ros.pace import Pace
 from slice_ros.policies import POLICIES, make_policy
 from slice_ros.policies.base import next_cell
@@ -273,6 +273,24 @@ def test_best_effort_goals_give_way_the_youngest_first_when_the_kv_cells_run_out
     bench.drain()
     assert len(bench.ends) == 4
     assert all(bench.tokens(f"be{i}") == 40 for i in range(3))  # an evicted goal loses no token
+
+
+def test_what_an_evicted_goal_computes_again_is_planned():
+    def plan(tasks):
+        goals = {task.goal_id: task for task in tasks}
+        if "rt" not in goals:
+            return everyone()(tasks)
+        return MaskMatrix(((next_cell(goals["rt"]),), (Cell("young", min(8, goals["young"].prompt_left)),)))
+
+    bench = Bench(Fixed(plan), context_tokens=100)
+    bench.submit(a_goal("old", prompt_tokens=30, max_tokens=20), a_goal("young", prompt_tokens=30, max_tokens=20))
+    bench.turn()
+    columns = []
+    step = bench.engine.step
+    bench.engine.step = lambda column: columns.append(column) or step(column)
+    bench.submit(a_goal("rt", CONTROL, prompt_tokens=1, max_tokens=20))
+    bench.turn(4)
+    assert columns[1:] == [(Cell("rt"),), (Cell("young", 8),), (Cell("rt"),)]
 
 
 @pytest.mark.parametrize(("adapter", "max_batch"), [("x", 16), ("", 1)], ids=["another adapter", "one row"])
