@@ -43,6 +43,11 @@ class _Submit:
 
 
 @dataclass(frozen=True, slots=True)
+class _Refuse:
+    goal_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Cancel:
     goal_id: str
     code: ErrorCode
@@ -66,7 +71,7 @@ class _Wake:
     """Makes a waiting scheduler look again."""
 
 
-_Command = _Submit | _Cancel | _Check | _SetPolicy | _Wake
+_Command = _Submit | _Refuse | _Cancel | _Check | _SetPolicy | _Wake
 
 
 class Scheduler:
@@ -124,7 +129,16 @@ class Scheduler:
         Raises:
             GoalError: it cannot be served; no event follows.
         """
-        self._inbox.put(_Submit(request, self._engine.prepare(request)))
+        try:
+            prompt_tokens = self._engine.prepare(request)
+        except Exception:
+            self.refuse(request.goal_id)
+            raise
+        self._inbox.put(_Submit(request, prompt_tokens))
+
+    def refuse(self, goal_id: str) -> None:
+        """Remember a goal that has ended before it was submitted as one that failed: what comes after it fails as well."""
+        self._inbox.put(_Refuse(goal_id))
 
     def cancel(self, goal_id: str, code: ErrorCode = ErrorCode.CANCELED, message: str = "the goal was canceled") -> None:
         """End a goal with that error; one that has ended or is unknown is left as it is."""
@@ -210,6 +224,9 @@ class Scheduler:
     def _handle(self, command: _Command) -> None:
         if isinstance(command, _Submit):
             self._accept(command.request, command.prompt_tokens)
+        elif isinstance(command, _Refuse):
+            if command.goal_id not in self._tasks:
+                self._dependencies.ended(command.goal_id, succeeded=False)
         elif isinstance(command, _Cancel):
             if task_ := self._tasks.get(command.goal_id):
                 self._end(task_, error=GoalError(command.code, command.message))
