@@ -419,6 +419,7 @@ class Scheduler:
         for goal_id, prompt_tokens in column:
             task = self._tasks[goal_id]
             task.prompt_left -= prompt_tokens
+            task.computed_tokens += max(1, prompt_tokens)
             if task.started_s is None:
                 task.started_s = began
         self._past.append((column, [self._tasks[cell.goal_id] for cell in column]))

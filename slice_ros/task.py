@@ -42,6 +42,7 @@ class Task:
         arrival_s: when the goal was submitted.
         order: position in the order of arrival.
         prompt_left: prompt tokens still to compute before it can decode (after an eviction: its output so far, too).
+        computed_tokens: prompt tokens and decodes computed for it so far, those that were computed again included.
         token_times_s: when each output token was produced.
         adapter: LoRA adapter it is computed with; a step holds tasks with one adapter only.
         started_s: when its first step began.
@@ -59,6 +60,7 @@ class Task:
     order: int = 0
     prompt_left: int = field(init=False)
     cached_tokens: int = 0
+    computed_tokens: int = 0
     token_times_s: list[float] = field(default_factory=list)
     started_s: float | None = None
     is_open: bool = False

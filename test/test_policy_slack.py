@@ -331,19 +331,30 @@ def test_a_prompt_of_flat_cost_is_never_cut():
 # ---- starvation
 
 
-def test_a_task_without_bounds_ends_although_real_time_goals_take_all_the_time():
+@pytest.mark.parametrize("adapter", ["", "x"], ids=["same adapter", "another adapter"])
+def test_a_task_without_bounds_ends_although_real_time_goals_take_all_the_time(adapter):
     """The bound: with w seconds of work in its own steps, and no older one waiting, it ends within w / SPARE_SHARE."""
     bench = Bench("slack", lengths={"log": TrueLengths(1, 10)})
-    bench.submit(a_goal("log", BestEffort(), max_tokens=10))
+    bench.submit(a_goal("log", BestEffort(), max_tokens=10, adapter=adapter))
     work_s, sent = 10 * 0.014, 0
     while not bench.ends or all(end.goal_id != "log" for end in bench.ends):
-        while sent * 0.020 <= bench.clock.now():  # a new goal of ten tokens every 20 ms: ten times what fits
+        while sent * 0.010 <= bench.clock.now():  # a new goal of ten tokens every 10 ms: fourteen times what fits
             bench.submit(a_goal(f"c{sent}", CONTROL, max_tokens=10, submitted_s=bench.clock.now()))
             sent += 1
         bench.turn()
         assert bench.clock.now() < 60.0, "it starves"
     assert 1.0 < bench.clock.now() <= work_s / SPARE_SHARE + 1.0  # + a plan's horizon, + the step for which it waits
     assert sum(end.report.attained for end in bench.ends) > 30
+
+
+def test_what_is_owed_is_paid_with_what_was_computed_not_with_what_was_planned():
+    log, control = running(a_task("log", BestEffort(), order=1), [0.0]), a_task("control", RealTime(deadline_s=100.0), order=2)
+    policy = Slack()
+    policy.plan([log, control], 0.0, PAPER, LIMITS)
+    for _ in range(5):  # 20 ms are owed, and there is no room for it
+        assert ids(policy.plan([log, control], 1.0, PAPER, LIMITS)) == ["control", "log"]
+    log.computed_tokens += 1
+    assert ids(policy.plan([log, control], 1.0, PAPER, LIMITS)) == ["control"]
 
 
 def test_a_real_time_goal_that_is_late_is_not_last_of_all():
