@@ -274,6 +274,12 @@ class Scheduler:
         """Note how much of a task that is not open would have to be computed if it were opened now."""
         task.prompt_left = task.prompt_tokens + task.tokens - self._engine.cached(task.goal_id)
 
+    def _take_over(self, task: Task) -> None:
+        """Let an open task have what others have computed of its prompt since."""
+        reused = self._engine.reuse(task.goal_id)
+        task.prompt_left -= reused
+        task.cached_tokens = min(task.prompt_tokens, task.cached_tokens + reused)
+
     def _predict(self, task: Task) -> Prediction:
         return predict(task, self._ready(), self._clock.now(), self._pace.latency, self._limits, self._experience)
 
@@ -284,11 +290,18 @@ class Scheduler:
 
     def _end_lost(self) -> None:
         now = self._clock.now()
-        for task in [t for t in self._tasks.values() if t.slo.on_miss and t.is_lost(now)]:
-            self._end(
-                task,
-                error=GoalError(ErrorCode.SLO_MISSED, f"the SLO was missed after {now - task.arrival_s:.3f} s and {task.tokens} tokens"),
-            )
+        for task in [task for task in self._tasks.values() if task.slo.on_miss and task.is_lost(self._next_token_s(task, now))]:
+            what = f"the SLO is out of reach {now - task.arrival_s:.3f} s after the goal was sent, with {task.tokens} tokens"
+            self._end(task, error=GoalError(ErrorCode.SLO_MISSED, what))
+
+    def _next_token_s(self, task: Task, now: float) -> float:
+        """When a task has its next token at the earliest: if it has all steps from now on for itself."""
+        if not task.is_open:  # others may have computed of its prompt since
+            self._look_up(task)
+        elif task.prompt_left > 1:
+            self._take_over(task)
+        latency = self._pace.latency
+        return now + latency.step_s(1, task.prompt_left, int(task.prompt_left > 0), task.kv_tokens)
 
     def _end(self, task: Task, *, reason: FinishReason | None = None, error: GoalError | None = None) -> None:
         """End a goal, and with an error all that wait for it."""
@@ -355,9 +368,7 @@ class Scheduler:
             if task is None or not (task.is_open or self._open(task, members, copy_until_s)):
                 continue
             if task.prompt_left > 1:
-                reused = self._engine.reuse(goal_id)
-                task.prompt_left -= reused
-                task.cached_tokens = min(task.prompt_tokens, task.cached_tokens + reused)
+                self._take_over(task)
             chunk = min(prompt_tokens or task.prompt_left, task.prompt_left, budget + 1)
             column.append(Cell(goal_id, chunk))
             budget -= max(0, chunk - 1)

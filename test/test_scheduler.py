@@ -255,6 +255,22 @@ def test_a_goal_that_asks_for_it_ends_as_soon_as_its_slo_is_out_of_reach():
     assert not bench.end("go on").report.attained
 
 
+def test_such_a_goal_does_not_wait_for_the_bound_to_pass():
+    bench = Bench(latency=LatencyModel("d", (0.014,), prompt_token_s=0.001))
+    soon = {"on_miss": OnMiss.ABORT}
+    bench.submit(
+        a_goal("first", BestEffort(), prompt_tokens=50, max_tokens=8),  # 64 ms
+        a_goal("prompt", RealTime(ttft_ms=110, **soon), prompt_tokens=100),  # 114 ms alone
+        a_goal("in time", RealTime(ttft_ms=120, **soon), prompt_tokens=100),
+        a_goal("deadline", RealTime(deadline_s=0.013, **soon), max_tokens=1),
+    )
+    bench.scheduler.set_policy(Fixed(lambda tasks: MaskMatrix(((next_cell(max(tasks, key=lambda task: task.prompt_tokens)),),))))
+    bench.turn()
+    assert {end.goal_id: end.error_code for end in bench.ends} == dict.fromkeys(("prompt", "deadline"), ErrorCode.SLO_MISSED)
+    assert bench.tokens("in time") == 1
+    assert "out of reach 0.000 s after the goal was sent" in bench.end("deadline").error_msg
+
+
 # ---- KV cells
 
 
