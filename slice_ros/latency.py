@@ -13,7 +13,6 @@ import yaml
 from slice_ros.mask import Column
 from slice_ros.paths import share_dir
 
-
 COSTS = ("chunk", "prompt_token", "kv_token", "further_row")
 """What a step costs beside its rows; each is a field in seconds, and a key of a profile in milliseconds."""
 

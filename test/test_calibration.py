@@ -186,7 +186,7 @@ def test_prompts_are_no_longer_than_the_model_was_trained_with(tmp_path, trained
             latency = measure_latency(engine, max_batch=2)
             assert relative_errors(engine, latency, max_batch=2)
         else:
-            with pytest.raises(EngineError, match="cannot be measured: .* at most 40 fit"):
+            with pytest.raises(EngineError, match=r"cannot be measured: .* at most 40 fit"):
                 measure_latency(engine, max_batch=2)
     finally:
         engine.shutdown()

@@ -30,7 +30,8 @@ class Promises:
     """Work promised to be done in time, and whether more of it fits.
 
     A task with a TPOT bound needs its ``left`` tokens evenly until its end is due, like the real-time traffic; one without needs them
-    by its deadline, and its first one alone where only that is due. For each time T that something is due at, the tokens due by then have to fit::
+    by its deadline, and its first one alone where only that is due. For each time T that something is due at, the tokens due by then
+    have to fit::
 
         seconds(tokens(T)) + serial(T) + CAUTION * deviation(T) <= T        tokens(T) = T * sum(rates) + sum(left, due by T)
 
