@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 
-from slice_ros.engines.base import KvUse
 from slice_ros.outlook import Outlook
 from slice_ros.task import Task
 
@@ -20,9 +19,9 @@ def claim(task: Task) -> int:
     return task.prompt_tokens + task.max_tokens
 
 
-def unclaimed(kv: KvUse, holders: Iterable[Task]) -> int:
-    """KV cells that are left when every open task grows to its claim. Cells that several of them share are counted once."""
-    return kv.total - kv.used - sum(claim(task) - task.kv_tokens for task in holders)
+def unclaimed(total: int, held: int, holders: Iterable[Task]) -> int:
+    """KV cells that are left of ``total`` when every holder of the ``held`` ones grows to its claim."""
+    return total - held - sum(claim(task) - task.kv_tokens for task in holders)
 
 
 def victims(holders: Iterable[Task], members: Collection[str], opener: Task) -> list[Task]:

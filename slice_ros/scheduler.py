@@ -386,8 +386,8 @@ class Scheduler:
         """Give a task its place in the KV cache, if need be at the cost of tasks that take no part in this step."""
         holders = [other for other in self._tasks.values() if other.is_open]
         giving_way = victims(holders, members, task)
-        if unclaimed(self._engine.kv, holders) + sum(map(claim, giving_way)) < claim(task):
-            return False  # in vain
+        if self._unclaimed([holder for holder in holders if holder not in giving_way]) < claim(task):
+            return False  # in vain: cells that they share with those who stay would not be free
         while not self._has_place(task, holders):
             if not giving_way:
                 return False
@@ -408,7 +408,10 @@ class Scheduler:
         self._replan()  # where it was to decode, all its tokens would be computed
 
     def _has_place(self, task: Task, holders: Sequence[Task]) -> bool:
-        return unclaimed(self._engine.kv, holders) >= claim(task) and len(holders) < self._engine.info.max_sequences
+        return self._unclaimed(holders) >= claim(task) and len(holders) < self._engine.info.max_sequences
+
+    def _unclaimed(self, holders: Sequence[Task]) -> int:
+        return unclaimed(self._engine.kv.total, self._engine.held([task.goal_id for task in holders]), holders)
 
     # ---- stepping
 

@@ -185,8 +185,8 @@ def test_cells_that_open_goals_may_grow_into_are_claimed() -> None:
     a, b = a_task("a", max_tokens=10, prompt_tokens=20), a_task("b", max_tokens=5, prompt_tokens=20)
     a.prompt_left, b.prompt_left = 0, 15
     assert (claim(a), claim(b)) == (30, 25)
-    assert unclaimed(KvUse(25, 100), (a, b)) == 100 - 30 - 25
-    assert unclaimed(KvUse(20, 100), (a, b)) == 100 - 30 - 25 + 5, "five of them are shared"
+    assert unclaimed(100, 25, (a, b)) == 100 - 30 - 25
+    assert unclaimed(100, 20, (a, b)) == 100 - 30 - 25 + 5, "five of them are shared"
 
 
 def test_best_effort_goals_give_way_first_the_youngest_before_the_oldest() -> None:
@@ -235,6 +235,18 @@ class RealTimeFirst:
         pass
 
 
+class Latest:
+    """A policy that serves the goal that came last."""
+
+    name = "latest"
+
+    def plan(self, tasks, now, latency, limits):  # type: ignore[no-untyped-def]
+        return MaskMatrix(((next_cell(tasks[-1]),),))
+
+    def ended(self, task, *, completed):  # type: ignore[no-untyped-def]
+        pass
+
+
 class Together:
     """A policy that puts all goals into every step."""
 
@@ -275,6 +287,28 @@ def test_a_goal_that_gave_way_to_a_real_time_goal_goes_on_without_computing_agai
     assert computed == len(PROMPT) + 59 + 150 + 19
     for request in (long, urgent):
         assert_said(alone, request, serving.texts[request.goal_id])
+    engine.shutdown()
+
+
+def test_nobody_gives_way_in_vain_for_cells_that_one_who_stays_shares(model_path: Path) -> None:
+    engine = an_engine(model_path, n_ctx=512)
+    serving = Serving(engine, Together())
+    stays, shares = goal("stays", max_tokens=200, slo=RealTime(deadline_s=1000.0)), goal("shares", max_tokens=50)
+    serving.scheduler.submit(stays)
+    serving.scheduler.turn()
+    serving.scheduler.submit(shares)
+    serving.scheduler.turn()
+    assert engine.kv.used < len(PROMPT) + 5 < engine.held(["stays"]) + engine.held(["shares"])
+    serving.scheduler.set_policy(Latest())
+    serving.scheduler.submit(goal("new", "n" * 280, max_tokens=20))  # 512 - 102 - 200 are too few for it, whoever gives way
+    evicted = []
+    evict = engine.evict
+    engine.evict = lambda goal_id, copy_s: evicted.append(goal_id) or evict(goal_id, copy_s)  # type: ignore[method-assign,misc,assignment]
+    for _ in range(20):
+        serving.scheduler.turn()
+    assert not evicted
+    serving.drain()
+    assert {end.error_code for end in serving.ends.values()} == {ErrorCode.NONE}
     engine.shutdown()
 
 

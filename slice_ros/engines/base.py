@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,6 +81,9 @@ class Engine(Protocol):
 
     @property
     def kv(self) -> KvUse: ...
+
+    def held(self, goal_ids: Collection[str]) -> int:
+        """KV cells that any of these open goals holds; one that several of them share counts once."""
 
     def prepare(self, request: GoalRequest) -> int:
         """Tokenise the prompt, build the sampler, remember both; thread-safe.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from slice_ros.clock import VirtualClock
@@ -66,7 +66,10 @@ class SimulatedEngine:
 
     @property
     def kv(self) -> KvUse:
-        return KvUse(sum(sequence.kv_tokens for sequence in self._sequences.values()), self._info.context_tokens)
+        return KvUse(self.held(self._sequences), self._info.context_tokens)
+
+    def held(self, goal_ids: Collection[str]) -> int:
+        return sum(self._sequences[goal_id].kv_tokens for goal_id in goal_ids)
 
     def prepare(self, request: GoalRequest) -> int:
         text = request.prompt or "".join(message.content for message in request.messages)

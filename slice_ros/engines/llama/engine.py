@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +97,9 @@ class LlamaEngine:
     @property
     def kv(self) -> KvUse:
         return KvUse(self._cache.used, self._cache.total, self._cache.kept, self._host.used)
+
+    def held(self, goal_ids: Collection[str]) -> int:
+        return self._cache.held({sequence for goal_id in goal_ids if (sequence := self._goals[goal_id].sequence) is not None})
 
     def prepare(self, request: GoalRequest) -> int:
         if request.goal_id in self._goals:
