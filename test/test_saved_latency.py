@@ -64,6 +64,7 @@ def test_a_model_copied_elsewhere_is_the_same_model(measurements, config, tmp_pa
         {"info": EngineInfo("m.gguf", "a CPU, 2 threads", 2048, 64, 512, 2048)},
         {"info": EngineInfo("m.gguf", "a CPU, 1 threads", 4096, 64, 512, 2048)},
         {"config": {"type_k": "q8_0"}},
+        {"config": {"main_gpu": 1}},
         {"max_batch": 32},
         {"content": b"GGUF and something else"},
     ],
