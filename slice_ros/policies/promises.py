@@ -6,6 +6,7 @@ import math
 from bisect import insort
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from slice_ros.latency import LatencyModel
@@ -69,7 +70,8 @@ class Promises:
             tokens += lump_tokens
             serial_s += lump_serial_s
             variance += lump_variance
-            longest = max(longest, lump_longest)
+            if lump_longest > longest:  # noqa: PLR1730 - max() is a twelfth of the time of a plan with many deadlines
+                longest = lump_longest
             if due_s < from_s:
                 continue
             all_tokens = even.rate * due_s + tokens
@@ -126,10 +128,11 @@ def _with_lump(lumps: Sequence[_Lump], lump: _Lump) -> tuple[list[_Lump], float]
     insort(together, lump)
     if len(together) <= MOST_DUE_TIMES:
         return together, lump.due_s
-    i = min(range(1, len(together)), key=lambda i: together[i].due_s / together[i - 1].due_s)
-    a, b = together[i - 1 : i + 1]
+    ratios = [later.due_s / sooner.due_s for sooner, later in pairwise(together)]
+    i = ratios.index(min(ratios))
+    a, b = together[i : i + 2]
     merged = _Lump(a.due_s, a.tokens + b.tokens, max(a.longest, b.longest), a.serial_s + b.serial_s, a.variance + b.variance)
-    together[i - 1 : i + 1] = [merged]
+    together[i : i + 2] = [merged]
     return together, min(lump.due_s, a.due_s)
 
 
