@@ -27,6 +27,7 @@ class Outlook:
         first_s: when its first output token came.
         token_s: time of a token, alone in its step.
         prompt_s: what is left of its prompt, as time beyond that of its rows.
+        chunk_s: the part of it that does not depend on how much that is.
         kv_tokens: KV tokens that its next step attends to.
         short: s, the length in tokens that it hardly falls short of.
         expected: the length in tokens that it will have in the mean.
@@ -46,6 +47,7 @@ class Outlook:
     first_s: float | None
     token_s: float
     prompt_s: float = 0.0
+    chunk_s: float = 0.0
     kv_tokens: int = 0
     short: int = 0
     expected: float = 0.0
@@ -78,6 +80,7 @@ class Outlook:
             first_s,
             token_s,
             prompt_s,
+            latency.chunk_s,
             kv_tokens,
             short,
             expected,
@@ -110,10 +113,10 @@ class Outlook:
         """It took part in a step that ends at ``now``, with so many prompt tokens."""
         self.kv_tokens += max(1, prompt_tokens)
         if prompt_tokens:
-            left_s = self.prompt_s * (1.0 - prompt_tokens / self.prompt_left)
+            left = self.prompt_left - prompt_tokens
+            left_s = self.chunk_s + (self.prompt_s - self.chunk_s) * left / self.prompt_left if left else 0.0
             self.hope_s += self.prompt_s - left_s
-            self.prompt_s = left_s
-            self.prompt_left -= prompt_tokens
+            self.prompt_s, self.prompt_left = left_s, left
         if not self.prompt_left:
             self.tokens += 1
             self.hope_s += self.token_s

@@ -105,6 +105,14 @@ def test_hope_moves_on_with_each_token():
     assert job.hope_s == pytest.approx(before_s + 10 * 0.001 + 0.010)  # the others, and the first token
 
 
+def test_each_piece_of_a_prompt_has_its_fixed_cost():
+    latency = LatencyModel("both", (0.010,), chunk_s=0.004, prompt_token_s=0.001)
+    job = outlook(a_task("c", RealTime(ttft_ms=500), prompt_tokens=10), latency=latency)
+    assert job.latest_s == pytest.approx(0.5 - 0.010 - 0.004 - 10 * 0.001)
+    job.advance(5, 0.1)
+    assert job.latest_s == pytest.approx(0.5 - 0.010 - 0.004 - 5 * 0.001)
+
+
 def test_a_long_answer_may_catch_up_where_a_short_one_cannot():
     lengths = Lengths()
     for tokens in (3, 40):
