@@ -89,13 +89,17 @@ def _predict_real_time(
     start_s = prompts_s + (ahead_s - prompts_s) * (max(0.0, 1.0 - (rows - 1) / len(ahead)) if ahead else 0.0)
     prompt_s = own.prompt_s
     ttft_s = start_s + prompt_s + step_s
-    e2e_s = max(start_s + prompt_s + step_s * own.expected, ahead_s + _work_s(own, token_s))
+    own_s = _work_s(own, token_s)
+    e2e_s = max(start_s + prompt_s + step_s * own.expected, ahead_s + own_s)
 
     at_s = now + ahead_s
     is_safe = True
     for job in behind:
+        first_s = at_s + job.prompt_s + token_s
+        needed_s = at_s + job.prompt_s + token_s * (job.needed - job.tokens)
+        bounds = (first_s, job.task.first_due_s), (needed_s, job.end_s)
+        is_safe = is_safe and not any(then_s <= due_s < then_s + own_s for then_s, due_s in bounds)
         at_s += _work_s(job, token_s)
-        is_safe = is_safe and not at_s <= job.end_s < at_s + _work_s(own, token_s)
     backlog_s = at_s - now
     return _verdict(own, ttft_s, e2e_s, is_safe=is_safe, backlog_s=backlog_s, now=now, latency=latency)
 
@@ -150,8 +154,8 @@ def _verdict(
     )
     is_feasible = late_s <= 0.0 and not (slo.tpot_s is not None and tpot_s > slo.tpot_s)
     fits_in_s = 0.0 if is_feasible and is_safe else max(late_s, 0.0 if is_safe else backlog_s)
-    if own.hope_s < now or (slo.tpot_s is not None and latency.step_s(1) > slo.tpot_s):
-        fits_in_s = math.inf
+    if own.hope_s < now or now + own.work_s > own.task.due_end_s or (slo.tpot_s is not None and latency.step_s(1) > slo.tpot_s):
+        fits_in_s = math.inf  # alone it would be late as well
     return Prediction(ttft_s, tpot_s, e2e_s, is_feasible, is_safe, fits_in_s)
 
 

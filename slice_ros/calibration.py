@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from slice_ros.clock import Clock, MonotonicClock
-from slice_ros.engines.base import Engine
-from slice_ros.goal import GoalRequest
+from slice_ros.engines.base import Engine, EngineError
+from slice_ros.goal import GoalError, GoalRequest
 from slice_ros.latency import LatencyModel
 from slice_ros.mask import Cell
 from slice_ros.slo import BestEffort
@@ -74,7 +74,7 @@ def measure_latency(
         on_progress: called with the share that is done, 0 to 1.
 
     Raises:
-        EngineError: the engine broke.
+        EngineError: the engine broke, or its context is too short to measure in.
     """
     with _Probe(engine, clock or MonotonicClock(), max_batch) as probe:
         rows = probe.max_rows
@@ -92,7 +92,8 @@ def measure_latency(
         chunk_s, prompt_token_s = _fit_prompts(chunks, base_s, kv_token_s)
     on_progress(1.0)
     table = tuple(max(SHORTEST_STEP_S, seconds) for seconds in base_s)
-    return LatencyModel(f"{engine.info.model} on {engine.info.device}", table, chunk_s, prompt_token_s, kv_token_s)
+    device = f"{engine.info.model} on {engine.info.device}"
+    return LatencyModel(device, table, chunk_s, prompt_token_s, kv_token_s, _row_s(table))
 
 
 def relative_errors(
@@ -109,7 +110,7 @@ def relative_errors(
         clock: as in ``measure_latency``.
 
     Raises:
-        EngineError: the engine broke.
+        EngineError: the engine broke, or its context is too short to measure in.
     """
     rng = random.Random(seed)
     errors: list[float] = []
@@ -154,8 +155,13 @@ def fit_latency(device: str, steps: Sequence[Step]) -> LatencyModel:
     columns.append([float(step.prompt_tokens) for step in used])
     *fitted, prompt_token_s = np.linalg.lstsq(np.array(columns).T, np.array([step.taken_s for step in used]))[0]
     known = {rows: float(row_s) for rows, row_s in zip(common, fitted, strict=True) if row_s > 0.0}
-    table = np.interp(range(1, max(known) + 1), list(known), list(known.values()))
-    return LatencyModel(device, tuple(map(float, table)), prompt_token_s=max(0.0, float(prompt_token_s)))
+    table = tuple(map(float, np.interp(range(1, max(known) + 1), list(known), list(known.values()))))
+    return LatencyModel(device, table, prompt_token_s=max(0.0, float(prompt_token_s)), further_row_s=_row_s(table))
+
+
+def _row_s(table: Sequence[float]) -> float:
+    """What a row beyond the measured ones is taken to cost: as much as those in it do on average, for they may go up and down."""
+    return max(0.0, (table[-1] - table[0]) / (len(table) - 1)) if len(table) > 1 else 0.0
 
 
 @dataclass(slots=True)
@@ -173,8 +179,8 @@ class _Probe:
         info = engine.info
         self.engine = engine
         self.max_rows = max(1, min(max_batch, info.max_sequences, info.max_step_tokens))
-        # Half of the context is for the goals that decode, half for one with a long prompt.
-        self.room = info.context_tokens // 2
+        # Half of the context is for the goals that decode, half for one with a long prompt, as far as its model allows.
+        self.room = min(info.context_tokens // 2, info.goal_tokens)
         self._max_tokens = max(2, min(MAX_TOKENS, self.room // self.max_rows - 8))
         self._clock = clock
         self._decoding: list[_Goal] = []
@@ -200,7 +206,10 @@ class _Probe:
         number = next(self._numbers)
         words = math.ceil(prompt_tokens / self._tokens_per_word)
         request = GoalRequest(f"calibration-{number}", BestEffort(), max_tokens, prompt=f"{number}" + " the" * words)
-        goal = _Goal(request.goal_id, self.engine.prepare(request))
+        try:
+            goal = _Goal(request.goal_id, self.engine.prepare(request))
+        except GoalError as error:
+            raise EngineError(f"step times cannot be measured: {error}") from error
         goal.kv_tokens = self.engine.open(goal.goal_id)
         goal.prompt_left -= goal.kv_tokens
         return goal

@@ -23,9 +23,8 @@ class Experience:
         if not task.is_real_time:
             return
         job = Outlook.of(task, task.arrival_s, latency, self.lengths)
-        due_s = job.end_s if job.end_s < math.inf else job.due_s
-        if due_s < math.inf:
-            window_s = max(due_s - task.arrival_s, job.work_s)
+        if job.end_s < math.inf:
+            window_s = max(job.end_s - task.arrival_s, job.work_s)
             self.load.observe(
                 task.arrival_s,
                 job.expected,

@@ -13,6 +13,9 @@ import yaml
 from slice_ros.mask import Column
 from slice_ros.paths import share_dir
 
+COSTS = ("chunk", "prompt_token", "kv_token", "further_row")
+"""What a step costs beside its rows; each is a field in seconds, and a key of a profile in milliseconds."""
+
 
 class LatencyError(ValueError):
     """A device profile is missing or has impossible numbers."""
@@ -26,11 +29,12 @@ class LatencyModel:
 
     Args:
         device: whose times these are.
-        decode_s: l(1), l(2), ...: a step with that many rows; extended flat beyond its end. It need not grow:
-            on real kernels a step with four rows can be shorter than one with three.
+        decode_s: l(1), l(2), ...: a step with that many rows. It need not grow: on real kernels a step with four rows can be shorter
+            than one with three.
         chunk_s: fixed cost of each prompt chunk in the step.
         prompt_token_s: cost of each prompt token in the step.
         kv_token_s: cost of each token already in the KV cache of a row in the step.
+        further_row_s: cost of each row beyond the end of ``decode_s``, which goes on flat without.
 
     Raises:
         LatencyError: the table is empty or a time is negative or not finite.
@@ -41,6 +45,7 @@ class LatencyModel:
     chunk_s: float = 0.0
     prompt_token_s: float = 0.0
     kv_token_s: float = 0.0
+    further_row_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.decode_s:
@@ -48,16 +53,18 @@ class LatencyModel:
         for rows, seconds in enumerate(self.decode_s, 1):
             if not (math.isfinite(seconds) and seconds > 0.0):
                 raise LatencyError(f"latency model {self.device!r}: l({rows}) is {seconds} s; it must be above 0")
-        for name, seconds in (("chunk", self.chunk_s), ("prompt token", self.prompt_token_s), ("KV token", self.kv_token_s)):
+        for name in COSTS:
+            seconds = getattr(self, f"{name}_s")
             if not (math.isfinite(seconds) and seconds >= 0.0):
-                raise LatencyError(f"latency model {self.device!r}: {name} is {seconds} s; it must be 0 or more")
+                what = name.replace("_", " ")
+                raise LatencyError(f"latency model {self.device!r}: {what} is {seconds} s; it must be 0 or more")
 
     def step_s(self, rows: int, prompt_tokens: int = 0, chunks: int = 0, kv_tokens: int = 0) -> float:
         """Predicted seconds of one step with ``rows`` cells, ``chunks`` of which carry ``prompt_tokens`` in all."""
         if rows <= 0:
             return 0.0
         table = self.decode_s
-        base = table[rows - 1] if rows <= len(table) else table[-1]
+        base = table[rows - 1] if rows <= len(table) else table[-1] + self.further_row_s * (rows - len(table))
         return base + self.chunk_s * chunks + self.prompt_token_s * prompt_tokens + self.kv_token_s * kv_tokens
 
     def column_s(self, column: Column, kv_tokens: int = 0) -> float:
@@ -72,7 +79,7 @@ class LatencyModel:
     def scaled(self, factor: float) -> LatencyModel:
         """A device whose steps all take ``factor`` times as long."""
         table = tuple(factor * seconds for seconds in self.decode_s)
-        return LatencyModel(self.device, table, factor * self.chunk_s, factor * self.prompt_token_s, factor * self.kv_token_s)
+        return LatencyModel(self.device, table, *(factor * getattr(self, f"{name}_s") for name in COSTS))
 
     @classmethod
     def profile(cls, name: str) -> LatencyModel:
@@ -99,7 +106,7 @@ class LatencyModel:
         Raises:
             LatencyError: a key is missing, unknown or of the wrong type.
         """
-        keys = {"decode_ms", "chunk_ms", "prompt_token_ms", "kv_token_ms", "description"}
+        keys = {"decode_ms", "description", *(f"{name}_ms" for name in COSTS)}
         if not isinstance(content, dict) or "decode_ms" not in content:
             raise LatencyError(f"device profile {device!r} has no decode_ms; it must list l(1), l(2), ... in milliseconds")
         if unknown := set(content) - keys:
@@ -107,7 +114,7 @@ class LatencyModel:
         table = content["decode_ms"]
         if not isinstance(table, Sequence) or isinstance(table, str) or not all(_is_number(ms) for ms in table):
             raise LatencyError(f"device profile {device!r}: decode_ms is {table!r}; it must be a list of numbers")
-        costs = {key: content.get(key, 0.0) for key in ("chunk_ms", "prompt_token_ms", "kv_token_ms")}
+        costs = {f"{name}_ms": content.get(f"{name}_ms", 0.0) for name in COSTS}
         for key, ms in costs.items():
             if not _is_number(ms):
                 raise LatencyError(f"device profile {device!r}: {key} is {ms!r}; it must be a number")
@@ -116,7 +123,7 @@ class LatencyModel:
     def to_yaml(self, description: str = "") -> str:
         """The text of a profile file, which ``profile`` loads; times in milliseconds, to the nanosecond."""
         content: dict[str, Any] = {"description": description or self.device, "decode_ms": [_ms(s) for s in self.decode_s]}
-        content |= {f"{name}_ms": _ms(getattr(self, f"{name}_s")) for name in ("chunk", "prompt_token", "kv_token")}
+        content |= {f"{name}_ms": _ms(getattr(self, f"{name}_s")) for name in COSTS}
         return yaml.safe_dump(content, sort_keys=False, width=120, default_flow_style=None, allow_unicode=True)
 
 

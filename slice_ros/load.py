@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 MEMORY_S = 30.0
 """An arrival counts for about this long."""
+FORGOTTEN = 1e-9
+"""Arrivals of which no more than so many tokens are left are as if there had been none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,13 @@ class Load:
         if now > self._at_s:
             factor = math.exp((self._at_s - now) / MEMORY_S)
             self._at_s = now
-            self._tokens *= factor
-            self._tokens_squared *= factor
-            self._prompt_s *= factor
-            self._window_s *= factor
-            self._slack_s /= factor  # a tight goal that does not come again is forgotten
+            if self._tokens * factor < FORGOTTEN:  # before a long silence leaves nothing to divide by
+                self._tokens = self._tokens_squared = self._prompt_s = self._window_s = 0.0
+                self._slack_s = math.inf
+            else:
+                self._tokens *= factor
+                self._tokens_squared *= factor
+                self._prompt_s *= factor
+                self._window_s *= factor
+                self._slack_s /= factor  # a tight goal that does not come again is forgotten
         return now - self._since_s

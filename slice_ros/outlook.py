@@ -27,11 +27,13 @@ class Outlook:
         first_s: when its first output token came.
         token_s: time of a token, alone in its step.
         prompt_s: what is left of its prompt, as time beyond that of its rows.
+        chunk_s: the part of it that does not depend on how much that is.
         kv_tokens: KV tokens that its next step attends to.
         short: s, the length in tokens that it hardly falls short of.
         expected: the length in tokens that it will have in the mean.
         deviation: the standard deviation of that.
-        end_s: when its last token is due if it comes to its expected length; infinite without such a bound.
+        needed: the length in tokens that its bounds are about: the expected one, or 1 where only the first token is due.
+        end_s: when it must have that length; infinite where nothing is due any more.
         due_s: when its next tokens are due under TTFT, TPOT and deadline together; infinite without such a bound.
         latest_s: until when it can be left out and be in time, alone in its steps from then on, even if its answer is short.
         hope_s: the same if its answer is as long as suits it best; once it is past, its SLO is out of reach.
@@ -45,10 +47,12 @@ class Outlook:
     first_s: float | None
     token_s: float
     prompt_s: float = 0.0
+    chunk_s: float = 0.0
     kv_tokens: int = 0
     short: int = 0
     expected: float = 0.0
     deviation: float = 0.0
+    needed: float = 0.0
     end_s: float = math.inf
     due_s: float = math.inf
     latest_s: float = math.inf
@@ -76,10 +80,12 @@ class Outlook:
             first_s,
             token_s,
             prompt_s,
+            latency.chunk_s,
             kv_tokens,
             short,
             expected,
             deviation,
+            expected,
             is_real_time=task.is_real_time,
         )
         job._set_due()
@@ -89,6 +95,8 @@ class Outlook:
             job.end_s = min(job.end_s, last_s)
             if first_s is not None:  # while it decodes faster than it must, a longer answer has time to catch up
                 job.hope_s = min(task.due_end_s - job._until(short), max(job.latest_s, last_s - job._until(expected)))
+        if job.end_s == math.inf and job.due_s < math.inf:
+            job.needed, job.end_s, job.deviation = 1.0, job.due_s, 0.0
         return job
 
     @property
@@ -96,14 +104,19 @@ class Outlook:
         """Time to its expected end, alone in its steps."""
         return self._until(self.expected)
 
+    @property
+    def needed_s(self) -> float:
+        """Time to the length that its bounds are about, alone in its steps."""
+        return self._until(self.needed)
+
     def advance(self, prompt_tokens: int, now: float) -> None:
         """It took part in a step that ends at ``now``, with so many prompt tokens."""
         self.kv_tokens += max(1, prompt_tokens)
         if prompt_tokens:
-            left_s = self.prompt_s * (1.0 - prompt_tokens / self.prompt_left)
+            left = self.prompt_left - prompt_tokens
+            left_s = self.chunk_s + (self.prompt_s - self.chunk_s) * left / self.prompt_left if left else 0.0
             self.hope_s += self.prompt_s - left_s
-            self.prompt_s = left_s
-            self.prompt_left -= prompt_tokens
+            self.prompt_s, self.prompt_left = left_s, left
         if not self.prompt_left:
             self.tokens += 1
             self.hope_s += self.token_s
@@ -125,6 +138,5 @@ class Outlook:
                 self.due_s = min(self.due_s, self.first_s + slo.tpot_s * (length - 1))
                 self.latest_s = min(self.latest_s, self.due_s - self._until(length))
         elif slo.ttft_s is not None:
-            first_due_s = self.task.arrival_s + slo.ttft_s
-            self.due_s = min(self.due_s, first_due_s)
-            self.latest_s = min(self.latest_s, first_due_s - self._until(self.tokens + 1))
+            self.due_s = min(self.due_s, self.task.first_due_s)
+            self.latest_s = min(self.latest_s, self.task.first_due_s - self._until(self.tokens + 1))

@@ -108,7 +108,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter(
             "gpu.n_gpu_layers", -1, "layers computed on the GPU; -1 = all, 0 = none; without a GPU build it has no effect", -1, 10000
         ),
-        Parameter("gpu.main_gpu", 0, "index of the GPU that holds small tensors", 0, 64),
+        Parameter("gpu.main_gpu", 0, "index of the GPU that computes all of the model; 0 or a tensor_split spreads it over all", 0, 64),
         Parameter("gpu.tensor_split", "", "share of the model on each GPU, as in '0.6,0.4'; empty = llama.cpp's own choice"),
         Parameter(
             "gpu.rpc_servers",

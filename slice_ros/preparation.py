@@ -42,6 +42,7 @@ class Preparation:
         with self._lock:
             request = self._waiting.pop(goal_id, None)
         if request is not None:
+            self._scheduler.refuse(goal_id)
             self._answer([failed(request, error)])
         self._scheduler.cancel(goal_id, error.code, error.message)
 

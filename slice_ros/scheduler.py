@@ -43,6 +43,11 @@ class _Submit:
 
 
 @dataclass(frozen=True, slots=True)
+class _Refuse:
+    goal_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Cancel:
     goal_id: str
     code: ErrorCode
@@ -66,7 +71,7 @@ class _Wake:
     """Makes a waiting scheduler look again."""
 
 
-_Command = _Submit | _Cancel | _Check | _SetPolicy | _Wake
+_Command = _Submit | _Refuse | _Cancel | _Check | _SetPolicy | _Wake
 
 
 class Scheduler:
@@ -124,7 +129,16 @@ class Scheduler:
         Raises:
             GoalError: it cannot be served; no event follows.
         """
-        self._inbox.put(_Submit(request, self._engine.prepare(request)))
+        try:
+            prompt_tokens = self._engine.prepare(request)
+        except Exception:
+            self.refuse(request.goal_id)
+            raise
+        self._inbox.put(_Submit(request, prompt_tokens))
+
+    def refuse(self, goal_id: str) -> None:
+        """Remember a goal that has ended before it was submitted as one that failed: what comes after it fails as well."""
+        self._inbox.put(_Refuse(goal_id))
 
     def cancel(self, goal_id: str, code: ErrorCode = ErrorCode.CANCELED, message: str = "the goal was canceled") -> None:
         """End a goal with that error; one that has ended or is unknown is left as it is."""
@@ -210,6 +224,9 @@ class Scheduler:
     def _handle(self, command: _Command) -> None:
         if isinstance(command, _Submit):
             self._accept(command.request, command.prompt_tokens)
+        elif isinstance(command, _Refuse):
+            if command.goal_id not in self._tasks:
+                self._dependencies.ended(command.goal_id, succeeded=False)
         elif isinstance(command, _Cancel):
             if task_ := self._tasks.get(command.goal_id):
                 self._end(task_, error=GoalError(command.code, command.message))
@@ -257,6 +274,12 @@ class Scheduler:
         """Note how much of a task that is not open would have to be computed if it were opened now."""
         task.prompt_left = task.prompt_tokens + task.tokens - self._engine.cached(task.goal_id)
 
+    def _take_over(self, task: Task) -> None:
+        """Let an open task have what others have computed of its prompt since."""
+        reused = self._engine.reuse(task.goal_id)
+        task.prompt_left -= reused
+        task.cached_tokens = min(task.prompt_tokens, task.cached_tokens + reused)
+
     def _predict(self, task: Task) -> Prediction:
         return predict(task, self._ready(), self._clock.now(), self._pace.latency, self._limits, self._experience)
 
@@ -267,11 +290,18 @@ class Scheduler:
 
     def _end_lost(self) -> None:
         now = self._clock.now()
-        for task in [t for t in self._tasks.values() if t.slo.on_miss and t.is_lost(now)]:
-            self._end(
-                task,
-                error=GoalError(ErrorCode.SLO_MISSED, f"the SLO was missed after {now - task.arrival_s:.3f} s and {task.tokens} tokens"),
-            )
+        for task in [task for task in self._tasks.values() if task.slo.on_miss and task.is_lost(self._next_token_s(task, now))]:
+            what = f"the SLO is out of reach {now - task.arrival_s:.3f} s after the goal was sent, with {task.tokens} tokens"
+            self._end(task, error=GoalError(ErrorCode.SLO_MISSED, what))
+
+    def _next_token_s(self, task: Task, now: float) -> float:
+        """When a task has its next token at the earliest: if it has all steps from now on for itself."""
+        if not task.is_open:  # others may have computed of its prompt since
+            self._look_up(task)
+        elif task.prompt_left > 1:
+            self._take_over(task)
+        latency = self._pace.latency
+        return now + latency.step_s(1, task.prompt_left, int(task.prompt_left > 0), task.kv_tokens)
 
     def _end(self, task: Task, *, reason: FinishReason | None = None, error: GoalError | None = None) -> None:
         """End a goal, and with an error all that wait for it."""
@@ -300,12 +330,14 @@ class Scheduler:
             self._replan()
         if not self._matrix.columns:
             self._plan()
-        column = self._resolve(self._matrix.columns[self._cursor])
-        self._cursor += 1
-        if column:
-            return column
-        self._replan()  # nobody in it is left to serve, or there is no room: the oldest goal moves on all the same
-        return self._resolve((next_cell(self._ready()[0]),), must=True)
+        while self._cursor < len(self._matrix):
+            column = self._resolve(self._matrix.columns[self._cursor])
+            self._cursor += 1
+            if column:
+                return column
+        self._replan()  # there is no room for anybody in it: the oldest goal that has its place moves on
+        ready = self._ready()
+        return self._resolve((next_cell(next((task for task in ready if task.is_open), ready[0])),))
 
     def _plan(self) -> None:
         tasks = self._ready()
@@ -324,7 +356,7 @@ class Scheduler:
         self._planned_ratio = self._pace.ratio
         self._planned_s = self._taken_s = 0.0
 
-    def _resolve(self, planned: Column, *, must: bool = False) -> Column:
+    def _resolve(self, planned: Column) -> Column:
         """What the column comes to: goals that have ended left out, prompts cut to what is left and what fits, KV room made."""
         planned = planned[: self._limits.max_step_tokens]
         budget = self._limits.max_step_tokens - len(planned)  # every cell has one token for sure; longer prompts share the rest
@@ -333,12 +365,10 @@ class Scheduler:
         column: list[Cell] = []
         for goal_id, prompt_tokens in planned:
             task = self._tasks.get(goal_id)
-            if task is None or not (task.is_open or self._open(task, members, copy_until_s, must=must)):
+            if task is None or not (task.is_open or self._open(task, members, copy_until_s)):
                 continue
             if task.prompt_left > 1:
-                reused = self._engine.reuse(goal_id)
-                task.prompt_left -= reused
-                task.cached_tokens = min(task.prompt_tokens, task.cached_tokens + reused)
+                self._take_over(task)
             chunk = min(prompt_tokens or task.prompt_left, task.prompt_left, budget + 1)
             column.append(Cell(goal_id, chunk))
             budget -= max(0, chunk - 1)
@@ -352,12 +382,12 @@ class Scheduler:
         real_time = (task for task in self._tasks.values() if task.is_real_time)
         return now + copy_time((Outlook.of(task, now, self._pace.latency, self._experience.lengths) for task in real_time), now)
 
-    def _open(self, task: Task, members: set[str], copy_until_s: float, *, must: bool) -> bool:
+    def _open(self, task: Task, members: set[str], copy_until_s: float) -> bool:
         """Give a task its place in the KV cache, if need be at the cost of tasks that take no part in this step."""
         holders = [other for other in self._tasks.values() if other.is_open]
-        giving_way = victims(holders, members, task, must=must)
-        if unclaimed(self._engine.kv, holders) + sum(map(claim, giving_way)) < claim(task):
-            return False  # in vain
+        giving_way = victims(holders, members, task)
+        if self._unclaimed([holder for holder in holders if holder not in giving_way]) < claim(task):
+            return False  # in vain: cells that they share with those who stay would not be free
         while not self._has_place(task, holders):
             if not giving_way:
                 return False
@@ -375,9 +405,13 @@ class Scheduler:
         self._engine.evict(task.goal_id, copy_s)
         self._look_up(task)
         task.is_open = False
+        self._replan()  # where it was to decode, all its tokens would be computed
 
     def _has_place(self, task: Task, holders: Sequence[Task]) -> bool:
-        return unclaimed(self._engine.kv, holders) >= claim(task) and len(holders) < self._engine.info.max_sequences
+        return self._unclaimed(holders) >= claim(task) and len(holders) < self._engine.info.max_sequences
+
+    def _unclaimed(self, holders: Sequence[Task]) -> int:
+        return unclaimed(self._engine.kv.total, self._engine.held([task.goal_id for task in holders]), holders)
 
     # ---- stepping
 
@@ -399,6 +433,7 @@ class Scheduler:
         for goal_id, prompt_tokens in column:
             task = self._tasks[goal_id]
             task.prompt_left -= prompt_tokens
+            task.computed_tokens += max(1, prompt_tokens)
             if task.started_s is None:
                 task.started_s = began
         self._past.append((column, [self._tasks[cell.goal_id] for cell in column]))
@@ -487,7 +522,7 @@ def next_due_s(task: Task) -> float:
     slo = task.slo
     due_s = task.due_end_s
     if not task.token_times_s:
-        return min(due_s, math.inf if slo.ttft_s is None else task.arrival_s + slo.ttft_s)
+        return min(due_s, task.first_due_s)
     return min(due_s, math.inf if slo.tpot_s is None else task.token_times_s[0] + slo.tpot_s * task.tokens)
 
 

@@ -42,6 +42,7 @@ class Task:
         arrival_s: when the goal was submitted.
         order: position in the order of arrival.
         prompt_left: prompt tokens still to compute before it can decode (after an eviction: its output so far, too).
+        computed_tokens: prompt tokens and decodes computed for it so far, those that were computed again included.
         token_times_s: when each output token was produced.
         adapter: LoRA adapter it is computed with; a step holds tasks with one adapter only.
         started_s: when its first step began.
@@ -59,6 +60,7 @@ class Task:
     order: int = 0
     prompt_left: int = field(init=False)
     cached_tokens: int = 0
+    computed_tokens: int = 0
     token_times_s: list[float] = field(default_factory=list)
     started_s: float | None = None
     is_open: bool = False
@@ -104,6 +106,11 @@ class Task:
         """When its end is due under its deadline and its share of a chain's; infinite without both."""
         deadline_s = self.slo.deadline_s
         return self.budget_due_s if deadline_s is None else min(self.arrival_s + deadline_s, self.budget_due_s)
+
+    @property
+    def first_due_s(self) -> float:
+        """When its first token is due; infinite without a bound on it, or once it is there."""
+        return math.inf if self.slo.ttft_s is None or self.token_times_s else self.arrival_s + self.slo.ttft_s
 
     def is_lost(self, now: float) -> bool:
         """Whether no future can meet its SLO any more, however fast its remaining tokens come."""

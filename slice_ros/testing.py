@@ -146,7 +146,8 @@ class MockServer:
                 )
             await self._pause(began_s + end_s, canceled)
             if end_s < script.after_s:
-                error = GoalError(ErrorCode.SLO_MISSED, f"the SLO was missed after {end_s:g} s and {len(pieces)} tokens")
+                what = f"the SLO is out of reach {end_s:g} s after the goal was sent, with {len(pieces)} tokens"
+                error = GoalError(ErrorCode.SLO_MISSED, what)
         except GoalError as refused:
             slo, error = Slo(), refused
         del self._canceled[goal_id]

@@ -70,6 +70,13 @@ def test_a_goal_that_is_too_much_for_the_machine_never_fits():
     assert math.isinf(expected.fits_in_s)
 
 
+def test_a_goal_of_an_unknown_kind_that_is_too_long_for_its_deadline_never_fits():
+    expected = predict(a_task("c", RealTime(deadline_s=0.2), max_tokens=100), [], 0.0, PAPER, Limits(), Experience())
+    assert expected.e2e_s == pytest.approx(62.5 * 0.014)  # a quarter, half, three quarters or all of 100 tokens
+    assert not expected.is_feasible
+    assert math.isinf(expected.fits_in_s), "nobody is ahead whose end would help"
+
+
 def test_an_urgent_goal_that_makes_another_late_is_not_safe():
     tight = a_task("tight", RealTime(deadline_s=0.5))
     expected = prediction(a_task("urgent", RealTime(deadline_s=0.4)), tight)
@@ -77,6 +84,21 @@ def test_an_urgent_goal_that_makes_another_late_is_not_safe():
     assert not expected.is_safe  # 280 ms + 280 ms > 500 ms
     assert not expected.fits
     assert prediction(a_task("urgent", RealTime(deadline_s=0.4)), a_task("lax", RealTime(deadline_s=0.6))).fits
+
+
+def test_a_goal_that_makes_anothers_first_token_late_is_not_safe():
+    ttft = a_task("ttft", RealTime(ttft_ms=290))
+    assert not prediction(a_task("urgent", RealTime(deadline_s=0.285)), ttft).is_safe  # 280 ms + 14 ms > 290 ms
+    both = a_task("both", RealTime(ttft_ms=290, deadline_s=5.0))
+    assert not prediction(a_task("urgent", RealTime(deadline_s=0.285)), both).is_safe
+    lax = a_task("lax", RealTime(ttft_ms=300))
+    assert prediction(a_task("urgent", RealTime(deadline_s=0.285)), lax).fits  # of the first token alone, however long its answer is
+    assert prediction(a_task("urgent", RealTime(deadline_s=0.285)), running(a_task("is there", RealTime(ttft_ms=290)))).fits
+
+
+def running(task):
+    task.prompt_left, task.token_times_s = 0, [0.0]
+    return task
 
 
 def test_a_chat_shares_what_real_time_goals_leave():

@@ -13,7 +13,7 @@ import pytest
 from slice_ros.bench import command
 from slice_ros.bench.replay import replay, write_prompts
 from slice_ros.bench.rows import mean, percentile, read_rows
-from slice_ros.bench.sweep import Case, RealTime, Simulated, fitting_bounds_scale, grid, run_case, sweep
+from slice_ros.bench.sweep import Case, RealTime, Simulated, compare, fitting_bounds_scale, grid, run_case, sweep
 from slice_ros.bench.workload_file import load_workload
 from slice_ros.engines.paced import PacedEngine
 from slice_ros.engines.simulated import SimulatedEngine
@@ -249,6 +249,12 @@ def test_llama_cpp_itself_serves_the_traffic_beside_its_simulation(tmp_path):
     assert real.goals == simulated.goals > 0
     assert real.failed == 0
     assert real.bounds_scale == simulated.bounds_scale >= 1.0
+
+
+def test_a_run_without_arrivals_is_compared_as_well():
+    cases = grid([load_workload("robot-mix")], [0.001], ["slack"], [0], duration_s=0.1)
+    real, simulated = compare(cases, RealTime("paced", a_paced_engine(), SMOOTH))
+    assert real.goals == simulated.goals == 0
 
 
 def test_it_runs_as_a_module():

@@ -1,10 +1,13 @@
 """What is measured of an engine is how long its steps take."""
 
+from dataclasses import replace
+
 import pytest
 from builders import PAPER
 
 from slice_ros.calibration import Step, fit_latency, measure_latency, relative_errors
 from slice_ros.clock import VirtualClock
+from slice_ros.engines.base import EngineError
 from slice_ros.engines.simulated import SimulatedEngine
 from slice_ros.latency import LatencyModel
 
@@ -26,6 +29,12 @@ def test_it_finds_the_model_that_the_engine_follows(model):
     assert result.chunk_s == pytest.approx(model.chunk_s, abs=1e-6)
     assert result.prompt_token_s == pytest.approx(model.prompt_token_s, abs=1e-7)
     assert result.kv_token_s == pytest.approx(model.kv_token_s, abs=1e-9)
+
+
+def test_rows_beyond_those_measured_are_not_taken_to_be_free():
+    linear = LatencyModel("linear", tuple(0.007 + 0.004 * rows for rows in range(1, 33)))
+    assert measured(linear, 16).step_s(32) == pytest.approx(linear.step_s(32))
+    assert measured(linear, 1).step_s(32) == pytest.approx(linear.step_s(1))  # nothing is known of a second one
 
 
 @pytest.mark.parametrize("limits", [{"max_sequences": 1}, {"max_sequences": 4}, {"max_step_tokens": 40}, {"context_tokens": 600}], ids=str)
@@ -162,3 +171,22 @@ def test_llama_cpp_itself_is_measured_and_left_clean(tmp_path):
     assert len(result.decode_s) == 4
     assert min(result.decode_s) > 0.0
     assert result.step_s(1, prompt_tokens=512, chunks=1) > 2 * result.step_s(1)
+
+
+@pytest.mark.parametrize(("trained", "is_enough"), [(256, True), (40, False)])
+def test_prompts_are_no_longer_than_the_model_was_trained_with(tmp_path, trained, is_enough):
+    pytest.importorskip("llama_cpp")
+    from slice_ros.engines.llama import LlamaConfig, LlamaEngine
+    from slice_ros.models import START_SHAPE, make_start_model
+
+    make_start_model(tmp_path / "short.gguf", shape=replace(START_SHAPE, block_count=1, context_length=trained))
+    engine = LlamaEngine(LlamaConfig(tmp_path / "short.gguf", n_ctx=4096, n_seq_max=4, n_threads=1))
+    try:
+        if is_enough:
+            latency = measure_latency(engine, max_batch=2)
+            assert relative_errors(engine, latency, max_batch=2)
+        else:
+            with pytest.raises(EngineError, match=r"cannot be measured: .* at most 40 fit"):
+                measure_latency(engine, max_batch=2)
+    finally:
+        engine.shutdown()

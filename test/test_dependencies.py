@@ -4,7 +4,7 @@ import pytest
 from builders import CONTROL, Bench, a_goal
 
 from slice_ros.engines.simulated import Lengths
-from slice_ros.goal import ErrorCode
+from slice_ros.goal import ErrorCode, GoalError
 from slice_ros.slo import BestEffort, OnMiss, RealTime
 
 LOG = BestEffort()
@@ -89,6 +89,25 @@ def test_canceling_a_goal_that_waits_leaves_those_before_it_alone():
     bench.drain()
     assert bench.end("a").error_code is ErrorCode.NONE
     assert bench.end("b").error_code is ErrorCode.CANCELED
+
+
+def test_a_goal_after_one_that_could_not_be_submitted_fails_for_that():
+    bench = Bench("slack", context_tokens=100)
+    with pytest.raises(GoalError):
+        bench.submit(a_goal("a", LOG, prompt_tokens=200))
+    bench.submit(a_goal("b", LOG, after=("a",)))
+    bench.drain()
+    assert bench.end("b").error_code is ErrorCode.PREDECESSOR_FAILED
+
+
+def test_a_goal_id_that_is_taken_does_the_goal_in_hand_no_harm():
+    bench = Bench("slack")
+    bench.submit(a_goal("a", LOG))
+    bench.turn()
+    bench.scheduler.refuse("a")
+    bench.submit(a_goal("b", LOG, after=("a",)))
+    bench.drain()
+    assert bench.end("b").error_code is ErrorCode.NONE
 
 
 def test_a_goal_after_a_failed_one_fails_at_once():

@@ -19,6 +19,12 @@ def test_beyond_its_end_the_table_goes_on_flat():
     assert model.step_s(3) == model.step_s(1000) == 0.020
 
 
+def test_or_as_it_says():
+    model = LatencyModel("d", (0.010, 0.020), further_row_s=0.004)
+    assert (model.step_s(2), model.step_s(5)) == pytest.approx((0.020, 0.032))
+    assert model.scaled(2.0).step_s(5) == pytest.approx(0.064)
+
+
 def test_no_rows_take_no_time():
     assert LatencyModel("d", (0.010,)).step_s(0) == 0.0
 
@@ -38,12 +44,12 @@ def test_every_profile_of_the_package_loads(name):
 
 
 def test_a_saved_profile_loads_again(tmp_path):
-    model = LatencyModel("here", (0.0123456, 0.020), chunk_s=0.001, prompt_token_s=0.0005, kv_token_s=2**-25)
+    model = LatencyModel("here", (0.0123456, 0.020), chunk_s=0.001, prompt_token_s=0.0005, kv_token_s=2**-25, further_row_s=0.004)
     path = tmp_path / "here.yaml"
     path.write_text(model.to_yaml("measured in a test"))
     loaded = LatencyModel.profile(str(path))
     assert loaded.decode_s == model.decode_s
-    assert (loaded.chunk_s, loaded.prompt_token_s) == (model.chunk_s, model.prompt_token_s)
+    assert (loaded.chunk_s, loaded.prompt_token_s, loaded.further_row_s) == (0.001, 0.0005, 0.004)
     assert loaded.kv_token_s == pytest.approx(model.kv_token_s, abs=1e-9)
 
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -588,6 +589,14 @@ def test_the_servers_parameters_make_a_configuration() -> None:
     assert LlamaConfig.from_parameters(check_all({"model.path": "a.gguf"})) == LlamaConfig("a.gguf")
     with pytest.raises(EngineError, match="'1;2'"):
         LlamaConfig.from_parameters(check_all({"gpu.tensor_split": "1;2"}))
+
+
+def test_a_main_gpu_computes_all_of_the_model_unless_it_is_split(model_path: Path) -> None:
+    spread, whole = llama_cpp.LLAMA_SPLIT_MODE_LAYER, llama_cpp.LLAMA_SPLIT_MODE_NONE
+    assert loading.model_params(LlamaConfig(model_path)).split_mode == spread
+    params = loading.model_params(LlamaConfig(model_path, main_gpu=1))
+    assert (params.split_mode, params.main_gpu) == (whole, 1)
+    assert loading.model_params(LlamaConfig(model_path, main_gpu=1, tensor_split=(1.0, 2.0))).split_mode == spread
 
 
 def test_amx_kernels_are_never_used(model_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

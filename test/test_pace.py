@@ -1,5 +1,8 @@
 """Plans follow a device that throttles, and one that comes back; a step that is slow for once says nothing."""
 
+import itertools
+import time
+
 import pytest
 from builders import PAPER, Bench, a_goal
 
@@ -116,3 +119,51 @@ def test_real_time_goals_are_in_time_again_two_seconds_after_the_machine_throttl
 def test_they_would_not_be_without_refinement(monkeypatch):
     monkeypatch.setattr(Pace, "observe", lambda *_: None)
     assert attained([outcome for seed in range(3) for outcome in serve(seed)], *SLOW_S, real_time=True) < 0.7
+
+
+# ---- the same with llama.cpp
+
+
+class Slowed:
+    """An engine that sleeps after each step for as long as it took, while ``is_slow``."""
+
+    def __init__(self, engine):
+        self._engine = engine
+        self.is_slow = False
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def step(self, column):
+        began_s = time.monotonic()
+        outputs = self._engine.step(column)
+        if self.is_slow:
+            time.sleep(time.monotonic() - began_s)
+        return outputs
+
+
+def test_llama_cpp_at_half_its_speed_is_followed_within_two_seconds_and_back(tmp_path):
+    pytest.importorskip("llama_cpp")
+    from slice_ros.calibration import measure_latency
+    from slice_ros.engines.llama import LlamaConfig, LlamaEngine
+    from slice_ros.models import make_start_model
+
+    make_start_model(tmp_path / "start.gguf")
+    engine = Slowed(LlamaEngine(LlamaConfig(tmp_path / "start.gguf", n_ctx=1024, n_threads=1)))
+    latency = measure_latency(engine, max_batch=1)
+    scheduler = Scheduler(engine, make_policy("slack"), latency, lambda _: None)
+    sent = itertools.count()
+
+    def ratio(*, slow):
+        """After two seconds at that speed."""
+        engine.is_slow = slow
+        until_s = time.monotonic() + SETTLED_S
+        while time.monotonic() < until_s:
+            if not scheduler.turn():
+                scheduler.submit(a_goal(f"{next(sent)}", max_tokens=50, submitted_s=time.monotonic()))
+        return scheduler._pace.ratio
+
+    before = ratio(slow=False)
+    assert ratio(slow=True) / before == pytest.approx(2.0, rel=0.3)  # the machine may be busy
+    assert ratio(slow=False) / before == pytest.approx(1.0, rel=0.3)
+    engine.shutdown()

@@ -20,7 +20,7 @@ LATENCY = LatencyModel("toaster", (0.010, 0.015, 0.020), prompt_token_s=0.001, k
 class Inner:
     """Answers at once, or after a time."""
 
-    info = EngineInfo("model", "this machine", 4096, 8, 512)
+    info = EngineInfo("model", "this machine", 4096, 8, 512, 4096)
     kv = KvUse(3, 4096)
 
     def __init__(self, clock: VirtualClock, step_s: float = 0.0) -> None:
@@ -99,7 +99,7 @@ def test_tokens_and_everything_else_are_the_inner_engines() -> None:
     engine.close("a")
     engine.shutdown()
     assert [name for name, _ in inner.calls] == ["prepare", "open", "evict", "close", "close", "shutdown"]
-    assert engine.info == EngineInfo("model", "toaster (paced, on this machine)", 4096, 8, 512)
+    assert engine.info == EngineInfo("model", "toaster (paced, on this machine)", 4096, 8, 512, 4096)
 
 
 def test_waits_on_the_real_clock_are_never_short_and_as_exact_as_the_machine_lets_them() -> None:

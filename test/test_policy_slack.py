@@ -6,6 +6,8 @@ import pytest
 from builders import CONTROL, PAPER, VOICE, Bench, a_goal, a_task
 
 from slice_ros.bench.optimum import attained, most_attained, random_instance
+from slice_ros.bench.simulate import attainment, simulate
+from slice_ros.bench.workload import GoalClass, Uniform, Workload
 from slice_ros.engines.simulated import Lengths as TrueLengths
 from slice_ros.goal import ErrorCode
 from slice_ros.latency import LatencyModel
@@ -103,6 +105,14 @@ def test_hope_moves_on_with_each_token():
     assert job.hope_s == pytest.approx(before_s + 10 * 0.001 + 0.010)  # the others, and the first token
 
 
+def test_each_piece_of_a_prompt_has_its_fixed_cost():
+    latency = LatencyModel("both", (0.010,), chunk_s=0.004, prompt_token_s=0.001)
+    job = outlook(a_task("c", RealTime(ttft_ms=500), prompt_tokens=10), latency=latency)
+    assert job.latest_s == pytest.approx(0.5 - 0.010 - 0.004 - 10 * 0.001)
+    job.advance(5, 0.1)
+    assert job.latest_s == pytest.approx(0.5 - 0.010 - 0.004 - 5 * 0.001)
+
+
 def test_a_long_answer_may_catch_up_where_a_short_one_cannot():
     lengths = Lengths()
     for tokens in (3, 40):
@@ -135,6 +145,17 @@ def test_load_is_the_rate_of_what_arrives_and_is_forgotten():
     assert traffic.fastest == pytest.approx(20)
     assert traffic.prompt_share == pytest.approx(0.030, rel=0.03)
     assert load.traffic(200.0 + 10 * MEMORY_S).rate < 0.01
+
+
+@pytest.mark.parametrize("slo", [CONTROL, BestEffort()], ids=["real-time", "best effort"])
+def test_the_first_goal_after_a_quiet_night_is_served(slo):
+    bench = Bench("slack")
+    bench.submit(a_goal("evening", CONTROL))
+    bench.drain()
+    bench.clock.advance(12 * 3600.0)
+    bench.submit(a_goal("morning", slo, submitted_s=bench.clock.now()))
+    bench.drain()
+    assert bench.end("morning").error_code is ErrorCode.NONE
 
 
 # ---- who takes part
@@ -202,6 +223,30 @@ def test_promises_are_made_while_they_fit_cheapest_first():
     short = outlook(a_task("short", BestEffort(tpot_ms=100), max_tokens=50, order=9))
     short.end_s = 5.0
     assert select([*chats, short], unsure, 0.0, PAPER, LIMITS)[0] is short
+
+
+def test_a_first_token_that_is_due_is_promised_and_what_follows_has_the_time_that_is_left():
+    quick = a_task("quick", BestEffort(ttft_ms=100), order=2, max_tokens=100)
+    tasks = [a_task("log", BestEffort(), order=1), quick]
+    assert outlook(quick).end_s == pytest.approx(0.1)
+    assert Slack().plan(tasks, 0.0, PAPER, LIMITS).rows[0] == "quick"
+    running(quick, [0.014])
+    assert Slack().plan(tasks, 0.014, PAPER, LIMITS).rows[0] == "log"
+
+
+def test_a_first_token_is_not_promised_where_there_is_no_time_for_it():
+    quick = [outlook(a_task(f"{i}", BestEffort(ttft_ms=40), order=i)) for i in range(5)]
+    assert len(select(quick, Traffic(), 0.0, PAPER, LIMITS)) == 3  # l(3) = 38 ms
+
+
+@pytest.mark.parametrize("rate_hz", [0.6, 0.9, 1.2])
+def test_no_policy_does_better_where_some_goals_wait_for_their_first_token_only(rate_hz):
+    lengths = Uniform(40, 120), Uniform(32, 128)
+    classes = GoalClass("voice", 0.5, VOICE, *lengths), GoalClass("quick", 0.5, BestEffort(ttft_ms=500), *lengths)
+    arrivals = Workload("first tokens", classes).traffic(rate_hz, 60.0, seed=0)
+    latency = LatencyModel.profile("rtx4060ti-chatglm2-6b-int4")
+    reached = {name: attainment(simulate(arrivals, make_policy(name), latency)) for name in ("slack", "slice", "orca")}
+    assert reached["slack"] >= max(reached.values()) - 0.01
 
 
 def test_a_hopeless_task_steps_back_but_is_served_when_nobody_else_is_there():
@@ -294,19 +339,30 @@ def test_a_prompt_of_flat_cost_is_never_cut():
 # ---- starvation
 
 
-def test_a_task_without_bounds_ends_although_real_time_goals_take_all_the_time():
+@pytest.mark.parametrize("adapter", ["", "x"], ids=["same adapter", "another adapter"])
+def test_a_task_without_bounds_ends_although_real_time_goals_take_all_the_time(adapter):
     """The bound: with w seconds of work in its own steps, and no older one waiting, it ends within w / SPARE_SHARE."""
     bench = Bench("slack", lengths={"log": TrueLengths(1, 10)})
-    bench.submit(a_goal("log", BestEffort(), max_tokens=10))
+    bench.submit(a_goal("log", BestEffort(), max_tokens=10, adapter=adapter))
     work_s, sent = 10 * 0.014, 0
     while not bench.ends or all(end.goal_id != "log" for end in bench.ends):
-        while sent * 0.020 <= bench.clock.now():  # a new goal of ten tokens every 20 ms: ten times what fits
+        while sent * 0.010 <= bench.clock.now():  # a new goal of ten tokens every 10 ms: fourteen times what fits
             bench.submit(a_goal(f"c{sent}", CONTROL, max_tokens=10, submitted_s=bench.clock.now()))
             sent += 1
         bench.turn()
         assert bench.clock.now() < 60.0, "it starves"
     assert 1.0 < bench.clock.now() <= work_s / SPARE_SHARE + 1.0  # + a plan's horizon, + the step for which it waits
     assert sum(end.report.attained for end in bench.ends) > 30
+
+
+def test_what_is_owed_is_paid_with_what_was_computed_not_with_what_was_planned():
+    log, control = running(a_task("log", BestEffort(), order=1), [0.0]), a_task("control", RealTime(deadline_s=100.0), order=2)
+    policy = Slack()
+    policy.plan([log, control], 0.0, PAPER, LIMITS)
+    for _ in range(5):  # 20 ms are owed, and there is no room for it
+        assert ids(policy.plan([log, control], 1.0, PAPER, LIMITS)) == ["control", "log"]
+    log.computed_tokens += 1
+    assert ids(policy.plan([log, control], 1.0, PAPER, LIMITS)) == ["control"]
 
 
 def test_a_real_time_goal_that_is_late_is_not_last_of_all():

@@ -73,6 +73,18 @@ def test_a_goal_that_waits_to_be_prepared_is_never_prepared_once_canceled(slow):
     assert not slow.begun.acquire(blocking=False)
 
 
+def test_what_comes_after_a_goal_that_was_canceled_before_it_was_ready_fails_for_that(slow):
+    slow.preparation.put(Submit(a_goal("long")))
+    slow.preparation.put(Submit(a_goal("waits")))
+    slow.preparation.put(Submit(a_goal("after", after=("waits",))))
+    assert slow.begun.acquire(timeout=20.0)
+    slow.preparation.cancel("waits", CANCELED)
+    slow.let.release(2)
+    while "after" not in {end.goal_id for end in slow.ends}:
+        slow.turn()
+    assert slow.end("after").error_code is ErrorCode.PREDECESSOR_FAILED
+
+
 @pytest.mark.parametrize("error", [GoalError(ErrorCode.INVALID_GRAMMAR, "no"), RuntimeError("broken")])
 def test_what_cannot_be_prepared_or_checked_ends_and_the_next_is_served(slow, error):
     slow.error = error

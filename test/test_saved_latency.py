@@ -12,7 +12,7 @@ from slice_ros.latency import LatencyModel
 from slice_ros.saved_latency import saved_or_measured, saved_path
 
 MEASURED = LatencyModel("as measured", (0.010, 0.012, 0.015), 0.001, 0.0005, 1e-6)
-INFO = EngineInfo("m.gguf", "a CPU, 1 threads", 2048, 64, 512)
+INFO = EngineInfo("m.gguf", "a CPU, 1 threads", 2048, 64, 512, 2048)
 
 
 class Idle:
@@ -61,9 +61,10 @@ def test_a_model_copied_elsewhere_is_the_same_model(measurements, config, tmp_pa
 @pytest.mark.parametrize(
     "other",
     [
-        {"info": EngineInfo("m.gguf", "a CPU, 2 threads", 2048, 64, 512)},
-        {"info": EngineInfo("m.gguf", "a CPU, 1 threads", 4096, 64, 512)},
+        {"info": EngineInfo("m.gguf", "a CPU, 2 threads", 2048, 64, 512, 2048)},
+        {"info": EngineInfo("m.gguf", "a CPU, 1 threads", 4096, 64, 512, 2048)},
         {"config": {"type_k": "q8_0"}},
+        {"config": {"main_gpu": 1}},
         {"max_batch": 32},
         {"content": b"GGUF and something else"},
     ],

@@ -12,12 +12,12 @@ from slice_ros.engines.simulated import Lengths, SimulatedEngine
 from slice_ros.events import Finished, Progress, Snapshot
 from slice_ros.goal import ErrorCode, FinishReason, GoalError
 from slice_ros.latency import LatencyModel
-from slice_ros.mask import DECODE, MaskMatrix
+from slice_ros.mask import DECODE, Cell, MaskMatrix
 from slice_ros.pace import Pace
 from slice_ros.policies import POLICIES, make_policy
 from slice_ros.policies.base import next_cell
 from slice_ros.scheduler import Scheduler
-from slice_ros.slo import OnMiss, RealTime
+from slice_ros.slo import BestEffort, OnMiss, RealTime
 
 
 class Fixed:
@@ -255,6 +255,22 @@ def test_a_goal_that_asks_for_it_ends_as_soon_as_its_slo_is_out_of_reach():
     assert not bench.end("go on").report.attained
 
 
+def test_such_a_goal_does_not_wait_for_the_bound_to_pass():
+    bench = Bench(latency=LatencyModel("d", (0.014,), prompt_token_s=0.001))
+    soon = {"on_miss": OnMiss.ABORT}
+    bench.submit(
+        a_goal("first", BestEffort(), prompt_tokens=50, max_tokens=8),  # 64 ms
+        a_goal("prompt", RealTime(ttft_ms=110, **soon), prompt_tokens=100),  # 114 ms alone
+        a_goal("in time", RealTime(ttft_ms=120, **soon), prompt_tokens=100),
+        a_goal("deadline", RealTime(deadline_s=0.013, **soon), max_tokens=1),
+    )
+    bench.scheduler.set_policy(Fixed(lambda tasks: MaskMatrix(((next_cell(max(tasks, key=lambda task: task.prompt_tokens)),),))))
+    bench.turn()
+    assert {end.goal_id: end.error_code for end in bench.ends} == dict.fromkeys(("prompt", "deadline"), ErrorCode.SLO_MISSED)
+    assert bench.tokens("in time") == 1
+    assert "out of reach 0.000 s after the goal was sent" in bench.end("deadline").error_msg
+
+
 # ---- KV cells
 
 
@@ -273,6 +289,38 @@ def test_best_effort_goals_give_way_the_youngest_first_when_the_kv_cells_run_out
     bench.drain()
     assert len(bench.ends) == 4
     assert all(bench.tokens(f"be{i}") == 40 for i in range(3))  # an evicted goal loses no token
+
+
+def test_what_an_evicted_goal_computes_again_is_planned():
+    def plan(tasks):
+        goals = {task.goal_id: task for task in tasks}
+        if "rt" not in goals:
+            return everyone()(tasks)
+        return MaskMatrix(((next_cell(goals["rt"]),), (Cell("young", min(8, goals["young"].prompt_left)),)))
+
+    bench = Bench(Fixed(plan), context_tokens=100)
+    bench.submit(a_goal("old", prompt_tokens=30, max_tokens=20), a_goal("young", prompt_tokens=30, max_tokens=20))
+    bench.turn()
+    columns = []
+    step = bench.engine.step
+    bench.engine.step = lambda column: columns.append(column) or step(column)
+    bench.submit(a_goal("rt", CONTROL, prompt_tokens=1, max_tokens=20))
+    bench.turn(4)
+    assert columns[1:] == [(Cell("rt"),), (Cell("young", 8),), (Cell("rt"),)]
+
+
+@pytest.mark.parametrize(("adapter", "max_batch"), [("x", 16), ("", 1)], ids=["another adapter", "one row"])
+def test_no_real_time_goal_gives_way_to_a_best_effort_one(adapter, max_batch):
+    bench = Bench("slack", context_tokens=100)
+    bench.scheduler.set_max_batch(max_batch)
+    evicted = []
+    evict = bench.engine.evict
+    bench.engine.evict = lambda goal_id, copy_s: evicted.append(goal_id) or evict(goal_id, copy_s)
+    bench.submit(a_goal("be", BestEffort(), max_tokens=60, adapter=adapter))  # owed steps from 0.7 s on, with no room for it
+    bench.submit(*(a_goal(f"rt{i}", RealTime(deadline_s=20.0), max_tokens=60) for i in range(12)))
+    bench.drain()
+    assert set(evicted) <= {"be"}
+    assert all(bench.end(f"rt{i}").report.attained for i in range(12))
 
 
 def test_goals_beyond_the_number_of_sequences_wait_and_are_served():

@@ -8,7 +8,7 @@ import string
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -53,6 +53,9 @@ class ScriptedEngine:
     @property
     def kv(self) -> KvUse:
         return self._inner.kv
+
+    def held(self, goal_ids: Collection[str]) -> int:
+        return self._inner.held(goal_ids)
 
     def prepare(self, request: GoalRequest) -> int:
         prompt_tokens = self._inner.prepare(request)

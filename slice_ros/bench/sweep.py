@@ -104,8 +104,8 @@ class RealTime:
         return replay(arrivals, policy, self.inner, self.latency, max_batch=self.max_batch, on_step=self.steps.append)
 
     def simulated(self) -> Simulated:
-        """A simulator that plans as the latest run did, and whose steps take what they took there."""
-        return Simulated(self.latency, self.max_batch, fit_latency(self.device, self.steps))
+        """A simulator that plans as the latest run did, and whose steps take what they took there, if there were any."""
+        return Simulated(self.latency, self.max_batch, fit_latency(self.device, self.steps) if self.steps else None)
 
 
 def grid(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +29,7 @@ class EngineInfo:
         context_tokens: KV cells shared by all sequences (``n_ctx``).
         max_sequences: sequences that can hold KV at once (``n_seq_max``).
         max_step_tokens: prompt tokens and decodes together that one step can take (``n_batch``).
+        goal_tokens: prompt and answer of one goal at most: no more than its model was trained with.
     """
 
     model: str
@@ -35,6 +37,7 @@ class EngineInfo:
     context_tokens: int
     max_sequences: int
     max_step_tokens: int
+    goal_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,9 @@ class Engine(Protocol):
 
     @property
     def kv(self) -> KvUse: ...
+
+    def held(self, goal_ids: Collection[str]) -> int:
+        """KV cells that any of these open goals holds; one that several of them share counts once."""
 
     def prepare(self, request: GoalRequest) -> int:
         """Tokenise the prompt, build the sampler, remember both; thread-safe.

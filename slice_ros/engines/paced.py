@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from slice_ros.engines.base import Engine, EngineInfo, KvUse, Output
@@ -48,6 +48,9 @@ class PacedEngine:
     @property
     def kv(self) -> KvUse:
         return self._inner.kv
+
+    def held(self, goal_ids: Collection[str]) -> int:
+        return self._inner.held(goal_ids)
 
     def prepare(self, request: GoalRequest) -> int:
         return self._inner.prepare(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from slice_ros.clock import VirtualClock
@@ -57,7 +57,7 @@ class SimulatedEngine:
         self._latency = latency
         self._clock = clock
         self._lengths = lengths or {}
-        self._info = EngineInfo("simulated", latency.device, context_tokens, max_sequences, max_step_tokens)
+        self._info = EngineInfo("simulated", latency.device, context_tokens, max_sequences, max_step_tokens, context_tokens)
         self._sequences: dict[str, _Sequence] = {}
 
     @property
@@ -66,12 +66,15 @@ class SimulatedEngine:
 
     @property
     def kv(self) -> KvUse:
-        return KvUse(sum(sequence.kv_tokens for sequence in self._sequences.values()), self._info.context_tokens)
+        return KvUse(self.held(self._sequences), self._info.context_tokens)
+
+    def held(self, goal_ids: Collection[str]) -> int:
+        return sum(self._sequences[goal_id].kv_tokens for goal_id in goal_ids)
 
     def prepare(self, request: GoalRequest) -> int:
         text = request.prompt or "".join(message.content for message in request.messages)
         lengths = self._lengths.get(request.goal_id) or Lengths(max(1, len(text) // CHARACTERS_PER_TOKEN), request.max_tokens + 1)
-        if lengths.prompt_tokens + request.max_tokens > self._info.context_tokens:
+        if lengths.prompt_tokens + request.max_tokens > self._info.goal_tokens:
             raise GoalError(
                 ErrorCode.CONTEXT_EXCEEDED,
                 f"the prompt's {lengths.prompt_tokens} tokens and max_tokens {request.max_tokens} exceed the context of "

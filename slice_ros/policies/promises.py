@@ -6,6 +6,7 @@ import math
 from bisect import insort
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from slice_ros.latency import LatencyModel
@@ -22,7 +23,7 @@ MOST_DUE_TIMES = 12
 def select(jobs: Sequence[Outlook], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits) -> list[Outlook]:
     """The best-effort tasks whose SLO can be kept beside the real-time traffic; those with the most utility per second of work first."""
     promises = Promises(traffic, now, latency, limits)
-    by_utility = sorted(jobs, key=lambda job: job.work_s / job.task.slo.weight)
+    by_utility = sorted(jobs, key=lambda job: job.needed_s / job.task.slo.weight)
     return [job for job in by_utility if promises.take(job)]
 
 
@@ -30,7 +31,8 @@ class Promises:
     """Work promised to be done in time, and whether more of it fits.
 
     A task with a TPOT bound needs its ``left`` tokens evenly until its end is due, like the real-time traffic; one without needs them
-    by its deadline. For each time T that something is due at, the tokens due by then have to fit::
+    by its deadline, and its first one alone where only that is due. For each time T that something is due at, the tokens due by then
+    have to fit::
 
         seconds(tokens(T)) + serial(T) + CAUTION * deviation(T) <= T        tokens(T) = T * sum(rates) + sum(left, due by T)
 
@@ -49,7 +51,7 @@ class Promises:
     def take(self, job: Outlook) -> bool:
         """Promise the task its SLO, if that fits."""
         window_s = max(job.end_s - self._now, job.token_s)
-        left = job.expected - job.tokens
+        left = job.needed - job.tokens
         lump = _Lump(window_s, left, left, job.prompt_s + left * job.kv_tokens * self._latency.kv_token_s, job.deviation**2)
         if job.task.slo.tpot_s is None:
             even, (lumps, from_s) = self._even, _with_lump(self._lumps, lump)
@@ -68,7 +70,8 @@ class Promises:
             tokens += lump_tokens
             serial_s += lump_serial_s
             variance += lump_variance
-            longest = max(longest, lump_longest)
+            if lump_longest > longest:  # noqa: PLR1730 - max() is a twelfth of the time of a plan with many deadlines
+                longest = lump_longest
             if due_s < from_s:
                 continue
             all_tokens = even.rate * due_s + tokens
@@ -125,10 +128,11 @@ def _with_lump(lumps: Sequence[_Lump], lump: _Lump) -> tuple[list[_Lump], float]
     insort(together, lump)
     if len(together) <= MOST_DUE_TIMES:
         return together, lump.due_s
-    i = min(range(1, len(together)), key=lambda i: together[i].due_s / together[i - 1].due_s)
-    a, b = together[i - 1 : i + 1]
+    ratios = [later.due_s / sooner.due_s for sooner, later in pairwise(together)]
+    i = ratios.index(min(ratios))
+    a, b = together[i : i + 2]
     merged = _Lump(a.due_s, a.tokens + b.tokens, max(a.longest, b.longest), a.serial_s + b.serial_s, a.variance + b.variance)
-    together[i - 1 : i + 1] = [merged]
+    together[i : i + 2] = [merged]
     return together, min(lump.due_s, a.due_s)
 
 

@@ -56,7 +56,7 @@ class Slack:
         owed = [job for debt in self._debts if (job := debt.creditor(spare, now, latency))]
         columns = build_columns(promised, spare[: limits.max_batch], owed, traffic.slack_s * REACTION, now, latency, limits)
         for debt in self._debts:
-            debt.pay(columns[0], latency)
+            debt.note(columns[0])
         return MaskMatrix(columns)
 
     def ended(self, task: Task, *, completed: bool) -> None:
@@ -109,25 +109,37 @@ class _Debt:
         self._service_class = service_class
         self._owed_s = 0.0
         self._at_s = math.inf
-        self._creditor: Outlook | None = None
+        self._creditor: Task | None = None
+        self._cell: Cell | None = None
+        self._computed_before = 0
 
     def creditor(self, spare: Sequence[Outlook], now: float, latency: LatencyModel) -> Outlook | None:
         """The oldest, once it is owed the time of a step."""
-        since_s, self._at_s, self._creditor = self._at_s, now, None
+        self._pay(latency)
+        since_s, self._at_s = self._at_s, now
         tasks = [job for job in spare if job.task.slo.service_class is self._service_class]
         if not tasks:
             self._owed_s = 0.0
             return None
         oldest = min(tasks, key=lambda job: job.task.order)
         self._owed_s += SPARE_SHARE * max(0.0, now - max(since_s, oldest.task.arrival_s))
-        if self._owed_s >= latency.step_s(1):
-            self._creditor = oldest
-        return self._creditor
+        if self._owed_s < latency.step_s(1):
+            return None
+        self._creditor, self._computed_before = oldest.task, oldest.task.computed_tokens
+        return oldest
 
-    def pay(self, column: Column, latency: LatencyModel) -> None:
-        """Take what the creditor got in this step off the debt."""
+    def note(self, column: Column) -> None:
+        """Remember what the creditor is to get in the coming step."""
         if self._creditor is not None:
-            self._owed_s -= sum(latency.column_s((cell,)) for cell in column if cell.goal_id == self._creditor.task.goal_id)
+            self._cell = next((cell for cell in column if cell.goal_id == self._creditor.goal_id), None)
+
+    def _pay(self, latency: LatencyModel) -> None:
+        """Take what the creditor got of that off the debt: nothing, if there were no KV cells for it."""
+        if self._creditor is not None and self._cell is not None:
+            computed = self._creditor.computed_tokens - self._computed_before
+            if computed:
+                self._owed_s -= latency.column_s((self._cell._replace(prompt_tokens=min(self._cell.prompt_tokens, computed)),))
+        self._creditor = self._cell = None
 
 
 def build_columns(
@@ -243,10 +255,14 @@ def _chunk(tokens: int, room_s: float, latency: LatencyModel, *, must: bool) -> 
 
 
 def _with_row(rows: Rows, job: Outlook, now: float, longest_s: float, latency: LatencyModel, limits: Limits) -> Rows:
-    """The rows and one more, in place of the last one if there is no room, its prompt cut to what the others' slack allows."""
+    """The rows and one more, in place of the last one if there is no room, its prompt cut to what the others' slack allows.
+
+    One of another adapter has the step for itself: the others come after it, as it could be left out again if it came after them.
+    """
     if any(job is other for other, _ in rows):
         return rows
-    rows = rows[: limits.max_batch - 1]
+    slack_s = min((other.latest_s - now for other, _ in rows if other.is_promised and other.is_real_time), default=math.inf)
+    rows = rows[: limits.max_batch - 1] if job.task.adapter == rows[0][0].task.adapter else []
     budget = limits.max_step_tokens - sum(max(1, chunk) for _, chunk in rows)
     if budget < 1:
         return rows
@@ -254,5 +270,4 @@ def _with_row(rows: Rows, job: Outlook, now: float, longest_s: float, latency: L
         return [*rows, (job, 0)]
     tokens = sum(chunk for _, chunk in rows)
     step_s = latency.step_s(len(rows) + 1, tokens, 1 + sum(chunk > 0 for _, chunk in rows))
-    slack_s = min((other.latest_s - now for other, _ in rows if other.is_promised and other.is_real_time), default=math.inf)
     return [*rows, (job, _chunk(min(job.prompt_left, budget), min(longest_s, slack_s) - step_s, latency, must=True))]

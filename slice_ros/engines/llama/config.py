@@ -32,7 +32,7 @@ class LlamaConfig:
         host_cache_mib: host memory for the KV of evicted goals, MiB; 0 is off.
         n_threads: threads that compute; 0 takes the physical cores this process may use.
         n_gpu_layers: layers on the GPU, where llama.cpp was built for one; negative is all.
-        main_gpu: index of the GPU that holds small tensors.
+        main_gpu: index of the GPU that computes all of the model; 0 spreads it over all GPUs, as does ``tensor_split``.
         tensor_split: share of the model for each GPU; empty splits by free memory.
         rpc_servers: ``host:port`` of computers whose devices take a share of the model, too, where llama.cpp was built with RPC.
         adapters: LoRA adapters, each a name and a GGUF file.

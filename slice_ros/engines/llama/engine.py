@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,10 +79,10 @@ class LlamaEngine:
         self._vocabulary = Vocabulary(self._model)
         self._chat = Chat(self._model, self._vocabulary)
         n_ctx, n_batch = llama_cpp.llama_n_ctx(self._context), llama_cpp.llama_n_batch(self._context)
-        self._info = EngineInfo(Path(config.model_path).name, device_name(config), n_ctx, config.n_seq_max, n_batch)
         # Positions beyond those of its training make a model talk nonsense.
         self._trained: int = llama_cpp.llama_model_n_ctx_train(self._model)
-        self._longest = min(n_ctx, self._trained)
+        name, longest = Path(config.model_path).name, min(n_ctx, self._trained)
+        self._info = EngineInfo(name, device_name(config), n_ctx, config.n_seq_max, n_batch, longest)
         self._batch = Batch(n_batch, n_ctx)
         self._candidates = Candidates(self._vocabulary.size)
         self._warm_up()
@@ -97,6 +98,9 @@ class LlamaEngine:
     def kv(self) -> KvUse:
         return KvUse(self._cache.used, self._cache.total, self._cache.kept, self._host.used)
 
+    def held(self, goal_ids: Collection[str]) -> int:
+        return self._cache.held({sequence for goal_id in goal_ids if (sequence := self._goals[goal_id].sequence) is not None})
+
     def prepare(self, request: GoalRequest) -> int:
         if request.goal_id in self._goals:
             raise GoalError(ErrorCode.INVALID_GOAL, f"goal_id is {request.goal_id}, which is in use; it must be unique")
@@ -104,11 +108,11 @@ class LlamaEngine:
         if not prompt:
             raise GoalError(ErrorCode.INVALID_GOAL, "the prompt has no tokens; give at least one")
         limit = len(prompt) + request.max_tokens
-        if limit > self._longest:
+        if limit > self._info.goal_tokens:
             raise GoalError(
                 ErrorCode.CONTEXT_EXCEEDED,
-                f"the prompt has {len(prompt)} tokens and max_tokens is {request.max_tokens}, together {limit}; at most {self._longest} "
-                f"fit (n_ctx is {self._info.context_tokens}, the model was trained with {self._trained})",
+                f"the prompt has {len(prompt)} tokens and max_tokens is {request.max_tokens}, together {limit}; "
+                f"at most {self._info.goal_tokens} fit (n_ctx is {self._info.context_tokens}, the model was trained with {self._trained})",
             )
         adapter = self._adapters.number(request.adapter)
         grammar = make_grammar(self._vocabulary.pointer, request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -57,7 +58,11 @@ class KvCache:
     @property
     def used(self) -> int:
         """Cells that open sequences hold, a shared one counted once."""
-        return self._cells.held(self._open)
+        return self.held(self._open)
+
+    def held(self, sequences: Collection[int]) -> int:
+        """Cells that any of these sequences holds, a shared one counted once."""
+        return self._cells.held(sequences)
 
     @property
     def kept(self) -> int:

@@ -71,6 +71,8 @@ def model_params(config: LlamaConfig) -> Any:
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = config.n_gpu_layers
     params.main_gpu = config.main_gpu
+    if config.main_gpu and not config.tensor_split:
+        params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE  # it counts in no other
     if config.tensor_split:
         params.tensor_split = (ctypes.c_float * llama_cpp.llama_max_devices())(*config.tensor_split)
     if config.use_mmap:

@@ -37,9 +37,10 @@ class Prefixes:
         at = bisect_left(self._sorted, (row, -1))
         sequence, most = -1, 0
         for other, holder in self._sorted[max(0, at - 1) : at + 1]:
-            count = _common(row, other)
-            if count > most:
-                sequence, most = holder, count
+            if row.startswith(other[: (most + 1) * TOKEN_BYTES]):  # else it has no more in common
+                count = _common(row, other)
+                if count > most:
+                    sequence, most = holder, count
         return sequence, most
 
     def _put(self, sequence: int, row: bytes) -> None:
