@@ -1,5 +1,6 @@
 # make demo     set everything up in .venv, then show the main job
-# make test     set everything up in .venv, then run the tests
+# make test     set everything up in .venv, then run the tests in random order; PYTEST="-n 2" takes two processes,
+#               PYTEST="--randomly-seed=N" the order that was printed, PYTEST="-p no:randomly" that of the files
 # make chaos    break a running server 210 times; make soak loads one for half an hour, make fuzz sends 100,000 wrong inputs
 # make lint     ruff, mypy --strict
 # make install  set everything up in .venv; CUDA=1 for NVIDIA GPUs, RPC=1 for a model on several computers, remembered from then on
