@@ -42,7 +42,7 @@ if TYPE_CHECKING or LAYER == "rclpy_dds":
     from slice_ros.rclpy_dds.node import Node
     from slice_ros.rclpy_dds.parameter import Parameter
     from slice_ros.rclpy_dds.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-    from slice_ros.rclpy_dds.signals import SignalHandlerOptions
+    from slice_ros.rclpy_dds.signals import SignalHandlerOptions, uninstall_signal_handlers
     from slice_ros.rclpy_dds.task import Future
     from slice_ros.rclpy_dds.time import Time
     from slice_ros.rclpy_dds.utilities import remove_ros_args
@@ -66,7 +66,7 @@ else:
     from rclpy.node import Node
     from rclpy.parameter import Parameter
     from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-    from rclpy.signals import SignalHandlerOptions
+    from rclpy.signals import SignalHandlerOptions, uninstall_signal_handlers
     from rclpy.task import Future
     from rclpy.time import Time
     from rclpy.utilities import get_rmw_implementation_identifier, remove_ros_args
@@ -126,4 +126,5 @@ __all__ = [
     "qos",
     "rclpy",
     "remove_ros_args",
+    "uninstall_signal_handlers",
 ]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from slice_ros.slo import Slo
 
 HELP = "send one goal and print its answer"
+WAIT_S = 0.2
+"""Ctrl-C is seen between waits, which are no longer than this."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,19 +61,21 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
 
     from slice_ros.client import GoalFailed, ServerNotFound, SliceClient
-    from slice_ros.ros import rclpy
+    from slice_ros.ros import rclpy, uninstall_signal_handlers
 
     rclpy.init()
     node = rclpy.create_node("slice_send")
     try:
         client = SliceClient(node, arguments.server)
         client.wait_for_server(arguments.timeout)
+        uninstall_signal_handlers()  # they shut the context down, without which the goal cannot be canceled
         generation = _send(client, arguments, slo)
         executor = rclpy.get_global_executor()
         executor.add_node(node)
         try:
             text = executor.create_task(_print(generation, quiet=arguments.json))
-            executor.spin_until_future_complete(text)
+            while not text.done():
+                executor.spin_until_future_complete(text, timeout_sec=WAIT_S)
             answer = text.result()
         except KeyboardInterrupt:
             generation.cancel()
