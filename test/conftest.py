@@ -29,3 +29,4 @@ atexit.register(cache.cleanup)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--structured-goals", type=int, default=60, metavar="N", help="goals with a grammar or schema to generate")
+    parser.addoption("--sequences", type=int, default=10_000, metavar="N", help="random sequences of events to give to schedulers")
