@@ -74,8 +74,9 @@ def test_tokens_under_a_tpot_bound_are_needed_evenly():
 
 
 def test_the_prompt_of_an_even_task_takes_a_share_of_the_time():
-    assert taken(a_job(40, 1.0, even=True, prompt_s=0.3), a_job(28, 1.0)) == [True, True]
-    assert taken(a_job(40, 1.0, even=True, prompt_s=0.3), a_job(32, 1.0)) == [True, False]
+    even = a_job(80, 2.0, even=True, prompt_s=0.6)  # 40 % and 30 % of it
+    assert taken(even, a_job(28, 1.0)) == [True, True]
+    assert taken(even, a_job(32, 1.0)) == [True, False]
 
 
 def test_an_even_task_is_not_promised_more_than_there_is_until_its_own_end():
@@ -96,8 +97,9 @@ def test_a_promise_leaves_room_for_one_and_a_half_deviations():
     assert taken(a_job(50, 0.64, deviation=10.0)) == [False]
     assert taken(unsure, a_job(50, 1.22, deviation=10.0)) == [True, True]  # two vary by sqrt(2) * 10 tokens: 1000 + 212 ms
     assert taken(unsure, a_job(50, 1.20, deviation=10.0)) == [True, False]
-    assert taken(a_job(50, 1.0, even=True, deviation=10.0), a_job(34, 1.0)) == [True, True]  # 500 + 340 + 150 ms
-    assert taken(a_job(50, 1.0, even=True, deviation=10.0), a_job(36, 1.0)) == [True, False]
+    even = a_job(100, 2.0, even=True, deviation=20.0)  # 50 +- 10 tokens/s
+    assert taken(even, a_job(34, 1.0)) == [True, True]  # 500 + 340 + 150 ms
+    assert taken(even, a_job(36, 1.0)) == [True, False]
 
 
 def test_arrivals_vary_the_less_the_longer_the_time():
