@@ -76,7 +76,8 @@ def test_a_route_walks_from_room_to_neighbouring_room_and_a_low_battery_goes_to_
         names = [room for room, _ in rooms]
         battery = re.search(r"Battery (\d+)", example.prompt)
         goal = re.search(r"(?:to the|at the|stop: the) (\w+)\.", example.prompt)
-        assert battery and goal
+        assert battery
+        assert goal
         answer = json.loads(example.answer)
         stations = [*(room for room, thing in rooms if thing == "robot"), *answer["waypoints"]]
         assert len(stations) > 1
