@@ -1,6 +1,7 @@
 # make demo     set everything up in .venv, then show the main job
 # make test     set everything up in .venv, then run the tests in random order; PYTEST="-n 2" takes two processes,
 #               PYTEST="--randomly-seed=N" the order that was printed, PYTEST="-p no:randomly" that of the files
+# make coverage run the tests with every line counted, also in the processes that they start; Qt for Python is installed for it
 # make chaos    break a running server 210 times; make soak loads one for half an hour, make fuzz sends 100,000 wrong inputs
 # make lint     ruff, mypy --strict
 # make install  set everything up in .venv; CUDA=1 for NVIDIA GPUs, RPC=1 for a model on several computers, remembered from then on
@@ -13,7 +14,7 @@ TRAIN_VENV ?= .venv-train
 MODEL := models/robot-q8_0.gguf
 CHECKPOINT := build/robot.pt
 
-.PHONY: install demo test chaos soak fuzz lint train evaluate clean
+.PHONY: install demo test coverage chaos soak fuzz lint train evaluate clean
 install: $(VENV)/.installed
 
 # scripts/install.sh builds llama.cpp with the flags this machine needs, and with the parts asked for, now or before.
@@ -31,6 +32,13 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest $(PYTEST)
+
+coverage: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test,monitor]"
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PYTEST)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 chaos soak fuzz: install
 	$(BIN)/python -m reliability.$@ $(ARGUMENTS)
