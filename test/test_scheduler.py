@@ -98,6 +98,18 @@ def test_tokens_are_timed_where_they_are_produced():
     assert (report.ttft_s, report.tpot_s, report.e2e_s) == pytest.approx((0.040, 0.010, 0.060))
 
 
+def test_a_goal_that_is_refused_leaves_nothing_in_the_engine_and_fails_those_that_name_it():
+    bench = Bench()
+    bench.submit(a_goal("a", after=("nobody",)), a_goal("b", after=("a",)))
+    bench.drain()
+    assert [(end.goal_id, end.error_code) for end in bench.ends] == [
+        ("a", ErrorCode.UNKNOWN_GOAL),
+        ("b", ErrorCode.PREDECESSOR_FAILED),
+    ]
+    assert not bench.engine._sequences
+    assert not bench.scheduler.tasks
+
+
 # ---- cancel
 
 
@@ -196,6 +208,21 @@ def test_steps_that_take_what_was_planned_do_not():
     assert policy.plans == 1
 
 
+@pytest.mark.parametrize(("taken_s", "plans"), [(0.0135, 2), (0.0065, 2), (0.012, 1), (0.008, 1)])
+def test_a_plan_is_thrown_away_after_10_ms_of_drift_that_are_a_quarter_of_it(taken_s, plans):
+    policy = Fixed(everyone(100))
+    bench = Bench(policy, LatencyModel("as it is", (taken_s,)))
+    bench.scheduler._pace = Pace(LatencyModel("as planned", (0.010,)))
+    bench.submit(a_goal("a", max_tokens=100))
+    bench.turn(3)
+    assert policy.plans == 1
+    bench.turn()
+    assert policy.plans == plans
+    if plans == 1:
+        bench.turn(20)
+        assert policy.plans == 1
+
+
 @pytest.mark.parametrize("matrix", [MaskMatrix(), MaskMatrix(((),))], ids=["no columns", "an empty column"])
 def test_a_policy_without_an_answer_does_not_stop_the_world(matrix):
     bench = Bench(Fixed(lambda tasks: matrix))
@@ -240,6 +267,51 @@ def test_a_prompt_longer_than_a_step_is_computed_in_chunks():
     assert bench.tokens("a") == 4
 
 
+def test_prompts_share_a_step_in_their_order_and_everyone_has_a_token():
+    bench = Bench(Fixed(everyone()), max_step_tokens=64)
+    bench.submit(a_goal("a", prompt_tokens=50), a_goal("b", prompt_tokens=50), a_goal("c", prompt_tokens=50))
+    bench.turn()
+    assert [task.prompt_left for task in bench.scheduler.tasks] == [0, 37, 49]  # 50 + 13 + 1
+    bench.turn()
+    assert [task.prompt_left for task in bench.scheduler.tasks] == [0, 0, 23]  # 1 + 37 + 26
+
+
+def test_a_step_holds_no_more_goals_than_tokens():
+    bench = Bench(Fixed(everyone()), max_step_tokens=3)
+    bench.submit(*(a_goal(f"g{i}") for i in range(5)))
+    bench.turn()
+    assert [bench.tokens(f"g{i}") for i in range(5)] == [1, 1, 1, 0, 0]
+
+
+def test_what_the_engine_has_computed_already_is_not_computed_again_and_is_reported():
+    bench = Bench(latency=LatencyModel("d", (0.010,), prompt_token_s=0.001))
+    engine = bench.engine
+
+    def found(tokens):
+        engine._sequences["g"].prompt_left -= tokens
+        return tokens
+
+    opened = engine.open
+    engine.open = lambda goal_id, copy_s: opened(goal_id, copy_s) + found(30)  # of a prompt that began alike
+    engine.reuse = lambda goal_id: found(8)  # and that another goal has computed meanwhile
+    bench.submit(a_goal("g", prompt_tokens=40, max_tokens=3))
+    bench.drain()
+    report = bench.end("g").report
+    assert (report.prompt_tokens, report.cached_tokens) == (40, 38)
+    assert report.ttft_s == pytest.approx(0.010 + 0.002)
+
+
+@pytest.mark.parametrize(("deadline_s", "copy_s"), [(0.4, 0.0386), (100.0, 0.1)])
+def test_copies_of_kv_have_a_tenth_of_the_least_slack_of_the_real_time_goals(deadline_s, copy_s):
+    bench = Bench(Fixed(everyone()))
+    given = []
+    opened = bench.engine.open
+    bench.engine.open = lambda goal_id, copy_s: given.append((goal_id, copy_s)) or opened(goal_id, copy_s)
+    bench.submit(a_goal("be"), a_goal("rt", RealTime(deadline_s=deadline_s), max_tokens=1), a_goal("rt2", RealTime(deadline_s=200.0)))
+    bench.turn()  # one token takes 14 ms
+    assert given == [(name, pytest.approx(copy_s)) for name in ("be", "rt", "rt2")]
+
+
 def test_snapshots_show_the_matrix_in_force():
     bench = Bench("slice")
     bench.submit(a_goal("a", CONTROL, max_tokens=100), a_goal("b", QA, max_tokens=100))
@@ -263,6 +335,15 @@ def test_a_snapshot_counts_what_happened_since_the_one_before():
         assert snapshot.tokens_per_s == pytest.approx(200.0)
         assert (snapshot.policy, snapshot.queued, snapshot.running) == ("fixed", 0, 2)
     assert (second.kv_used, second.kv_cached, second.kv_parked_bytes, second.kv_total) == (2 * 101, 0, 0, 32768)  # a prompt token each
+
+
+def test_kv_tokens_count_in_what_a_step_is_said_to_take():
+    bench = Bench(Fixed(everyone(100)), LatencyModel("KV", (0.010,), prompt_token_s=0.001, kv_token_s=0.001))
+    bench.submit(a_goal("a", prompt_tokens=20, max_tokens=1000))
+    bench.turn(40)
+    (snapshot, *_) = (event for event in bench.events if isinstance(event, Snapshot))
+    assert snapshot.step_s > 0.030
+    assert snapshot.step_calibrated_s == pytest.approx(snapshot.step_s)
 
 
 def test_a_snapshot_of_an_idle_scheduler_has_no_step_to_tell_of():
@@ -363,6 +444,7 @@ def test_a_goal_that_asks_for_it_ends_as_soon_as_its_slo_is_out_of_reach():
     bench.drain()
     assert bench.end("abort").error_code is ErrorCode.SLO_MISSED
     assert 10 < bench.tokens("abort") <= 20
+    assert bench.end("abort").error_msg == f"the SLO was missed after 0.513 s and {bench.tokens('abort')} tokens"
     assert bench.end("go on").error_code is ErrorCode.NONE
     assert not bench.end("go on").report.attained
 
