@@ -9,6 +9,7 @@ from slice_ros.latency import LatencyModel
 from slice_ros.load import Traffic
 from slice_ros.outlook import Outlook
 from slice_ros.policies import Limits
+from slice_ros.policies.base import narrowed
 from slice_ros.policies.promises import MOST_DUE_TIMES, Promises, _Lump, _with_lump
 from slice_ros.slo import BestEffort
 
@@ -119,6 +120,14 @@ def test_one_task_alone_has_steps_of_its_own():
     assert taken(a_job(50, 0.59), a_job(50, 0.58), latency=latency, limits=limits) == [True, False]
     assert taken(a_job(50, 0.56), a_job(25, 0.551), latency=latency, limits=limits) == [True, True]  # 25 steps of two, 25 of one: 550 ms
     assert taken(a_job(50, 0.549), a_job(25, 0.548), latency=latency, limits=limits) == [True, False]
+
+
+def test_steps_of_tasks_with_several_adapters_are_as_narrow_as_the_most_common_allows():
+    tasks = [a_task(f"{order}") for order in range(5)]
+    assert narrowed(Limits(max_batch=4), tasks) == Limits(max_batch=4)
+    tasks[0].adapter = tasks[1].adapter = "polite"
+    assert narrowed(Limits(max_batch=4), tasks) == Limits(max_batch=3)
+    assert narrowed(Limits(max_batch=2), tasks) == Limits(max_batch=2)
 
 
 # ---- many due times

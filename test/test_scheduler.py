@@ -3,19 +3,22 @@
 import math
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from builders import CONTROL, QA, Bench, a_goal, a_task
 
+from slice_ros.admission import Admission
 from slice_ros.engines.paced import PacedEngine
 from slice_ros.engines.simulated import Lengths, SimulatedEngine
 from slice_ros.events import Checked, Finished, Progress, Snapshot
-from slice_ros.goal import ErrorCode, FinishReason, GoalError
+from slice_ros.goal import ErrorCode, FinishReason, GoalError, TokenLogprob
 from slice_ros.latency import LatencyModel
 from slice_ros.mask import DECODE, MaskMatrix
 from slice_ros.pace import Pace
 from slice_ros.policies import POLICIES, make_policy
 from slice_ros.policies.base import next_cell
+from slice_ros.residency import LONGEST_COPY_S
 from slice_ros.scheduler import LONGEST_PAST, MOST_ROWS, Scheduler, next_due_s
 from slice_ros.slo import BestEffort, OnMiss, RealTime
 
@@ -71,6 +74,7 @@ def test_it_says_why_a_goal_ended():
     bench.drain()
     assert bench.end("short").reason is FinishReason.STOP
     assert bench.end("long").reason is FinishReason.LENGTH
+    assert {end.error_msg for end in bench.ends} == {""}
 
 
 def test_a_goal_that_cannot_be_prepared_is_refused_at_once_and_leaves_no_trace():
@@ -129,7 +133,7 @@ def test_a_goal_may_be_canceled_before_its_first_step():
     bench.submit(a_goal("a"))
     bench.scheduler.cancel("a")
     bench.drain()
-    assert bench.end("a").error_code is ErrorCode.CANCELED
+    assert (bench.end("a").error_code, bench.end("a").error_msg) == (ErrorCode.CANCELED, "the goal was canceled")
     assert math.isnan(bench.end("a").report.ttft_s)
 
 
@@ -293,12 +297,43 @@ def test_what_the_engine_has_computed_already_is_not_computed_again_and_is_repor
 
     opened = engine.open
     engine.open = lambda goal_id, copy_s: opened(goal_id, copy_s) + found(30)  # of a prompt that began alike
-    engine.reuse = lambda goal_id: found(8)  # and that another goal has computed meanwhile
+    engine.reuse = lambda goal_id: found(8) if goal_id == "g" else 0  # and that another goal has computed meanwhile
     bench.submit(a_goal("g", prompt_tokens=40, max_tokens=3))
     bench.drain()
     report = bench.end("g").report
     assert (report.prompt_tokens, report.cached_tokens) == (40, 38)
     assert report.ttft_s == pytest.approx(0.010 + 0.002)
+
+
+def test_a_policy_is_told_what_would_be_left_to_compute_if_a_waiting_goal_were_opened_now():
+    seen = []
+    bench = Bench(Fixed(lambda tasks: seen.append([task.prompt_left for task in tasks]) or MaskMatrix(((next_cell(tasks[0]),),))))
+    cached = {"first": 5, "second": 10}
+    bench.engine.cached = cached.__getitem__
+    bench.submit(a_goal("first", prompt_tokens=40), a_goal("second", prompt_tokens=40))
+    bench.turn()
+    cached["second"] = 39
+    bench.turn()
+    assert seen == [[35, 30], [5, 1]]  # the first is open: nothing was found for it, and 35 are computed
+
+
+def test_the_oldest_goal_moves_on_where_there_is_no_room_for_those_that_the_policy_chose():
+    bench = Bench(Fixed(lambda tasks: MaskMatrix(((next_cell(tasks[-1]),),))), context_tokens=100)
+    bench.submit(a_goal("old", CONTROL, max_tokens=90))
+    bench.turn()
+    bench.submit(a_goal("new", QA, max_tokens=50))
+    bench.turn(5)
+    assert (bench.tokens("old"), bench.tokens("new")) == (6, 0)
+
+
+def test_a_tokens_probability_is_passed_on():
+    bench = Bench()
+    step = bench.engine.step
+    bench.engine.step = lambda column: [replace(output, logprob=TokenLogprob("x", -0.5)) for output in step(column)]
+    bench.submit(a_goal("g", max_tokens=1))
+    bench.drain()
+    (progress,) = (event for event in bench.events if isinstance(event, Progress))
+    assert progress.logprob == TokenLogprob("x", -0.5)
 
 
 @pytest.mark.parametrize(("deadline_s", "copy_s"), [(0.4, 0.0386), (100.0, 0.1)])
@@ -407,6 +442,20 @@ def test_the_next_token_is_due_under_whichever_bound_comes_first(slo, before_the
     assert next_due_s(task) == pytest.approx(after_three)
 
 
+def test_nothing_is_predicted_for_a_goal_that_waits_for_another_nor_is_it_refused():
+    bench = Bench(lengths={"a": Lengths(1, 3), "b": Lengths(1, 3)})
+    bench.scheduler.set_admission(Admission.STRICT)
+    bench.submit(a_goal("a"), a_goal("b", RealTime(tpot_ms=1), after=("a",)), a_goal("c", RealTime(tpot_ms=1)))
+    bench.drain()
+    assert {end.goal_id: end.error_code for end in bench.ends} == {
+        "a": ErrorCode.NONE,
+        "b": ErrorCode.NONE,
+        "c": ErrorCode.INFEASIBLE,
+    }
+    assert bench.end("a").report.predicted_e2e_s > 0.0
+    assert math.isnan(bench.end("b").report.predicted_e2e_s)
+
+
 # ---- checks
 
 
@@ -437,9 +486,10 @@ def test_a_check_may_give_the_length_of_the_prompt_instead_of_the_prompt():
 
 def test_a_goal_that_asks_for_it_ends_as_soon_as_its_slo_is_out_of_reach():
     bench = Bench()
+    bench.clock.advance(1.0)
     bench.submit(
-        a_goal("abort", RealTime(deadline_s=0.5, on_miss=OnMiss.ABORT), max_tokens=1000),
-        a_goal("go on", RealTime(deadline_s=0.5), max_tokens=100),
+        a_goal("abort", RealTime(deadline_s=0.5, on_miss=OnMiss.ABORT), max_tokens=1000, submitted_s=1.0),
+        a_goal("go on", RealTime(deadline_s=0.5), max_tokens=100, submitted_s=1.0),
     )
     bench.drain()
     assert bench.end("abort").error_code is ErrorCode.SLO_MISSED
@@ -458,11 +508,11 @@ def test_best_effort_goals_give_way_the_youngest_first_when_the_kv_cells_run_out
     bench.turn(5)
     evicted = []
     evict = bench.engine.evict
-    bench.engine.evict = lambda goal_id, copy_s: evicted.append(goal_id) or evict(goal_id, copy_s)
+    bench.engine.evict = lambda goal_id, copy_s: evicted.append((goal_id, copy_s)) or evict(goal_id, copy_s)
     bench.scheduler.set_policy(Fixed(lambda tasks: MaskMatrix(((next_cell(tasks[-1]),),))))
     bench.submit(a_goal("rt", CONTROL, prompt_tokens=20, max_tokens=60))
     bench.turn()
-    assert evicted == ["be2"]
+    assert evicted == [("be2", pytest.approx(LONGEST_COPY_S))]
     bench.scheduler.set_policy(make_policy("orca"))
     bench.drain()
     assert len(bench.ends) == 4

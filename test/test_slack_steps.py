@@ -13,7 +13,7 @@ from slice_ros.mask import Cell
 from slice_ros.outlook import Outlook
 from slice_ros.policies import Limits
 from slice_ros.policies.promises import step_s_by_rows
-from slice_ros.policies.slack import SHORTEST_CHUNK, _chunk, _Debt, _with_row, build_columns, choose_rows
+from slice_ros.policies.slack import SHORTEST_CHUNK, _chunk, _Debt, _with_row, best_width, build_columns, choose_rows
 from slice_ros.slo import ServiceClass
 
 CHEAP_ROWS = LatencyModel("cheap rows", (0.010, 0.012, 0.014, 0.016), chunk_s=0.005, prompt_token_s=0.001)
@@ -53,6 +53,12 @@ def test_rows_join_while_the_step_gives_more_for_its_time():
     assert chosen(*(a_job(name) for name in "abcdef")) == ["a", "b", "c", "d"], "and no more than a step holds"
     assert chosen(a_job("a"), a_job("b"), latency=rows_of(0.0199)) == ["a", "b"]
     assert chosen(a_job("a"), a_job("b"), latency=rows_of(0.0201)) == ["a"]
+
+
+def test_of_two_widths_that_give_as_much_the_wider_is_chosen():
+    latency = LatencyModel("a second row costs as much as the first", (0.5, 1.0))
+    assert chosen(a_job("a"), a_job("b"), latency=latency) == ["a", "b"]
+    assert best_width([1.0, 1.0], latency, FOUR) == 2
 
 
 def test_a_real_time_row_is_worth_nine_tenths_of_the_one_before_it():
@@ -138,6 +144,10 @@ def test_kv_tokens_of_every_row_make_a_step_longer():
 def test_a_prompt_is_cut_to_the_room_but_not_to_crumbs(tokens, room_s, must, computed):
     assert SHORTEST_CHUNK == 16
     assert _chunk(tokens, room_s, CHEAP_ROWS, must=must) == computed
+
+
+def test_a_prompt_that_just_fits_is_computed_whole():
+    assert _chunk(8, 0.5, LatencyModel("a sixteenth of a second", (0.5,), prompt_token_s=0.0625), must=False) == 8
 
 
 def test_a_prompt_of_flat_cost_is_computed_whole_or_not_at_all():
