@@ -1,5 +1,9 @@
 # make demo     set everything up in .venv, then show the main job
-# make test     set everything up in .venv, then run the tests
+# make test     set everything up in .venv, then run the tests in random order; PYTEST="-n 2" takes two processes,
+#               PYTEST="--randomly-seed=N" the order that was printed, PYTEST="-p no:randomly" that of the files
+# make coverage run the tests with every line counted, also in the processes that they start; Qt for Python is installed for it
+# make mutate   put one fault after the other into scheduler, mask, outlook and policies, and count those that tests notice;
+#               MUTATE="--max-children 1" takes one process, MUTATE='slice_ros.mask*' some of them
 # make chaos    break a running server 210 times; make soak loads one for half an hour, make fuzz sends 100,000 wrong inputs
 # make lint     ruff, mypy --strict
 # make install  set everything up in .venv; CUDA=1 for NVIDIA GPUs, RPC=1 for a model on several computers, remembered from then on
@@ -12,7 +16,7 @@ TRAIN_VENV ?= .venv-train
 MODEL := models/robot-q8_0.gguf
 CHECKPOINT := build/robot.pt
 
-.PHONY: install demo test chaos soak fuzz lint train evaluate clean
+.PHONY: install demo test coverage mutate chaos soak fuzz lint train evaluate clean
 install: $(VENV)/.installed
 
 # scripts/install.sh builds llama.cpp with the flags this machine needs, and with the parts asked for, now or before.
@@ -30,6 +34,18 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest $(PYTEST)
+
+coverage: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test,monitor]"
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PYTEST)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+mutate: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test,mutation]"
+	$(BIN)/mutmut run $(MUTATE)
+	$(BIN)/mutmut results
 
 chaos soak fuzz: install
 	$(BIN)/python -m reliability.$@ $(ARGUMENTS)
@@ -53,4 +69,4 @@ evaluate: install
 	$(BIN)/python -m training.evaluate $(MODEL) $(EVALUATE)
 
 clean:
-	rm -rf $(VENV) $(TRAIN_VENV) build install log *.egg-info
+	rm -rf $(VENV) $(TRAIN_VENV) build install log mutants *.egg-info

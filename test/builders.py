@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from slice_ros.clock import VirtualClock
+from slice_ros.engines.base import KvFullError, Output
 from slice_ros.engines.simulated import Lengths, SimulatedEngine
 from slice_ros.events import Finished, Progress
 from slice_ros.goal import GoalRequest
 from slice_ros.latency import LatencyModel
+from slice_ros.mask import Column
 from slice_ros.policies import Policy, make_policy
 from slice_ros.scheduler import Scheduler
 from slice_ros.slo import BestEffort, RealTime, Slo
@@ -30,6 +32,32 @@ def a_goal(goal_id: str, slo: Slo = QA, *, max_tokens: int = 8, prompt_tokens: i
     return GoalRequest(goal_id, slo, max_tokens, prompt="x" * 4 * prompt_tokens, **fields)  # type: ignore[arg-type]
 
 
+class StrictEngine(SimulatedEngine):
+    """Computes only what a real engine could.
+
+    Args:
+        cells: KV cells that there really are, where ``context_tokens`` promises more.
+    """
+
+    def __init__(
+        self, latency: LatencyModel, clock: VirtualClock, lengths: dict[str, Lengths] | None = None, *, cells: int = 0, **options: int
+    ) -> None:
+        super().__init__(latency, clock, lengths, **options)
+        self._cells = cells or self.info.context_tokens
+
+    def step(self, column: Column) -> list[Output]:
+        assert 0 < len(column) <= self.info.max_sequences
+        assert len({cell.goal_id for cell in column}) == len(column), "a goal takes part once"
+        assert sum(max(1, cell.prompt_tokens) for cell in column) <= self.info.max_step_tokens
+        for goal_id, prompt_tokens in column:
+            sequence = self._sequences[goal_id]
+            assert sequence.is_open
+            assert 0 < prompt_tokens <= sequence.prompt_left or prompt_tokens == sequence.prompt_left == 0, "a prompt first, then decodes"
+        if self.kv.used + sum(max(1, cell.prompt_tokens) for cell in column) > self._cells:
+            raise KvFullError(f"{self.kv.used} of {self._cells} KV cells are used")
+        return super().step(column)
+
+
 class Bench:
     """A scheduler on a virtual clock, and what it said."""
 
@@ -37,7 +65,7 @@ class Bench:
         self, policy: Policy | str = "orca", latency: LatencyModel = PAPER, lengths: dict[str, Lengths] | None = None, **engine: int
     ) -> None:
         self.clock = VirtualClock()
-        self.engine = SimulatedEngine(latency, self.clock, lengths, **engine)
+        self.engine = StrictEngine(latency, self.clock, lengths, **engine)
         self.events: list[object] = []
         self.scheduler = Scheduler(
             self.engine, make_policy(policy) if isinstance(policy, str) else policy, latency, self.events.extend, clock=self.clock

@@ -6,6 +6,7 @@ import pytest
 from builders import PAPER
 
 from slice_ros.calibration import Step, fit_latency, measure_latency, relative_errors
+from slice_ros.cli import main
 from slice_ros.clock import VirtualClock
 from slice_ros.engines.base import EngineError
 from slice_ros.engines.simulated import SimulatedEngine
@@ -190,3 +191,28 @@ def test_prompts_are_no_longer_than_the_model_was_trained_with(tmp_path, trained
                 measure_latency(engine, max_batch=2)
     finally:
         engine.shutdown()
+
+
+def test_the_command_writes_a_profile_and_saves_it_for_servers(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("llama_cpp")
+    from slice_ros.models import make_start_model
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    make_start_model(tmp_path / "start.gguf")
+    small = ("calibrate", "--model", str(tmp_path / "start.gguf"), "--threads", "1", "--context", "512", "--max-batch", "2")
+    assert main([*small, "--output", str(tmp_path / "here.yaml")]) == 0
+    printed = capsys.readouterr()
+    assert "random steps are off by" in printed.err
+    written = LatencyModel.profile(str(tmp_path / "here.yaml"))
+    assert len(written.decode_s) == 2
+    (saved,) = (tmp_path / "cache" / "slice_ros" / "latency").iterdir()
+    assert f"saved for servers: {saved}" in printed.err
+    assert LatencyModel.profile(str(saved)).decode_s == written.decode_s
+
+
+def test_the_command_says_what_cannot_be_calibrated(tmp_path, capsys):
+    pytest.importorskip("llama_cpp")
+    assert main(["calibrate", "--max-batch", "0"]) == 2
+    assert "--max-batch is 0; it must be 1 or more" in capsys.readouterr().err
+    assert main(["calibrate", "--model", str(tmp_path / "none.gguf")]) == 1
+    assert "none.gguf" in capsys.readouterr().err

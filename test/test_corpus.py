@@ -75,7 +75,9 @@ def test_a_route_walks_from_room_to_neighbouring_room_and_a_low_battery_goes_to_
         told = re.search(r"I am in the (\w+)\. Ahead: (\S+)\. Behind: (\S+)\.", example.prompt)
         battery = re.search(r"Battery (\d+) %, charger in the (\w+)\.", example.prompt)
         goal = re.search(r"(?:to the|at the|stop: the) (?:\w+ in the )?(\w+)\.", example.prompt)
-        assert told and battery and goal
+        assert told
+        assert battery
+        assert goal
         names = [*json.loads(told[3])[::-1], told[1], *json.loads(told[2])]
         answer = json.loads(example.answer)
         stations = [told[1], *answer["waypoints"]]

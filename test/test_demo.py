@@ -261,7 +261,8 @@ def test_a_demo_whose_terminal_is_closed_leaves_no_process(number):
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as demo:
         deadline = time.monotonic() + 60.0
         while len(children := children_of(demo.pid)) < 3:
-            assert demo.poll() is None and time.monotonic() < deadline
+            assert demo.poll() is None
+            assert time.monotonic() < deadline
             time.sleep(0.05)
         demo.send_signal(number)
         assert demo.wait(30) == 128 + number

@@ -12,6 +12,7 @@ def test_rows_come_in_order_of_first_appearance():
 
 def test_array_tells_left_out_from_decodes_from_prompt_tokens():
     assert MATRIX.to_array().tolist() == [[DECODE, 0, DECODE], [7, DECODE, 0], [0, 0, 3]]
+    assert MATRIX.to_array().dtype == "int32", "as in messages"
 
 
 def test_array_of_chosen_rows_keeps_their_order_and_leaves_the_others_out():

@@ -168,7 +168,8 @@ def test_a_cancel_for_a_goal_that_has_ended_does_nothing(peer):
 def test_every_goal_whose_cancel_was_accepted_is_canceled_however_early_it_came(peer):
     goals = ActionClient(peer.node, Generate, "/llm/generate")
     cancels = peer.node.create_client(CancelGoal, "/llm/generate/_action/cancel_goal")
-    assert goals.wait_for_server(timeout_sec=READY_S) and cancels.wait_for_service(timeout_sec=READY_S)
+    assert goals.wait_for_server(timeout_sec=READY_S)
+    assert cancels.wait_for_service(timeout_sec=READY_S)
 
     async def race():
         sent, answers = [], []

@@ -302,6 +302,18 @@ def test_the_worked_example_of_the_documentation():
         "control", "ben", "anna", "dora"]  # fmt: skip
 
 
+def test_an_arrival_is_counted_once_however_often_plans_are_made():
+    policy = Slack()
+    tasks = [a_task("a", CONTROL, order=1), a_task("b", CONTROL, order=2)]
+    policy.plan(tasks, 0.0, PAPER, LIMITS)
+    once = policy._experience.load.traffic(0.0)
+    assert once.rate > 0.0
+    policy.plan(tasks, 0.0, PAPER, LIMITS)
+    assert policy._experience.load.traffic(0.0) == once
+    policy.plan([*tasks, a_task("c", CONTROL, order=3)], 0.0, PAPER, LIMITS)
+    assert policy._experience.load.traffic(0.0).rate == pytest.approx(1.5 * once.rate)
+
+
 # ---- prompts
 
 

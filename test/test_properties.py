@@ -16,7 +16,6 @@ from slice_ros.policies import POLICIES, Limits, make_policy
 from slice_ros.policies.slice import Slice, cycle_time_s
 from slice_ros.slo import BestEffort, OnMiss, RealTime, ServiceClass, Slo
 
-SEQUENCES = 10_000
 NOW_S = 100.0
 
 
@@ -210,7 +209,7 @@ def test_canceling_a_goal_leaves_the_tokens_of_the_others_as_they_are(policy, le
     assert left == {f"{i}": [f"{i}/{k}" for k in range(n)] for i, n in enumerate(lengths) if i != victim}
 
 
-def test_random_events_leave_no_goal_behind(caplog):
+def test_random_events_leave_no_goal_behind(caplog, request):
     """Submissions, chains, cancels, checks, changes of policy, steps, in any order: every goal ends exactly once."""
     rng = random.Random(0)
     slos = [
@@ -220,7 +219,7 @@ def test_random_events_leave_no_goal_behind(caplog):
         BestEffort(),
         BestEffort(ttft_ms=40, deadline_s=0.1, on_miss=OnMiss.ABORT),
     ]
-    for sequence in range(SEQUENCES):
+    for sequence in range(request.config.getoption("--sequences")):
         bench = Bench(rng.choice(sorted(POLICIES)), max_sequences=rng.choice((2, 16)), context_tokens=rng.choice((16, 1000)))
         sent = 0
         for _ in range(rng.randint(1, 8)):

@@ -52,7 +52,11 @@ def peer_process(layer: str, *arguments: str):
             assert first == "ready\n", process.stderr.read()
             yield process
         finally:
-            process.kill()
+            process.terminate()  # rather than kill it: what it ran is counted by make coverage
+            try:
+                process.wait(LONG_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 class Harness:

@@ -3,20 +3,23 @@
 import math
 import threading
 import time
+from dataclasses import replace
 
 import pytest
-from builders import CONTROL, QA, Bench, a_goal
+from builders import CONTROL, QA, Bench, a_goal, a_task
 
+from slice_ros.admission import Admission
 from slice_ros.engines.paced import PacedEngine
 from slice_ros.engines.simulated import Lengths, SimulatedEngine
-from slice_ros.events import Finished, Progress, Snapshot
-from slice_ros.goal import ErrorCode, FinishReason, GoalError
+from slice_ros.events import Checked, Finished, Progress, Snapshot
+from slice_ros.goal import ErrorCode, FinishReason, GoalError, TokenLogprob
 from slice_ros.latency import LatencyModel
 from slice_ros.mask import DECODE, Cell, MaskMatrix
 from slice_ros.pace import Pace
 from slice_ros.policies import POLICIES, make_policy
 from slice_ros.policies.base import next_cell
-from slice_ros.scheduler import Scheduler
+from slice_ros.residency import LONGEST_COPY_S
+from slice_ros.scheduler import LONGEST_PAST, MOST_ROWS, Scheduler, next_due_s
 from slice_ros.slo import BestEffort, OnMiss, RealTime
 
 
@@ -71,6 +74,7 @@ def test_it_says_why_a_goal_ended():
     bench.drain()
     assert bench.end("short").reason is FinishReason.STOP
     assert bench.end("long").reason is FinishReason.LENGTH
+    assert {end.error_msg for end in bench.ends} == {""}
 
 
 def test_a_goal_that_cannot_be_prepared_is_refused_at_once_and_leaves_no_trace():
@@ -98,6 +102,18 @@ def test_tokens_are_timed_where_they_are_produced():
     assert (report.ttft_s, report.tpot_s, report.e2e_s) == pytest.approx((0.040, 0.010, 0.060))
 
 
+def test_a_goal_that_is_refused_leaves_nothing_in_the_engine_and_fails_those_that_name_it():
+    bench = Bench()
+    bench.submit(a_goal("a", after=("nobody",)), a_goal("b", after=("a",)))
+    bench.drain()
+    assert [(end.goal_id, end.error_code) for end in bench.ends] == [
+        ("a", ErrorCode.UNKNOWN_GOAL),
+        ("b", ErrorCode.PREDECESSOR_FAILED),
+    ]
+    assert not bench.engine._sequences
+    assert not bench.scheduler.tasks
+
+
 # ---- cancel
 
 
@@ -117,7 +133,7 @@ def test_a_goal_may_be_canceled_before_its_first_step():
     bench.submit(a_goal("a"))
     bench.scheduler.cancel("a")
     bench.drain()
-    assert bench.end("a").error_code is ErrorCode.CANCELED
+    assert (bench.end("a").error_code, bench.end("a").error_msg) == (ErrorCode.CANCELED, "the goal was canceled")
     assert math.isnan(bench.end("a").report.ttft_s)
 
 
@@ -196,6 +212,21 @@ def test_steps_that_take_what_was_planned_do_not():
     assert policy.plans == 1
 
 
+@pytest.mark.parametrize(("taken_s", "plans"), [(0.0135, 2), (0.0065, 2), (0.012, 1), (0.008, 1)])
+def test_a_plan_is_thrown_away_after_10_ms_of_drift_that_are_a_quarter_of_it(taken_s, plans):
+    policy = Fixed(everyone(100))
+    bench = Bench(policy, LatencyModel("as it is", (taken_s,)))
+    bench.scheduler._pace = Pace(LatencyModel("as planned", (0.010,)))
+    bench.submit(a_goal("a", max_tokens=100))
+    bench.turn(3)
+    assert policy.plans == 1
+    bench.turn()
+    assert policy.plans == plans
+    if plans == 1:
+        bench.turn(20)
+        assert policy.plans == 1
+
+
 @pytest.mark.parametrize("matrix", [MaskMatrix(), MaskMatrix(((),))], ids=["no columns", "an empty column"])
 def test_a_policy_without_an_answer_does_not_stop_the_world(matrix):
     bench = Bench(Fixed(lambda tasks: matrix))
@@ -216,6 +247,19 @@ def test_the_policy_can_be_changed_while_goals_run():
     assert all(bench.tokens(f"g{i}") == 20 for i in range(5))
 
 
+def test_a_smaller_batch_holds_from_the_next_plan_on_and_none_exceeds_the_engine():
+    bench = Bench("orca", max_sequences=3)
+    bench.submit(*(a_goal(f"g{i}", max_tokens=20) for i in range(5)))
+    bench.turn()
+    assert len(bench.scheduler.matrix.rows) == 3
+    bench.scheduler.set_max_batch(2)
+    bench.turn()
+    assert len(bench.scheduler.matrix.rows) == 2
+    bench.scheduler.set_max_batch(99)
+    bench.turn()
+    assert len(bench.scheduler.matrix.rows) == 3
+
+
 def test_a_prompt_longer_than_a_step_is_computed_in_chunks():
     bench = Bench(max_step_tokens=64)
     bench.submit(a_goal("a", prompt_tokens=150, max_tokens=4))
@@ -225,6 +269,82 @@ def test_a_prompt_longer_than_a_step_is_computed_in_chunks():
     assert bench.tokens("a") == 1
     bench.drain()
     assert bench.tokens("a") == 4
+
+
+def test_prompts_share_a_step_in_their_order_and_everyone_has_a_token():
+    bench = Bench(Fixed(everyone()), max_step_tokens=64)
+    bench.submit(a_goal("a", prompt_tokens=50), a_goal("b", prompt_tokens=50), a_goal("c", prompt_tokens=50))
+    bench.turn()
+    assert [task.prompt_left for task in bench.scheduler.tasks] == [0, 37, 49]  # 50 + 13 + 1
+    bench.turn()
+    assert [task.prompt_left for task in bench.scheduler.tasks] == [0, 0, 23]  # 1 + 37 + 26
+
+
+def test_a_step_holds_no_more_goals_than_tokens():
+    bench = Bench(Fixed(everyone()), max_step_tokens=3)
+    bench.submit(*(a_goal(f"g{i}") for i in range(5)))
+    bench.turn()
+    assert [bench.tokens(f"g{i}") for i in range(5)] == [1, 1, 1, 0, 0]
+
+
+def test_what_the_engine_has_computed_already_is_not_computed_again_and_is_reported():
+    bench = Bench(latency=LatencyModel("d", (0.010,), prompt_token_s=0.001))
+    engine = bench.engine
+
+    def found(tokens):
+        engine._sequences["g"].prompt_left -= tokens
+        return tokens
+
+    opened = engine.open
+    engine.open = lambda goal_id, copy_s: opened(goal_id, copy_s) + found(30)  # of a prompt that began alike
+    engine.reuse = lambda goal_id: found(8) if goal_id == "g" else 0  # and that another goal has computed meanwhile
+    bench.submit(a_goal("g", prompt_tokens=40, max_tokens=3))
+    bench.drain()
+    report = bench.end("g").report
+    assert (report.prompt_tokens, report.cached_tokens) == (40, 38)
+    assert report.ttft_s == pytest.approx(0.010 + 0.002)
+
+
+def test_a_policy_is_told_what_would_be_left_to_compute_if_a_waiting_goal_were_opened_now():
+    seen = []
+    bench = Bench(Fixed(lambda tasks: seen.append([task.prompt_left for task in tasks]) or MaskMatrix(((next_cell(tasks[0]),),))))
+    cached = {"first": 5, "second": 10}
+    bench.engine.cached = cached.__getitem__
+    bench.submit(a_goal("first", prompt_tokens=40), a_goal("second", prompt_tokens=40))
+    bench.turn()
+    cached["second"] = 39
+    bench.turn()
+    assert seen == [[35, 30], [5, 1]]  # the first is open: nothing was found for it, and 35 are computed
+
+
+def test_the_oldest_goal_moves_on_where_there_is_no_room_for_those_that_the_policy_chose():
+    bench = Bench(Fixed(lambda tasks: MaskMatrix(((next_cell(tasks[-1]),),))), context_tokens=100)
+    bench.submit(a_goal("old", CONTROL, max_tokens=90))
+    bench.turn()
+    bench.submit(a_goal("new", QA, max_tokens=50))
+    bench.turn(5)
+    assert (bench.tokens("old"), bench.tokens("new")) == (6, 0)
+
+
+def test_a_tokens_probability_is_passed_on():
+    bench = Bench()
+    step = bench.engine.step
+    bench.engine.step = lambda column: [replace(output, logprob=TokenLogprob("x", -0.5)) for output in step(column)]
+    bench.submit(a_goal("g", max_tokens=1))
+    bench.drain()
+    (progress,) = (event for event in bench.events if isinstance(event, Progress))
+    assert progress.logprob == TokenLogprob("x", -0.5)
+
+
+@pytest.mark.parametrize(("deadline_s", "copy_s"), [(0.4, 0.0386), (100.0, 0.1)])
+def test_copies_of_kv_have_a_tenth_of_the_least_slack_of_the_real_time_goals(deadline_s, copy_s):
+    bench = Bench(Fixed(everyone()))
+    given = []
+    opened = bench.engine.open
+    bench.engine.open = lambda goal_id, copy_s: given.append((goal_id, copy_s)) or opened(goal_id, copy_s)
+    bench.submit(a_goal("be"), a_goal("rt", RealTime(deadline_s=deadline_s), max_tokens=1), a_goal("rt2", RealTime(deadline_s=200.0)))
+    bench.turn()  # one token takes 14 ms
+    assert given == [(name, pytest.approx(copy_s)) for name in ("be", "rt", "rt2")]
 
 
 def test_snapshots_show_the_matrix_in_force():
@@ -239,18 +359,142 @@ def test_snapshots_show_the_matrix_in_force():
     assert snapshot.kv_used > 0
 
 
+def test_a_snapshot_counts_what_happened_since_the_one_before():
+    bench = Bench(Fixed(everyone(100)), LatencyModel("10 ms", (0.010,)))
+    bench.submit(a_goal("a", max_tokens=1000), a_goal("b", max_tokens=1000))
+    bench.turn(120)
+    first, second = (event for event in bench.events if isinstance(event, Snapshot))
+    assert (first.steps, second.steps) == (50, 100)  # each step takes 10 ms, a snapshot is due after 500
+    for snapshot in (first, second):
+        assert (snapshot.step_s, snapshot.step_predicted_s, snapshot.step_calibrated_s) == pytest.approx((0.010, 0.010, 0.010))
+        assert snapshot.tokens_per_s == pytest.approx(200.0)
+        assert (snapshot.policy, snapshot.queued, snapshot.running) == ("fixed", 0, 2)
+    assert (second.kv_used, second.kv_cached, second.kv_parked_bytes, second.kv_total) == (2 * 101, 0, 0, 32768)  # a prompt token each
+
+
+def test_kv_tokens_count_in_what_a_step_is_said_to_take():
+    bench = Bench(Fixed(everyone(100)), LatencyModel("KV", (0.010,), prompt_token_s=0.001, kv_token_s=0.001))
+    bench.submit(a_goal("a", prompt_tokens=20, max_tokens=1000))
+    bench.turn(40)
+    (snapshot, *_) = (event for event in bench.events if isinstance(event, Snapshot))
+    assert snapshot.step_s > 0.030
+    assert snapshot.step_calibrated_s == pytest.approx(snapshot.step_s)
+
+
+def test_a_snapshot_of_an_idle_scheduler_has_no_step_to_tell_of():
+    bench = Bench()
+    bench.clock.advance(0.6)
+    assert not bench.scheduler.turn()
+    (snapshot,) = bench.events
+    assert (snapshot.queued, snapshot.running, snapshot.steps, snapshot.tokens_per_s) == (0, 0, 0, 0.0)
+    assert math.isnan(snapshot.step_s)
+    assert math.isnan(snapshot.step_predicted_s)
+    assert math.isnan(snapshot.step_calibrated_s)
+    assert snapshot.mask.cells.shape == (0, 0)
+
+
+def test_a_snapshot_shows_the_latest_steps_the_goals_that_took_part_and_when_their_next_token_is_due():
+    bench = Bench(Fixed(everyone(100)), LatencyModel("10 ms", (0.010,)))
+    bench.submit(
+        a_goal("gone", QA, max_tokens=40),
+        a_goal("late", RealTime(deadline_s=2.0), max_tokens=1000, label="drive"),
+        a_goal("even", BestEffort(ttft_ms=700, tpot_ms=100), max_tokens=1000),
+        a_goal("free", BestEffort(), max_tokens=1000),
+    )
+    bench.turn(50)
+    (snapshot,) = (event for event in bench.events if isinstance(event, Snapshot))
+    mask = snapshot.mask
+    assert mask.goal_ids == ("gone", "late", "even", "free")
+    assert mask.kinds == ("best_effort", "drive", "best_effort", "best_effort")
+    assert mask.real_time == (False, True, False, False)
+    assert mask.cursor == 50
+    assert mask.cells[0, :41].tolist() == [1] + [DECODE] * 39 + [0]
+    assert mask.cells[1, :51].tolist() == [1] + [DECODE] * 50
+    assert math.isnan(mask.slack_s[0]), "it has ended"
+    assert mask.slack_s[1:] == pytest.approx((1.5, 0.010 + 50 * 0.100 - 0.5, math.inf))
+
+
+def test_a_snapshot_shows_no_more_than_the_latest_goals_and_steps():
+    bench = Bench("orca", LatencyModel("1 ms", (0.001,)))
+    bench.submit(*(a_goal(f"g{i}", max_tokens=600) for i in range(MOST_ROWS + 6)))
+    bench.turn(500)
+    (snapshot,) = (event for event in bench.events if isinstance(event, Snapshot))
+    assert snapshot.mask.goal_ids == tuple(f"g{i}" for i in range(6, MOST_ROWS + 6))
+    assert (snapshot.mask.cursor, snapshot.mask.cells.shape[0]) == (LONGEST_PAST, MOST_ROWS)
+    assert (snapshot.running, snapshot.queued) == (16, MOST_ROWS - 10)
+
+
+@pytest.mark.parametrize(
+    ("slo", "before_the_first", "after_three"),
+    [
+        (BestEffort(), math.inf, math.inf),
+        (RealTime(deadline_s=2.0), 3.0, 3.0),
+        (RealTime(ttft_ms=500), 1.5, math.inf),
+        (RealTime(ttft_ms=500, deadline_s=0.6), 1.5, 1.6),
+        (BestEffort(ttft_ms=500, tpot_ms=100), 1.5, 1.2 + 0.3),
+        (RealTime(tpot_ms=100, deadline_s=0.45), 1.45, 1.45),
+    ],
+)
+def test_the_next_token_is_due_under_whichever_bound_comes_first(slo, before_the_first, after_three):
+    task = a_task("t", slo, arrival_s=1.0)
+    assert next_due_s(task) == pytest.approx(before_the_first)
+    task.token_times_s = [1.2, 1.25, 1.3]
+    assert next_due_s(task) == pytest.approx(after_three)
+
+
+def test_nothing_is_predicted_for_a_goal_that_waits_for_another_nor_is_it_refused():
+    bench = Bench(lengths={"a": Lengths(1, 3), "b": Lengths(1, 3)})
+    bench.scheduler.set_admission(Admission.STRICT)
+    bench.submit(a_goal("a"), a_goal("b", RealTime(tpot_ms=1), after=("a",)), a_goal("c", RealTime(tpot_ms=1)))
+    bench.drain()
+    assert {end.goal_id: end.error_code for end in bench.ends} == {
+        "a": ErrorCode.NONE,
+        "b": ErrorCode.NONE,
+        "c": ErrorCode.INFEASIBLE,
+    }
+    assert bench.end("a").report.predicted_e2e_s > 0.0
+    assert math.isnan(bench.end("b").report.predicted_e2e_s)
+
+
+# ---- checks
+
+
+def test_a_check_answers_and_leaves_nothing_in_the_engine():
+    bench = Bench()
+    bench.submit(a_goal("busy", max_tokens=50))
+    bench.turn(2)
+    bench.scheduler.check("q", a_goal("asked", RealTime(deadline_s=5.0), prompt_tokens=4))
+    bench.turn()
+    (answer,) = (event for event in bench.events if isinstance(event, Checked))
+    assert answer.check_id == "q"
+    assert answer.prediction.fits
+    assert [task.goal_id for task in bench.scheduler.tasks] == ["busy"]
+    assert set(bench.engine._sequences) == {"busy"}
+
+
+def test_a_check_may_give_the_length_of_the_prompt_instead_of_the_prompt():
+    bench = Bench(latency=LatencyModel("d", (0.010,), prompt_token_s=0.001))
+    bench.engine.prepare = lambda _: pytest.fail("there is no prompt to prepare")
+    bench.scheduler.check("q", a_goal("asked", RealTime(ttft_ms=1000)), 300)
+    bench.turn()
+    (answer,) = (event for event in bench.events if isinstance(event, Checked))
+    assert answer.prediction.ttft_s == pytest.approx(0.310)
+
+
 # ---- SLO misses
 
 
 def test_a_goal_that_asks_for_it_ends_as_soon_as_its_slo_is_out_of_reach():
     bench = Bench()
+    bench.clock.advance(1.0)
     bench.submit(
-        a_goal("abort", RealTime(deadline_s=0.5, on_miss=OnMiss.ABORT), max_tokens=1000),
-        a_goal("go on", RealTime(deadline_s=0.5), max_tokens=100),
+        a_goal("abort", RealTime(deadline_s=0.5, on_miss=OnMiss.ABORT), max_tokens=1000, submitted_s=1.0),
+        a_goal("go on", RealTime(deadline_s=0.5), max_tokens=100, submitted_s=1.0),
     )
     bench.drain()
     assert bench.end("abort").error_code is ErrorCode.SLO_MISSED
     assert 10 < bench.tokens("abort") <= 20
+    assert bench.end("abort").error_msg == f"the SLO was missed after 0.513 s and {bench.tokens('abort')} tokens"
     assert bench.end("go on").error_code is ErrorCode.NONE
     assert not bench.end("go on").report.attained
 
@@ -280,11 +524,11 @@ def test_best_effort_goals_give_way_the_youngest_first_when_the_kv_cells_run_out
     bench.turn(5)
     evicted = []
     evict = bench.engine.evict
-    bench.engine.evict = lambda goal_id, copy_s: evicted.append(goal_id) or evict(goal_id, copy_s)
+    bench.engine.evict = lambda goal_id, copy_s: evicted.append((goal_id, copy_s)) or evict(goal_id, copy_s)
     bench.scheduler.set_policy(Fixed(lambda tasks: MaskMatrix(((next_cell(tasks[-1]),),))))
     bench.submit(a_goal("rt", CONTROL, prompt_tokens=20, max_tokens=60))
     bench.turn()
-    assert evicted == ["be2"]
+    assert evicted == [("be2", pytest.approx(LONGEST_COPY_S))]
     bench.scheduler.set_policy(make_policy("orca"))
     bench.drain()
     assert len(bench.ends) == 4
@@ -323,6 +567,55 @@ def test_no_real_time_goal_gives_way_to_a_best_effort_one(adapter, max_batch):
     assert all(bench.end(f"rt{i}").report.attained for i in range(12))
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_step_that_finds_no_room_is_tried_again_without_the_goal_that_can_wait_longest(policy):
+    bench = Bench(policy, lengths={f"g{i}": Lengths(20, 24) for i in range(6)}, context_tokens=1000, cells=100)
+    bench.submit(*(a_goal(f"g{i}", CONTROL if i == 5 else QA, max_tokens=24) for i in range(6)))  # 264 cells of 100
+    bench.drain()
+    assert all(end.error_code is ErrorCode.NONE for end in bench.ends)
+    assert [bench.tokens(f"g{i}") for i in range(6)] == [24] * 6
+
+
+def test_the_youngest_best_effort_goal_gives_way_when_a_step_finds_no_room():
+    bench = Bench("orca", lengths={name: Lengths(20, 24) for name in ("old", "young", "urgent")}, context_tokens=1000, cells=64)
+    evicted = []
+    evict = bench.engine.evict
+    bench.engine.evict = lambda goal_id, copy_s: evicted.append((goal_id, copy_s)) or evict(goal_id, copy_s)
+    bench.submit(a_goal("old", QA, max_tokens=24), a_goal("young", QA, max_tokens=24), a_goal("urgent", CONTROL, max_tokens=24))
+    bench.turn(2)  # 63 cells, and no room for 66
+    assert evicted == [("young", 0.0)]
+    assert [bench.tokens(name) for name in ("old", "young", "urgent")] == [2, 1, 2]
+
+
+def test_a_goal_that_finds_no_room_alone_ends_with_the_numbers_and_the_next_is_served():
+    bench = Bench("orca", lengths={"big": Lengths(90, 50), "small": Lengths(10, 5)}, context_tokens=1000, max_sequences=2, cells=100)
+    bench.submit(a_goal("big", max_tokens=50))
+    bench.turn(12)
+    assert (bench.end("big").error_code, bench.end("big").error_msg) == (ErrorCode.OVERLOADED, "100 of 100 KV cells are used")
+    bench.submit(a_goal("small", max_tokens=5))
+    bench.drain()
+    assert bench.end("small").error_code is ErrorCode.NONE
+
+
+def test_a_long_goal_is_not_opened_where_the_cells_it_may_come_to_need_are_taken():
+    bench = Bench("orca", lengths={"first": Lengths(20, 70), "second": Lengths(5, 5)}, context_tokens=100)
+    bench.submit(a_goal("first", QA, max_tokens=70), a_goal("second", QA, max_tokens=6))  # 90 + 11 of 100 cells
+    bench.turn(5)
+    assert (bench.tokens("first"), bench.tokens("second")) == (5, 0)
+    bench.drain()
+    assert [end.goal_id for end in bench.ends] == ["first", "second"]
+
+
+def test_nobody_is_evicted_in_vain():
+    bench = Bench("orca", lengths={"be": Lengths(10, 30), "rt": Lengths(30, 50), "late": Lengths(20, 50)}, context_tokens=120)
+    bench.submit(a_goal("be", QA, max_tokens=30), a_goal("rt", CONTROL, max_tokens=50))  # 40 + 80
+    bench.turn()
+    bench.engine.evict = lambda *_: pytest.fail("evicting would not make room enough")
+    bench.submit(a_goal("late", QA, max_tokens=50))
+    bench.turn(3)
+    assert bench.tokens("late") == 0
+
+
 def test_goals_beyond_the_number_of_sequences_wait_and_are_served():
     bench = Bench(max_sequences=2)
     bench.submit(*(a_goal(f"g{i}") for i in range(6)))
@@ -341,7 +634,7 @@ def a_live_scheduler(events):
 def test_many_threads_may_submit_and_cancel_while_it_runs():
     events = []
     scheduler = a_live_scheduler(events)
-    runner = threading.Thread(target=scheduler.run)
+    runner = threading.Thread(target=scheduler.run, daemon=True)
     runner.start()
 
     def client(name):
@@ -351,7 +644,7 @@ def test_many_threads_may_submit_and_cancel_while_it_runs():
             if i % 3 == 0:
                 scheduler.cancel(goal_id)
 
-    clients = [threading.Thread(target=client, args=(name,)) for name in "abcdefgh"]
+    clients = [threading.Thread(target=client, args=(name,), daemon=True) for name in "abcdefgh"]
     for thread in clients:
         thread.start()
     for thread in clients:
@@ -366,10 +659,24 @@ def test_many_threads_may_submit_and_cancel_while_it_runs():
     assert sorted(ended) == sorted(f"{name}-{i}" for name in "abcdefgh" for i in range(25))
 
 
+def test_it_computes_step_after_step_and_wakes_up_for_a_goal():
+    events = []
+    scheduler = a_live_scheduler(events)
+    threading.Thread(target=scheduler.run, daemon=True).start()
+    for i in range(3):
+        time.sleep(0.05)  # it is idle by now
+        began = time.monotonic()
+        scheduler.submit(a_goal(f"g{i}", max_tokens=60, submitted_s=began))
+        while sum(isinstance(event, Finished) for event in events) <= i:
+            assert time.monotonic() - began < 10.0, "60 tokens of 0.5 ms"
+            time.sleep(0.001)
+    scheduler.stop()
+
+
 def test_stop_ends_every_goal_and_says_so():
     events = []
     scheduler = a_live_scheduler(events)
-    runner = threading.Thread(target=scheduler.run)
+    runner = threading.Thread(target=scheduler.run, daemon=True)
     runner.start()
     for i in range(3):
         scheduler.submit(a_goal(f"g{i}", max_tokens=30_000))
@@ -377,6 +684,9 @@ def test_stop_ends_every_goal_and_says_so():
     scheduler.stop()
     runner.join(5)
     assert not runner.is_alive()
+    assert {event.error_msg for event in events if isinstance(event, Finished)} == {
+        "the server is shutting down; send the goal again when it is back"
+    }
     ends = {event.goal_id: event.error_code for event in events if isinstance(event, Finished)}
     assert ends == {f"g{i}": ErrorCode.SHUTTING_DOWN for i in range(3)}
 

@@ -1,0 +1,200 @@
+"""The command line against a running server: what each verb says, as text and as JSON, and its exit status."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+from serving import READY_S, serving
+
+from slice_ros.cli import main
+
+SERVER = "/commands"
+HERE = ("--server", SERVER, "--timeout", str(READY_S))
+STORY = ("a long story", "--max-tokens", "20000", "--deadline", "1000")
+NOBODY = ("--server", "/nobody", "--timeout", "0.3")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server():
+    with serving("commands", "--engine", "simulated", "-p", "limits.max_tokens:=20000") as process:
+        yield process
+
+
+@pytest.fixture
+def slice_ros(capsys):
+    """Runs a command; its exit status, and what it printed to standard output and to standard error."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        status = main(arguments)
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+def status(slice_ros):
+    ended, out, err = slice_ros("status", *HERE, "--json")
+    assert ended == 0, err
+    return json.loads(out)
+
+
+def goals_in_hand(slice_ros, count):
+    """Their ids, once the server tells of so many."""
+    deadline = time.monotonic() + READY_S
+    while (told := status(slice_ros))["running"] + told["queued"] != count:
+        assert time.monotonic() < deadline, told
+    return [goal for goal, slack in zip(told["mask"]["goals"], told["mask"]["slack_ms"], strict=True) if slack is not None]
+
+
+@contextmanager
+def started(*arguments, **environment):
+    """A command in a process of its own."""
+    command = [sys.executable, "-m", "slice_ros.cli", *arguments, *HERE]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+    try:
+        with process:
+            yield process
+    finally:
+        process.kill()
+
+
+# ---- send
+
+
+def test_send_prints_the_text_and_tells_how_it_went_beside_it(slice_ros):
+    ended, out, err = slice_ros("send", "x" * 40, "--max-tokens", "3", *HERE)
+    assert (ended, out) == (0, "xxx\n")
+    assert err.startswith("SLO met: TTFT ")
+    assert err.endswith("10 + 3 tokens\n")
+
+
+def test_send_prints_one_object_as_json(slice_ros):
+    ended, out, _ = slice_ros("send", "go", "--deadline", "0.0001", "--max-tokens", "2", "--json", *HERE)
+    answer = json.loads(out)
+    assert (ended, answer["text"], answer["finish_reason"]) == (0, "xx", "length")
+    assert (answer["report"]["attained"], answer["report"]["output_tokens"]) == (False, 2)
+    assert "logprobs" not in answer
+
+
+def test_what_is_not_known_is_null_in_json(slice_ros):
+    _, out, _ = slice_ros("send", "go", "--max-tokens", "1", "--json", *HERE)
+    assert json.loads(out)["report"]["tpot_s"] is None  # one token has no gap
+
+
+def test_send_reads_a_prompt_from_its_standard_input(slice_ros, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x" * 80))
+    _, _, err = slice_ros("send", "-", "--max-tokens", "1", *HERE)
+    assert err.endswith("20 + 1 tokens\n")
+
+
+def test_send_puts_a_system_message_before_the_prompt(slice_ros):
+    _, _, err = slice_ros("send", "x" * 40, "--system", "y" * 40, "--max-tokens", "1", *HERE)
+    assert err.endswith("20 + 1 tokens\n")
+
+
+def test_a_goal_that_fails_is_a_sentence_or_an_object_and_status_1(slice_ros):
+    missed = ("send", "go", "--deadline", "0.05", "--abort-on-miss", "--max-tokens", "1000", *HERE)
+    ended, _, err = slice_ros(*missed)
+    assert ended == 1
+    assert "SLO_MISSED" in err
+    ended, out, _ = slice_ros(*missed, "--json")
+    answer = json.loads(out)
+    assert (ended, answer["error_code"]) == (1, "SLO_MISSED")
+    assert set(answer["text"]) == {"x"}
+
+
+@pytest.mark.parametrize(
+    "command", [["send", "go"], ["status"], ["policy"], ["policy", "orca"], ["cancel", "--all"], ["top"]], ids=" ".join
+)
+def test_where_nobody_answers_a_command_says_whom_it_asked_and_for_how_long(slice_ros, command):
+    ended, out, err = slice_ros(*command, *NOBODY)
+    assert (ended, out) == (1, "")
+    assert err.startswith(f"slice-ros {command[0]}: ")
+    assert "/nobody within 0.3 s" in err
+
+
+def test_ctrl_c_ends_the_goal_and_not_only_the_command(slice_ros):
+    with started("send", *STORY) as sender:
+        goals_in_hand(slice_ros, 1)
+        sender.send_signal(signal.SIGINT)
+        assert sender.wait(READY_S) == 130
+    goals_in_hand(slice_ros, 0)
+
+
+# ---- status
+
+
+def test_status_tells_policy_engine_and_classes(slice_ros):
+    slice_ros("send", "go", "--max-tokens", "1", "--label", "shown", *HERE)
+    deadline = time.monotonic() + READY_S
+    while "shown" not in (figures := slice_ros("status", *HERE)[1]):
+        assert time.monotonic() < deadline, figures
+    assert "policy slack" in figures
+    assert "model simulated" in figures
+
+
+def test_status_as_json_is_the_whole_message(slice_ros):
+    told = status(slice_ros)
+    assert (told["policy"], told["model"], told["engine_state"], told["kv_total"]) == ("slack", "simulated", "ready", 32768)
+    assert {"ttft_ms_p50", "attainment"} <= set(told["classes"][0])
+
+
+# ---- policy
+
+
+def test_policy_says_which_is_in_force_and_changes_it(slice_ros):
+    assert slice_ros("policy", *HERE)[:2] == (0, "slack\n")
+    assert slice_ros("policy", "orca", *HERE)[:2] == (0, "orca\n")
+    assert json.loads(slice_ros("policy", "--json", *HERE)[1]) == {"policy": "orca"}
+    assert slice_ros("policy", "slack", *HERE)[:2] == (0, "slack\n")
+
+
+# ---- cancel
+
+
+def test_the_begin_of_an_id_is_enough_to_cancel_a_goal(slice_ros):
+    with started("send", *STORY, "--json") as sender:
+        (goal,) = goals_in_hand(slice_ros, 1)
+        assert slice_ros("cancel", goal[:6].upper(), *HERE)[:2] == (0, f"canceling {goal}\n")
+        answer = json.loads(sender.communicate(timeout=READY_S)[0])
+    assert (sender.returncode, answer["goal_id"], answer["error_code"]) == (1, goal, "CANCELED")
+    ended, out, err = slice_ros("cancel", goal, *HERE)
+    assert (ended, out) == (1, "nothing to cancel\n")
+    assert "is unknown or has ended" in err
+
+
+def test_all_goals_can_be_canceled_whoever_sent_them(slice_ros):
+    with started("send", *STORY) as one, started("send", *STORY) as two:
+        goals = goals_in_hand(slice_ros, 2)
+        ended, out, _ = slice_ros("cancel", "--all", "--json", *HERE)
+        assert (ended, sorted(json.loads(out)["canceling"])) == (0, sorted(goals))
+        assert [sender.wait(READY_S) for sender in (one, two)] == [1, 1]
+    assert slice_ros("cancel", "--all", *HERE)[:2] == (0, "nothing to cancel\n")
+
+
+def test_an_id_that_no_goal_has_is_refused(slice_ros):
+    ended, _, err = slice_ros("cancel", "not-hex", *HERE)
+    assert ended == 2
+    assert "'not-hex' is no goal id" in err
+    ended, _, err = slice_ros("cancel", "00000000", *HERE)
+    assert ended == 1
+    assert "no goal in hand begins with 00000000" in err
+
+
+# ---- top
+
+
+def test_top_draws_until_ctrl_c(slice_ros):
+    with started("top", FORCE_COLOR="1") as top:  # as if it wrote to a terminal
+        assert any("slack" in line for line in top.stdout)
+        top.send_signal(signal.SIGINT)
+        assert top.wait(READY_S) == 130

@@ -1,0 +1,164 @@
+"""What is promised beside the real-time traffic, summed up by hand: one token takes 10 ms, one row a step."""
+
+import math
+
+import pytest
+from builders import a_task
+
+from slice_ros.latency import LatencyModel
+from slice_ros.load import Traffic
+from slice_ros.outlook import Outlook
+from slice_ros.policies import Limits
+from slice_ros.policies.base import narrowed
+from slice_ros.policies.promises import MOST_DUE_TIMES, Promises, _Lump, _with_lump
+from slice_ros.slo import BestEffort
+
+TEN_MS = LatencyModel("10 ms a token", (0.010,))
+ALONE = Limits(max_batch=1)
+NOW_S = 100.0
+
+
+def a_job(tokens, due_s, *, prompt_s=0.0, kv_tokens=0, deviation=0.0, even=False):
+    """A task that is due so many seconds from now; ``even``: under a TPOT bound, so that its tokens are needed evenly."""
+    task = a_task("job", BestEffort(tpot_ms=1000) if even else BestEffort(deadline_s=due_s))
+    return Outlook(
+        task, 0, 0, None, 0.010, prompt_s, kv_tokens, expected=tokens, deviation=deviation, end_s=NOW_S + due_s
+    )  # fmt: skip
+
+
+def promises(traffic=Traffic(), latency=TEN_MS, limits=ALONE):  # noqa: B008 - it is frozen
+    return Promises(traffic, NOW_S, latency, limits)
+
+
+def taken(*jobs, **parts):
+    made = promises(**parts)
+    return [made.take(job) for job in jobs]
+
+
+def test_work_that_takes_longer_than_until_it_is_due_is_not_promised():
+    assert taken(a_job(100, 1.01)) == [True]
+    assert taken(a_job(100, 0.99)) == [False]
+
+
+def test_work_that_is_due_earlier_comes_first():
+    assert taken(a_job(50, 0.6), a_job(50, 1.01), a_job(50, 1.49), a_job(50, 1.51)) == [True, True, False, True]
+
+
+def test_a_promise_breaks_none_that_is_due_later():
+    assert taken(a_job(50, 1.51), a_job(110, 1.2), a_job(100, 1.2)) == [True, False, True]
+
+
+def test_what_was_refused_takes_no_time():
+    made = promises()
+    assert not made.take(a_job(200, 1.0))
+    assert made.take(a_job(100, 1.01))
+
+
+def test_prompts_take_time_beside_the_tokens():
+    assert taken(a_job(50, 0.91, prompt_s=0.4)) == [True]
+    assert taken(a_job(50, 0.89, prompt_s=0.4)) == [False]
+    assert taken(a_job(50, 0.91, prompt_s=0.4), a_job(1, 0.911, prompt_s=0.002), a_job(1, 0.93, prompt_s=0.002)) == [True, False, True]
+
+
+def test_kv_tokens_take_time_with_every_token():
+    latency = LatencyModel("10 ms a token and 0.1 ms a KV token", (0.010,), kv_token_s=0.0001)
+    assert taken(a_job(50, 0.56, kv_tokens=10), latency=latency) == [True]  # 500 + 50 * 1 ms
+    assert taken(a_job(50, 0.54, kv_tokens=10), latency=latency) == [False]
+
+
+def test_tokens_under_a_tpot_bound_are_needed_evenly():
+    even = [a_job(40, 1.0, even=True), a_job(80, 2.0, even=True)]  # 40 tokens/s each: 80 % of the time
+    assert taken(*even, a_job(30, 1.0, even=True)) == [True, True, False]
+    assert taken(*even, a_job(10, 0.49)) == [True, True, False]  # 100 ms of the 20 % that are left
+    assert taken(*even, a_job(10, 0.51)) == [True, True, True]
+    assert taken(a_job(10, 0.11), a_job(80, 1.0, even=True)) == [True, False]  # nor do they break a promise that was made
+
+
+def test_the_prompt_of_an_even_task_takes_a_share_of_the_time():
+    even = a_job(80, 2.0, even=True, prompt_s=0.6)  # 40 % and 30 % of it
+    assert taken(even, a_job(28, 1.0)) == [True, True]
+    assert taken(even, a_job(32, 1.0)) == [True, False]
+
+
+def test_an_even_task_is_not_promised_more_than_there_is_until_its_own_end():
+    assert taken(a_job(40, 0.39, even=True)) == [False]
+    assert taken(a_job(40, 0.41, even=True)) == [True]
+
+
+def test_real_time_goals_to_come_have_their_share_first():
+    assert taken(a_job(49, 1.0), traffic=Traffic(rate=50.0, fastest=50.0)) == [True]
+    assert taken(a_job(51, 1.0), traffic=Traffic(rate=50.0, fastest=50.0)) == [False]
+    assert taken(a_job(29, 1.0), traffic=Traffic(rate=50.0, fastest=50.0, prompt_share=0.2)) == [True]
+    assert taken(a_job(31, 1.0), traffic=Traffic(rate=50.0, fastest=50.0, prompt_share=0.2)) == [False]
+
+
+def test_a_promise_leaves_room_for_one_and_a_half_deviations():
+    unsure = a_job(50, 0.66, deviation=10.0)  # 500 ms, and 1.5 * 10 tokens
+    assert taken(unsure) == [True]
+    assert taken(a_job(50, 0.64, deviation=10.0)) == [False]
+    assert taken(unsure, a_job(50, 1.22, deviation=10.0)) == [True, True]  # two vary by sqrt(2) * 10 tokens: 1000 + 212 ms
+    assert taken(unsure, a_job(50, 1.20, deviation=10.0)) == [True, False]
+    even = a_job(100, 2.0, even=True, deviation=20.0)  # 50 +- 10 tokens/s
+    assert taken(even, a_job(34, 1.0)) == [True, True]  # 500 + 340 + 150 ms
+    assert taken(even, a_job(36, 1.0)) == [True, False]
+
+
+def test_arrivals_vary_the_less_the_longer_the_time():
+    traffic = Traffic(rate=50.0, fastest=50.0, variance=100.0)  # 10 tokens in one second, 20 in four
+    assert taken(a_job(34, 1.0), traffic=traffic) == [True]
+    assert taken(a_job(36, 1.0), traffic=traffic) == [False]
+    assert taken(a_job(169, 4.0), traffic=traffic) == [True]
+    assert taken(a_job(171, 4.0), traffic=traffic) == [False]
+
+
+def test_one_task_alone_has_steps_of_its_own():
+    """Two rows take 12 ms: 6 ms a token where two tasks share the steps, 10 ms where there is one."""
+    latency, limits = LatencyModel("two rows", (0.010, 0.012)), Limits(max_batch=2)
+    assert taken(a_job(50, 0.49), latency=latency, limits=limits) == [False]
+    assert taken(a_job(50, 0.51), latency=latency, limits=limits) == [True]
+    assert taken(a_job(50, 0.61), a_job(50, 0.62), latency=latency, limits=limits) == [True, True]  # together: 600 ms
+    assert taken(a_job(50, 0.59), a_job(50, 0.58), latency=latency, limits=limits) == [True, False]
+    assert taken(a_job(50, 0.56), a_job(25, 0.551), latency=latency, limits=limits) == [True, True]  # 25 steps of two, 25 of one: 550 ms
+    assert taken(a_job(50, 0.549), a_job(25, 0.548), latency=latency, limits=limits) == [True, False]
+
+
+def test_steps_of_tasks_with_several_adapters_are_as_narrow_as_the_most_common_allows():
+    tasks = [a_task(f"{order}") for order in range(5)]
+    assert narrowed(Limits(max_batch=4), tasks) == Limits(max_batch=4)
+    tasks[0].adapter = tasks[1].adapter = "polite"
+    assert narrowed(Limits(max_batch=4), tasks) == Limits(max_batch=3)
+    assert narrowed(Limits(max_batch=2), tasks) == Limits(max_batch=2)
+
+
+# ---- many due times
+
+
+def test_due_times_are_kept_apart_while_they_are_few():
+    lumps, from_s = _with_lump([_Lump(1.0, 5, 5, 0.0, 0.0), _Lump(3.0, 5, 5, 0.0, 0.0)], _Lump(2.0, 7, 7, 0.0, 0.0))
+    assert [lump.due_s for lump in lumps] == [1.0, 2.0, 3.0]
+    assert from_s == 2.0, "what is due before it does not change"
+
+
+@pytest.mark.parametrize(
+    ("due_s", "merged_at", "from_s"),
+    [(4.1, 4.0, 4.0), (3.9, 3.9, 3.9), (2.0**11 + 1.0, 2.0**11, 2.0**11)],
+    ids=["after its neighbour", "before it", "the last"],
+)
+def test_beyond_that_the_two_closest_count_as_the_earlier_of_them(due_s, merged_at, from_s):
+    full = [_Lump(2.0**i, 10.0 + i, 1.0 + i, 0.1 * i, 2.0 * i) for i in range(MOST_DUE_TIMES)]
+    new = _Lump(due_s, 100.0, 50.0, 0.5, 7.0)
+    lumps, changed_from_s = _with_lump(full, new)
+    assert len(lumps) == MOST_DUE_TIMES
+    assert changed_from_s == from_s
+    (merged,) = [lump for lump in lumps if lump not in full]
+    neighbour = min(full, key=lambda lump: abs(math.log(lump.due_s / due_s)))
+    assert merged == _Lump(merged_at, 100.0 + neighbour.tokens, 50.0, 0.5 + neighbour.serial_s, 7.0 + neighbour.variance)
+    assert lumps == sorted(lumps)
+
+
+def test_a_new_due_time_may_make_room_among_the_others():
+    full = [_Lump(1.0, 3.0, 2.0, 0.0, 0.0), _Lump(1.01, 4.0, 3.0, 0.0, 0.0)] + [_Lump(2.0**i, 1.0, 1.0, 0.0, 0.0) for i in range(1, 11)]
+    lumps, from_s = _with_lump(full, _Lump(5000.0, 1.0, 1.0, 0.0, 0.0))
+    assert lumps[0] == _Lump(1.0, 7.0, 3.0, 0.0, 0.0)
+    assert lumps[-1].due_s == 5000.0
+    assert from_s == 1.0

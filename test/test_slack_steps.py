@@ -1,0 +1,280 @@
+"""How the default policy fills a step, worked out by hand.
+
+Unless said otherwise a row takes 10 ms, each further one 2 ms, a prompt 5 ms and 1 ms for each of its tokens.
+"""
+
+import math
+
+import pytest
+from builders import CONTROL, QA, a_task
+
+from slice_ros.latency import LatencyModel
+from slice_ros.mask import Cell
+from slice_ros.outlook import Outlook
+from slice_ros.policies import Limits
+from slice_ros.policies.promises import step_s_by_rows
+from slice_ros.policies.slack import SHORTEST_CHUNK, _chunk, _Debt, _with_row, best_width, build_columns, choose_rows
+from slice_ros.slo import ServiceClass
+
+CHEAP_ROWS = LatencyModel("cheap rows", (0.010, 0.012, 0.014, 0.016), chunk_s=0.005, prompt_token_s=0.001)
+FOUR = Limits(max_batch=4)
+
+
+def a_job(name, *, real_time=False, promised=True, prompt=0, kv=0, latest_s=math.inf, hope_s=math.inf, due_s=math.inf, adapter="", order=0):
+    task = a_task(name, CONTROL if real_time else QA, order=order)
+    task.adapter = adapter
+    return Outlook(
+        task, 0, prompt, None, 0.010, prompt_s=CHEAP_ROWS.prompt_s(prompt) if prompt else 0.0, kv_tokens=kv, expected=10.0, short=10,
+        due_s=due_s, latest_s=latest_s, hope_s=hope_s, is_real_time=real_time, is_promised=promised,
+    )  # fmt: skip
+
+
+def real_time(name, **fields):
+    return a_job(name, real_time=True, **fields)
+
+
+def spare(name, **fields):
+    return a_job(name, promised=False, **fields)
+
+
+def chosen(*jobs, longest_s=math.inf, latency=CHEAP_ROWS, limits=FOUR, now=0.0):
+    rows = choose_rows(jobs, now, longest_s, step_s_by_rows(latency, limits), latency, limits)
+    return [(job.task.goal_id, chunk) if chunk else job.task.goal_id for job, chunk in rows]
+
+
+def rows_of(*second_and_more):
+    return LatencyModel("rows", (0.010, *second_and_more))
+
+
+# ---- how many
+
+
+def test_rows_join_while_the_step_gives_more_for_its_time():
+    assert chosen(*(a_job(name) for name in "abcdef")) == ["a", "b", "c", "d"], "and no more than a step holds"
+    assert chosen(a_job("a"), a_job("b"), latency=rows_of(0.0199)) == ["a", "b"]
+    assert chosen(a_job("a"), a_job("b"), latency=rows_of(0.0201)) == ["a"]
+
+
+def test_of_two_widths_that_give_as_much_the_wider_is_chosen():
+    latency = LatencyModel("a second row costs as much as the first", (0.5, 1.0))
+    assert chosen(a_job("a"), a_job("b"), latency=latency) == ["a", "b"]
+    assert best_width([1.0, 1.0], latency, FOUR) == 2
+
+
+def test_a_real_time_row_is_worth_nine_tenths_of_the_one_before_it():
+    jobs = [real_time(name) for name in "abc"]
+    assert chosen(*jobs, latency=rows_of(0.0189, 0.0269)) == ["a", "b", "c"]  # 1, 1.9 and 2.71 in 10, 18.9 and 26.9 ms
+    assert chosen(*jobs, latency=rows_of(0.0189, 0.0275)) == ["a", "b"]
+    assert chosen(*jobs, latency=rows_of(0.0191, 0.0275)) == ["a"]
+
+
+def test_a_promised_row_is_worth_half_of_a_real_time_one_and_a_spare_one_a_tenth():
+    assert chosen(real_time("a"), a_job("b"), latency=rows_of(0.0149)) == ["a", "b"]
+    assert chosen(real_time("a"), a_job("b"), latency=rows_of(0.0151)) == ["a"]
+    assert chosen(real_time("a"), spare("b"), latency=rows_of(0.0109)) == ["a", "b"]
+    assert chosen(real_time("a"), spare("b"), latency=rows_of(0.0111)) == ["a"]
+    assert chosen(real_time("a", promised=False), spare("b"), latency=rows_of(0.0199)) == ["a", "b"], "what is late is spare, too"
+
+
+def test_a_step_further_on_may_give_more_than_the_ones_before():
+    assert chosen(*(a_job(name) for name in "abcd"), latency=rows_of(0.030, 0.030, 0.030)) == ["a", "b", "c", "d"]
+
+
+def test_part_of_a_prompt_is_worth_that_part_of_a_row():
+    assert chosen(a_job("a"), a_job("b", prompt=100), longest_s=0.0405) == ["a", ("b", 23)]  # 0.615 in 12 ms
+    assert chosen(a_job("a"), a_job("b", prompt=1000), longest_s=0.0405) == ["a"]  # 0.512 in 12 ms
+
+
+# ---- how long
+
+
+def test_a_row_that_makes_the_step_too_long_is_left_out_but_for_real_time_ones():
+    jobs = real_time("a"), a_job("b"), real_time("c"), a_job("d")
+    assert chosen(*jobs, longest_s=0.011) == ["a", "c"]
+    assert chosen(*jobs, longest_s=0.0121) == ["a", "b", "c"]
+    assert chosen(a_job("a"), longest_s=0.001) == ["a"], "the first row is never left out"
+    late = real_time("a", promised=False), real_time("b", promised=False)
+    assert chosen(*late, longest_s=0.011) == ["a"], "nor is what is late waited for"
+
+
+def test_a_row_joins_where_it_makes_the_step_no_longer():
+    latency = rows_of(0.012, 0.012, 0.012)
+    assert chosen(real_time("a"), a_job("b"), real_time("c"), a_job("d"), longest_s=0.011, latency=latency) == ["a", "c", "d"]
+
+
+def test_no_step_is_longer_than_a_promised_row_in_it_can_wait():
+    others = a_job("b"), a_job("c")
+    assert chosen(real_time("a", latest_s=5.0045), *others, now=5.0) == ["a", "b", "c"]  # in time if it begins 4.5 ms later: 14 ms
+    assert chosen(real_time("a", latest_s=5.0035), *others, now=5.0) == ["a", "b"]
+    assert chosen(a_job("a", hope_s=5.0035, latest_s=0.0), *others, now=5.0) == ["a", "b"], "best-effort rows wait while there is hope"
+    assert chosen(a_job("a", hope_s=5.0045, latest_s=0.0), *others, now=5.0) == ["a", "b", "c"]
+    assert chosen(spare("a", latest_s=0.0, hope_s=0.0), *others, now=5.0) == ["a", "b", "c"]
+    assert chosen(real_time("a", latest_s=5.1), real_time("b", latest_s=5.0005), *others, now=5.0) == ["a", "b"]
+
+
+def test_kv_tokens_of_every_row_make_a_step_longer():
+    latency = LatencyModel("KV", (0.010, 0.012, 0.014, 0.016), kv_token_s=0.00001)
+    jobs = [a_job(name, kv=500) for name in "abc"]  # 5 ms each
+    assert chosen(*jobs, longest_s=0.0221, latency=latency) == ["a", "b"]
+    assert chosen(*jobs, longest_s=0.0219, latency=latency) == ["a"]
+    assert chosen(*jobs, longest_s=0.0291, latency=latency) == ["a", "b", "c"]
+    first = real_time("a", kv=500, latest_s=0.0065)  # with its own KV tokens it may wait 10 + 5 + 6.5 ms
+    assert chosen(first, a_job("b", kv=400), latency=latency) == ["a", "b"]
+    assert chosen(first, a_job("b", kv=500), latency=latency) == ["a"]
+
+
+# ---- prompts
+
+
+@pytest.mark.parametrize(
+    ("tokens", "room_s", "must", "computed"),
+    [
+        (50, 0.0501, False, 50),
+        (50, 0.0495, False, 49),
+        (50, 0.0165, False, 16),
+        (50, 0.0155, False, 0),
+        (50, 0.0155, True, 16),
+        (50, -1.0, True, 16),
+        (50, -1.0, False, 0),
+        (10, 0.0095, True, 10),
+        (10, 0.0095, False, 0),
+        (10, 0.0101, False, 10),
+    ],
+)
+def test_a_prompt_is_cut_to_the_room_but_not_to_crumbs(tokens, room_s, must, computed):
+    assert SHORTEST_CHUNK == 16
+    assert _chunk(tokens, room_s, CHEAP_ROWS, must=must) == computed
+
+
+def test_a_prompt_that_just_fits_is_computed_whole():
+    assert _chunk(8, 0.5, LatencyModel("a sixteenth of a second", (0.5,), prompt_token_s=0.0625), must=False) == 8
+
+
+def test_a_prompt_of_flat_cost_is_computed_whole_or_not_at_all():
+    flat = LatencyModel("flat", (0.010,), chunk_s=0.030)
+    assert [_chunk(50, room_s, flat, must=must) for room_s in (0.001, -0.001) for must in (False, True)] == [50, 50, 0, 50]
+
+
+def test_the_first_prompt_is_cut_to_the_step_and_the_next_to_what_it_leaves():
+    assert chosen(a_job("a", prompt=100), longest_s=0.0505) == [("a", 35)]  # 10 + 5 ms beside it
+    assert chosen(a_job("a", prompt=100), longest_s=0.001) == [("a", 16)]
+    assert chosen(a_job("a", prompt=20), a_job("b", prompt=20), longest_s=0.0605) == [("a", 20), ("b", 18)]  # 12 + 25 + 5 ms
+    assert chosen(a_job("a", prompt=20), a_job("b", prompt=20), longest_s=0.0575) == [("a", 20)]
+
+
+def test_kv_tokens_leave_a_prompt_less_room():
+    latency = LatencyModel("KV", (0.010, 0.012), prompt_token_s=0.001, kv_token_s=0.00001)
+    assert chosen(a_job("a", prompt=100, kv=1000), longest_s=0.0505, latency=latency, limits=Limits(2)) == [("a", 30)]
+
+
+def test_a_step_holds_so_many_tokens():
+    assert chosen(a_job("a", prompt=20), a_job("b", prompt=20), a_job("c"), limits=Limits(4, 30)) == [("a", 20), ("b", 10)]
+    assert chosen(a_job("a"), a_job("b", prompt=20), a_job("c"), limits=Limits(4, 11)) == ["a", ("b", 10)]
+    assert chosen(a_job("a"), a_job("b"), a_job("c"), limits=Limits(4, 2)) == ["a", "b"]
+
+
+def test_a_step_has_one_adapter():
+    jobs = a_job("a", adapter="x"), a_job("b", adapter="y"), a_job("c", adapter="x"), a_job("d")
+    assert chosen(*jobs) == ["a", "c"]
+
+
+# ---- one that is owed a step
+
+
+def with_row(rows, job, *, longest_s=math.inf, limits=FOUR):
+    return [(row.task.goal_id, chunk) for row, chunk in _with_row(rows, job, 5.0, longest_s, CHEAP_ROWS, limits)]
+
+
+def test_who_is_owed_a_step_joins_it_or_takes_the_last_place():
+    a, b, owed = a_job("a"), a_job("b"), a_job("owed")
+    assert with_row([(a, 0), (b, 0)], owed) == [("a", 0), ("b", 0), ("owed", 0)]
+    assert with_row([(a, 0), (b, 0)], owed, limits=Limits(2)) == [("a", 0), ("owed", 0)]
+    assert with_row([(a, 0), (owed, 0)], owed) == [("a", 0), ("owed", 0)]
+    assert with_row([(a, 20)], owed, limits=Limits(4, 20)) == [("a", 20)], "no token is left for it"
+    assert with_row([(a, 20)], owed, limits=Limits(4, 21)) == [("a", 20), ("owed", 0)]
+
+
+def test_the_prompt_of_who_is_owed_a_step_is_cut_to_what_the_others_can_wait():
+    owed = a_job("owed", prompt=100)
+    assert with_row([(a_job("a"), 0)], owed) == [("a", 0), ("owed", 100)]
+    assert with_row([(a_job("a"), 0)], owed, limits=Limits(4, 51)) == [("a", 0), ("owed", 50)]
+    assert with_row([(a_job("a"), 0)], owed, longest_s=0.0475) == [("a", 0), ("owed", 30)]  # 12 + 5 ms beside it
+    assert with_row([(a_job("a", prompt=20), 20)], owed, longest_s=0.0725) == [("a", 20), ("owed", 30)]  # 12 + 20 + 5 + 5 ms
+    assert with_row([(real_time("a", latest_s=5.0475), 0)], owed) == [("a", 0), ("owed", 30)]
+    assert with_row([(real_time("a", latest_s=5.0475), 0)], owed, longest_s=0.0375) == [("a", 0), ("owed", 20)]
+    assert with_row([(real_time("a", latest_s=5.001), 0)], owed) == [("a", 0), ("owed", 16)]
+    assert with_row([(a_job("a", latest_s=5.001), 0)], owed) == [("a", 0), ("owed", 100)], "only real-time rows are waited for"
+    assert with_row([(real_time("a", latest_s=5.001, promised=False), 0)], owed) == [("a", 0), ("owed", 100)]
+
+
+def test_the_oldest_spare_task_of_a_class_is_owed_a_fiftieth_of_the_time():
+    debt = _Debt(ServiceClass.BEST_EFFORT)
+    tasks = [spare("young", order=2), spare("old", order=1), a_job("urgent", real_time=True, promised=False, order=0)]
+    old = tasks[1]
+    assert debt.creditor(tasks, 100.0, CHEAP_ROWS) is None
+    assert debt.creditor(tasks, 100.4, CHEAP_ROWS) is None  # 8 ms are no step
+    assert debt.creditor(tasks, 100.6, CHEAP_ROWS) is old  # 12 ms
+    debt.pay((Cell("young"), Cell("old")), CHEAP_ROWS)  # 10 of them
+    assert debt.creditor(tasks, 100.9, CHEAP_ROWS) is None  # 8 ms again
+    assert debt.creditor(tasks, 101.1, CHEAP_ROWS) is old
+    debt.pay((Cell("young"),), CHEAP_ROWS)  # it was not served
+    assert debt.creditor(tasks, 101.1, CHEAP_ROWS) is old
+    assert debt.creditor([tasks[2]], 101.2, CHEAP_ROWS) is None
+    assert debt.creditor(tasks, 101.3, CHEAP_ROWS) is None, "nothing is owed any more once there was none"
+
+
+def test_a_long_prompt_takes_long_to_pay_for():
+    debt = _Debt(ServiceClass.BEST_EFFORT)
+    tasks = [spare("a", prompt=35)]
+    debt.creditor(tasks, 100.0, CHEAP_ROWS)
+    assert debt.creditor(tasks, 101.0, CHEAP_ROWS) is tasks[0]  # 20 ms
+    debt.pay((Cell("a", 35),), CHEAP_ROWS)  # 10 + 5 + 35 ms: 30 too many
+    assert debt.creditor(tasks, 102.9, CHEAP_ROWS) is None
+    assert debt.creditor(tasks, 103.1, CHEAP_ROWS) is tasks[0]
+
+
+def test_time_before_a_task_arrived_is_not_owed_to_it():
+    debt = _Debt(ServiceClass.BEST_EFFORT)
+    late = spare("late")
+    late.task.arrival_s = 100.9
+    debt.creditor([], 100.0, CHEAP_ROWS)
+    assert debt.creditor([late], 101.0, CHEAP_ROWS) is None
+    assert debt.creditor([late], 101.3, CHEAP_ROWS) is None  # 8 ms
+    assert debt.creditor([late], 101.5, CHEAP_ROWS) is late
+
+
+# ---- columns
+
+
+def columns(promised=(), others=(), owed=(), *, latency=CHEAP_ROWS, limits=FOUR, longest_s=math.inf, now=5.0):
+    built = build_columns(list(promised), list(others), list(owed), longest_s, now, latency, limits)
+    return [[(cell.goal_id, cell.prompt_tokens) if cell.prompt_tokens else cell.goal_id for cell in column] for column in built]
+
+
+def test_a_matrix_has_six_columns_or_as_many_as_begin_within_300_ms():
+    assert len(columns([a_job("a")])) == 6
+    assert len(columns([a_job("a")], latency=LatencyModel("slow", (0.110,)))) == 3
+    assert len(columns([a_job("a")], latency=LatencyModel("slower", (0.400,)))) == 1
+
+
+def test_a_prompt_goes_on_in_the_next_column():
+    assert columns([a_job("a", prompt=100)], limits=Limits(4, 64))[:3] == [[("a", 64)], [("a", 36)], ["a"]]
+
+
+def test_who_is_owed_a_step_is_in_the_first_column_only():
+    latency = rows_of(0.100, 0.100, 0.100)
+    built = columns([real_time("a")], [spare("owed")], [spare("owed")], latency=latency)
+    assert built[:2] == [["a", "owed"], ["a"]]
+
+
+def test_real_time_rows_come_first_in_order_of_due_time():
+    def jobs():
+        return a_job("soon", due_s=5.1), real_time("later", due_s=9.0), real_time("sooner", due_s=8.0)
+
+    assert columns(jobs(), latency=rows_of(0.100))[0] == ["sooner"]
+    assert columns(jobs())[0] == ["sooner", "later", "soon"]
+
+
+def test_spare_tasks_of_several_adapters_take_turns():
+    others = [spare(name, adapter=name[0]) for name in ("x1", "x2", "y1", "z1")]
+    assert columns((), others) == [["x1", "x2"], ["y1"], ["z1"], ["x1", "x2"], ["y1"], ["z1"]]
