@@ -7,8 +7,8 @@ damaged GGUF files. In this process: parameters, presets, workloads, device prof
 from __future__ import annotations
 
 import argparse
-import json
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -24,77 +24,90 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from reliability.inputs import GRAMMARS, SCHEMAS, TEXTS, damaged
+from reliability.attacker import Attacker
+from reliability.inputs import ADAPTERS, TEXTS, damaged, messages_of
 from reliability.isolation import isolate
-from reliability.processes import Server
+from reliability.processes import LoadClient, Server, wait_until
+from reliability.records import read
 from reliability.report import Check, conclude
-from reliability.rtps import Forger
 from slice_ros.bench.workload import WorkloadError
 from slice_ros.bench.workload_file import load_workload
-from slice_ros.client import Answer, Generation, SliceClient
+from slice_ros.client import Answer, Generation, GoalFailed, SliceClient
+from slice_ros.conversions import uuid_msg
 from slice_ros.engines.base import EngineError
 from slice_ros.host import EngineHost
-from slice_ros.interfaces import CheckSlo, Generate, GetParameters
+from slice_ros.interfaces import Generate
 from slice_ros.latency import LatencyError, LatencyModel
-from slice_ros.models import make_start_model
+from slice_ros.models import make_adapter, make_start_model
 from slice_ros.parameters import PARAMETERS, ParameterError, check_all
 from slice_ros.presets import PREFIX, presets_of
-from slice_ros.rclpy_dds import messages
 from slice_ros.rclpy_dds.arguments import parse, read_params_file
 from slice_ros.rclpy_dds.exceptions import UnknownROSArgsError
-from slice_ros.rclpy_dds.service import RequestId, endpoints
-from slice_ros.ros import QoSProfile, SignalHandlerOptions, SingleThreadedExecutor, rclpy
+from slice_ros.ros import SignalHandlerOptions, SingleThreadedExecutor, rclpy
 
 NAME = "fuzz"
 READY_S = 90.0
 END_S = 60.0
 """Any goal has ended after this, on a busy machine, too."""
+MEMORY = 4 * 2**30
+"""Bytes that the server, and its engine, may have: input that makes one of them grow without end is to end it, not the machine."""
+WITNESS_TOKENS = 64
 AT_ONCE = 20
 """Goals between two looks at the server, ..."""
 CHUNK = 500
 """... and samples or packets."""
+EXAMPLES = 30
+"""Right messages of each type, which are damaged."""
 SHARES = {"texts": 0.60, "bytes": 0.34, "goals": 0.05, "models": 0.01}
 
 
 class Target:
-    """A server, a client of it, and a goal that must not be disturbed."""
+    """A server, and a client of it. One and the same goal of the client is always under way, and must always get the same answer."""
 
     def __init__(self, folder: Path) -> None:
         make_start_model(folder / "model.gguf")
-        profile = ("--device-profile", "rtx4060ti-chatglm2-6b-int4", "--n-ctx", "4096")
-        self.server = Server(NAME, folder / "server.log", ("--model", str(folder / "model.gguf"), *profile))
+        for number, name in enumerate(ADAPTERS):
+            make_adapter(folder / f"{name}.gguf", seed=number)
+        adapters = ",".join(f"{name}={folder / name}.gguf" for name in ADAPTERS)
+        arguments = ("--model", str(folder / "model.gguf"), "-p", f"model.adapters:={adapters}", "--n-ctx", "4096")
+        self.server = Server(NAME, folder / "server.log", (*arguments, "--device-profile", "rtx4060ti-chatglm2-6b-int4"))
         self.server.start()
+        resource.prlimit(self.server.pid, resource.RLIMIT_DATA, (MEMORY, MEMORY))
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         self.node = rclpy.create_node("fuzzer")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self.client = SliceClient(self.node, f"/{NAME}")
         self.client.wait_for_server(READY_S)
-        self.expected = self._witness()
         self.engine_pid = self.server.engine_pid
         self.broken: list[str] = []
-        self.witnesses = 0
+        self.doing = "at the beginning"
+        self.answers: Counter[str] = Counter()
+        self._sent_s = 0.0
+        self._executor.create_task(self._witness())
+        wait_until(lambda: bool(self.answers), END_S, self.turn)
+        self.expected = next(iter(self.answers), "")
 
-    def _witness(self) -> str:
-        generation = self.client.send("where is the dock?", max_tokens=12, label="witness")
-        self.wait([generation])
-        return generation.end.text if isinstance(generation.end, Answer) else f"failed: {generation.end}"
+    async def _witness(self) -> None:
+        while True:
+            self._sent_s = time.monotonic()
+            try:
+                text = (await self.client.generate("where is the dock?", max_tokens=WITNESS_TOKENS, label="witness")).text
+            except GoalFailed as error:
+                text = f"failed: {error}"
+            if self.answers and text != self.expected:
+                self.broken.append(f"{self.doing}: the goal beside it got {text[:80]!r}")
+            self.answers[text] += 1
 
-    def wait(self, generations: list[Generation]) -> bool:
-        """Whether all of them ended."""
-        deadline = time.monotonic() + END_S
-        while not all(generation.done for generation in generations) and time.monotonic() < deadline:
-            self._executor.spin_once(timeout_sec=0.05)
-        return all(generation.done for generation in generations)
+    def turn(self, timeout_s: float = 0.05) -> None:
+        self._executor.spin_once(timeout_sec=timeout_s)
 
-    def look(self, at: str) -> None:
+    def look(self) -> None:
         """Is the server what it was?"""
-        text = self._witness()
-        self.witnesses += 1
-        if text != self.expected:
-            self.broken.append(f"{at}: the goal beside it got {text[:80]!r}")
+        if time.monotonic() - self._sent_s > END_S:
+            self.broken.append(f"{self.doing}: the goal beside it did not end")
         if not self.server.is_running or self.server.engine_pid != self.engine_pid:
-            self.broken.append(f"{at}: {'the engine' if self.server.is_running else 'the node'} died")
+            self.broken.append(f"{self.doing}: {'the engine' if self.server.is_running else 'the node'} died")
             self.engine_pid = self.server.engine_pid
 
     def close(self) -> None:
@@ -106,109 +119,80 @@ class Target:
 
 def run_cases(strategy: st.SearchStrategy[Any], count: int, seed_: int, case: Callable[[Any], None]) -> None:
     """Call with so many examples."""
-    quiet = settings(max_examples=count, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-    seed(seed_)(quiet(given(strategy)(case)))()
+
+    @seed(seed_)
+    @settings(max_examples=count, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(strategy)
+    def run(value: Any) -> None:
+        case(value)
+
+    run()
 
 
 # ---- goals
 
 
-def goal_messages() -> st.SearchStrategy[Any]:
-    """Goals with any fields that the message can hold; most are near enough to right ones to get far."""
-    small, text = st.integers(0, 50), st.one_of(st.just("go to the dock"), TEXTS)
-    durations = st.tuples(st.sampled_from((0, 0, 1, 5, -1, 2**31 - 1)), st.sampled_from((0, 0, 10**6, 10**9, 2**32 - 1)))
-    return st.fixed_dictionaries(
-        {"prompt": text},
-        optional={
-            "messages": st.lists(st.tuples(TEXTS, TEXTS), max_size=3),
-            "slo": st.tuples(TEXTS, st.integers(0, 255), durations, durations, durations, st.floats(width=32), st.integers(0, 255)),
-            "label": TEXTS,
-            "after": st.lists(st.binary(min_size=16, max_size=16), max_size=2),
-            "chain_deadline": durations,
-            "max_tokens": small | st.integers(0, 2**32 - 1),
-            "sampling": st.tuples(st.floats(width=32), st.integers(-(2**31), 2**31 - 1), st.floats(width=32), st.floats(width=32)),
-            "stop": st.lists(TEXTS, max_size=3),
-            "grammar": GRAMMARS,
-            "json_schema": SCHEMAS.map(repr) | SCHEMAS.map(yaml.safe_dump) | SCHEMAS.map(json.dumps),
-            "session_id": TEXTS,
-            "client": TEXTS,
-        },
-    )
-
-
-def goal_of(fields: dict[str, Any]) -> Any:
-    goal = Generate.Goal(prompt=fields["prompt"], max_tokens=8)
-    for name in ("label", "max_tokens", "stop", "grammar", "json_schema", "session_id", "client"):
-        if name in fields:
-            setattr(goal, name, fields[name])
-    for role, content in fields.get("messages", ()):
-        message = messages.message("slice_ros/msg/ChatMessage")(role=role, content=content)
-        goal.messages.append(message)
-    if "slo" in fields:
-        goal.slo.preset, goal.slo.service_class = fields["slo"][:2]
-        for bound, (sec, nanosec) in zip((goal.slo.ttft, goal.slo.tpot, goal.slo.deadline), fields["slo"][2:5], strict=True):
-            bound.sec, bound.nanosec = sec, nanosec
-        goal.slo.utility, goal.slo.on_miss = fields["slo"][5:]
-    if "chain_deadline" in fields:
-        goal.chain_deadline.sec, goal.chain_deadline.nanosec = fields["chain_deadline"]
-    if "sampling" in fields:
-        goal.sampling.temperature, goal.sampling.top_k, goal.sampling.top_p, goal.sampling.min_p = fields["sampling"]
-    goal.after = [messages.message("unique_identifier_msgs/msg/UUID")(uuid=list(uuid)) for uuid in fields.get("after", ())]
-    return goal
-
-
 def fuzz_goals(target: Target, cases: int, seed_: int, codes: Counter[str]) -> int:
     """Goals without an end."""
     lost = 0
+    sent: list[Generation] = []
 
-    def case(batch: list[dict[str, Any]]) -> None:
+    def settle() -> None:
         nonlocal lost
-        sent = [target.client._send(goal_of(fields)) for fields in batch]
-        if not target.wait(sent):
+        if not wait_until(lambda: all(generation.done for generation in sent), END_S, target.turn):
             lost += sum(not generation.done for generation in sent)
             target.client.cancel_all()
         for generation in sent:
             codes["NONE" if isinstance(generation.end, Answer) else generation.end.code.name if generation.end else "no end"] += 1
-        target.look(f"after goals {batch!r}"[:400])
+        target.look()
+        sent.clear()
+        target.doing = "goals"
 
-    run_cases(st.lists(goal_messages(), min_size=AT_ONCE, max_size=AT_ONCE), max(1, cases // AT_ONCE), seed_, case)
+    def case(drawn: tuple[Any, list[int]]) -> None:
+        goal, predecessors = drawn
+        goal.after = [*goal.after, *(uuid_msg(sent[i].goal_id) for i in predecessors if i < len(sent))]
+        if goal.messages:
+            goal.prompt = ""
+        target.doing += f" {goal}"[:1000]
+        sent.append(target.client._send(goal))
+        if len(sent) == AT_ONCE:
+            settle()
+
+    goals = messages_of(Generate.Goal.__msgtype__)
+    run_cases(st.tuples(goals, st.lists(st.integers(0, 2 * AT_ONCE), max_size=1)), cases, seed_, case)
+    settle()
     return lost
 
 
 # ---- bytes
 
 
-def fuzz_bytes(target: Target, cases: int, rng: random.Random) -> None:
-    """Damaged and random requests on the topics of services and of the action, and damaged packets on the ports."""
-    impl = Generate.Impl
-    goal = goal_of({"prompt": "go", "slo": ("", 0, (1, 0), (0, 0), (2, 0), 0.0, 0), "stop": ["x"], "messages": [("user", "hi")]})
-    requests = [
-        (impl.SendGoalService, f"/{NAME}/generate/_action/send_goal", impl.SendGoalService.Request(goal=goal)),
-        (impl.GetResultService, f"/{NAME}/generate/_action/get_result", impl.GetResultService.Request()),
-        (CheckSlo, f"/{NAME}/check_slo", CheckSlo.Request(prompt="go", max_tokens=4)),
-        (GetParameters, f"/{NAME}/get_parameters", GetParameters.Request(names=["scheduler.policy"])),
-    ]
-    for begin in range(0, cases, CHUNK):
-        # A packet that is lost leaves a gap in its writer's numbers, and readers then wait for it: new writers, now and then.
-        ends = [endpoints(target.node, service, name, QoSProfile(depth=10), server=False) for service, name, _ in requests]
-        forgers = [
-            (Forger(writer), messages.codec(service.Request.__msgtype__).encode(request, RequestId(rng.getrandbits(63), 1).prefix()))
-            for (_, writer), (service, _, request) in zip(ends, requests, strict=True)
-        ]
-        time.sleep(1.0)  # discovery
-        for _ in range(min(CHUNK, cases - begin)):
-            forger, data = rng.choice(forgers)
-            if rng.random() < 0.9:
-                forger.send(damaged(data, rng) if rng.random() < 0.8 else rng.randbytes(rng.randint(0, 200)))
-            else:
-                packet = b"RTPS\x02\x03\x01\x10" + rng.randbytes(12) + rng.randbytes(rng.randint(0, 300))
-                forger.send_packet(packet if rng.random() < 0.5 else damaged(packet, rng))
-            time.sleep(0.001)
-        target.look(f"after {begin + CHUNK} cases of bytes")
-        for (reader, writer), (forger, _) in zip(ends, forgers, strict=True):
-            forger.close()
-            reader.close()
-            writer.close()
+def fuzz_bytes(target: Target, cases: int, rng: random.Random, records: Path) -> list[str]:
+    """Wrong bytes on all topics that the server listens to, and those that another client does; what that client did wrong."""
+
+    def examples(typename: str) -> list[Any]:
+        found: list[Any] = []
+        run_cases(messages_of(typename), EXAMPLES, rng.getrandbits(32), found.append)
+        return found
+
+    client = LoadClient(NAME, records, "--rate", "4", "--patience", str(END_S))
+    try:
+        wait_until(records.exists, READY_S, target.turn)
+        attacker = Attacker(rng, examples, target.node.context.participant.guid)
+        for done in range(cases):
+            attacker.say()
+            target.turn(0.001)
+            if done % CHUNK == 0:
+                target.doing = f"after {done} cases of bytes"
+                target.look()
+                attacker.leave()
+                attacker.come_again()
+        attacker.leave()
+        lived, ended = client.is_running, client.finish(END_S)
+    finally:
+        client.kill()
+    wrong = [f"a goal of the other client had {len(record.ends)} ends" for record in read([records]).values() if len(record.ends) != 1]
+    return [*wrong, *([] if lived and ended else ["the other client did not live to its end"])]
 
 
 # ---- models
@@ -276,10 +260,10 @@ def fuzz_texts(folder: Path, cases: int, seed_: int) -> list[str]:
     words = st.one_of(st.sampled_from(("--ros-args", "-r", "-p", "--log-level", "a:=b", "__node:=x", "a.b:=[1", "--")), TEXTS)
     path = folder / "text.yaml"
 
-    def from_file(read: Callable[[Path], Any]) -> Callable[[Any], None]:
+    def from_file(load: Callable[[Path], Any]) -> Callable[[Any], None]:
         def case(value: Any) -> None:
             path.write_text(value if isinstance(value, str) else yaml.safe_dump(value), errors="replace")
-            read(path)
+            load(path)
 
         return case
 
@@ -298,10 +282,10 @@ def fuzz_texts(folder: Path, cases: int, seed_: int) -> list[str]:
     ]
     wrong: list[str] = []
 
-    def reads(what: str, read: Callable[[Any], Any], refusal: type[Exception]) -> Callable[[Any], None]:
+    def loads(what: str, load: Callable[[Any], Any], refusal: type[Exception]) -> Callable[[Any], None]:
         def case(value: Any) -> None:
             try:
-                read(value)
+                load(value)
             except refusal:
                 pass
             except Exception as error:
@@ -309,8 +293,8 @@ def fuzz_texts(folder: Path, cases: int, seed_: int) -> list[str]:
 
         return case
 
-    for what, strategy, read, refusal in kinds:
-        run_cases(strategy, max(1, cases // len(kinds)), seed_, reads(what, read, refusal))
+    for what, strategy, load, refusal in kinds:
+        run_cases(strategy, max(1, cases // len(kinds)), seed_, loads(what, load, refusal))
     return wrong
 
 
@@ -332,9 +316,8 @@ def main(argv: list[str] | None = None) -> int:
         wrong = fuzz_texts(folder, counts["texts"], arguments.seed)
         target = Target(folder)
         try:
-            target.look("before")
             lost = fuzz_goals(target, counts["goals"], arguments.seed, codes)
-            fuzz_bytes(target, counts["bytes"], rng)
+            disturbed = fuzz_bytes(target, counts["bytes"], rng, folder / "client.jsonl")
             unsaid = fuzz_models(folder, counts["models"], rng, loads)
         finally:
             target.close()
@@ -348,8 +331,9 @@ def main(argv: list[str] | None = None) -> int:
         Check(
             "node and engine live, and the goal beside it is not disturbed",
             not target.broken,
-            "; ".join(target.broken[:5]) or f"{target.witnesses} looks",
+            "; ".join(target.broken[:5]) or f"{target.answers.total()} answers",
         ),
+        Check("a client whose replies are forged lives, and each of its goals ends once", not disturbed, "; ".join(disturbed[:5]) or "yes"),
         Check("no traceback in the log", not tracebacks, f"{tracebacks}"),
         Check("a model that llama.cpp does not survive is a sentence", not unsaid, "; ".join(unsaid[:3]) or f"{counts['models']} files"),
     ]

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 from typing import Any
 
+import yaml
 from hypothesis import strategies as st
+from rosbags.interfaces import Nodetype
 
+from slice_ros.rclpy_dds import messages
+from slice_ros.rclpy_dds.cdr import Description
+from slice_ros.schemas import BY_NAME
+
+ADAPTERS = ("polite", "terse")
+"""Names of those the server under test has."""
 NASTY = ("", "\0", "a" * 3000, "\U0001f916é", '"', "{", "[", "\\", "%s%n", "../../etc/passwd", "\x1b[2J", "<|im_start|>", "\ud7ff")
 TEXTS = st.one_of(st.sampled_from(NASTY), st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
 
+LARGEST = 100
+SIZES = st.sampled_from((0, 1, 2, 3, 7, 30, LARGEST))
+"""Numbers in schemas and grammars."""
+
 _atoms = st.sampled_from(('"a"', '"\\n"', "[a-z]", "[^\\x00-\\x7f]", ".", "r0", "r1", "r2", '""', "root"))
-_items = st.builds("{}{}".format, _atoms, st.sampled_from(("", "", "*", "+", "?", "{1,3}", "{0,}", "{2}")))
+_repeats = st.one_of(st.sampled_from(("", "", "*", "+", "?", "{0,}")), st.builds("{{{},{}}}".format, SIZES, SIZES | st.just("")))
+_items = st.builds("{}{}".format, _atoms, _repeats)
 _sequences = st.lists(_items, min_size=0, max_size=4).map(" ".join)
 _bodies = st.recursive(
     _sequences,
@@ -56,11 +70,106 @@ _schema_keys = st.sampled_from(
     )
 )
 _schema_words = st.sampled_from(("object", "array", "string", "integer", "number", "boolean", "null", "#/$defs/a", "^a{1,3}$", "(", "date"))
-SCHEMAS: st.SearchStrategy[Any] = st.recursive(
+_wrong_schemas: st.SearchStrategy[Any] = st.recursive(
     st.one_of(_json, _schema_words),
     lambda inner: st.dictionaries(_schema_keys, inner, max_size=4) | st.lists(inner, max_size=3),
     max_leaves=10,
 )
+
+
+def _sized(kind: str, least: str, most: str, **rest: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Schemas of a type whose size may be bounded."""
+    return st.fixed_dictionaries({"type": st.just(kind), **rest}, optional={least: SIZES, most: SIZES})
+
+
+_right_schemas: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(
+        st.sampled_from(({"type": "integer"}, {"type": "number"}, {"type": "boolean"}, {"const": "x"}, {"enum": ["a", 1, None]})),
+        _sized("string", "minLength", "maxLength"),
+        st.fixed_dictionaries({"type": st.just("string"), "pattern": st.builds("^[a-z]{{{},{}}}$".format, SIZES, SIZES)}),
+    ),
+    lambda inner: st.one_of(
+        _sized("array", "minItems", "maxItems", items=inner),
+        st.fixed_dictionaries({"type": st.just("object"), "properties": st.dictionaries(st.sampled_from("abcd"), inner, max_size=3)}),
+        st.fixed_dictionaries({"anyOf": st.lists(inner, min_size=1, max_size=3)}),
+    ),
+    max_leaves=6,
+)
+SCHEMAS: st.SearchStrategy[str] = st.one_of(
+    _right_schemas.map(json.dumps),
+    _wrong_schemas.map(json.dumps),
+    st.one_of(_right_schemas, _wrong_schemas).map(yaml.safe_dump),
+    st.sampled_from(tuple(BY_NAME)) | TEXTS,
+)
+
+# ---- messages
+
+
+@st.composite
+def messages_of(draw: st.DrawFn, typename: str) -> Any:
+    """Messages with all of their fields, right where ``RIGHT`` says how, but for one, now and then, that is anything its type can hold."""
+    right = RIGHT.get(typename, {})
+    wrong = draw(st.sampled_from(("",) * 7 * len(right) + tuple(right))) if right else ""
+    fields = {
+        name: draw(right[name] if name in right and name != wrong else _anything(description))
+        for name, description in messages.fields(typename)
+    }
+    return messages.message(typename)(**fields)
+
+
+def _anything(description: Description) -> st.SearchStrategy[Any]:
+    """All values of a field."""
+    kind, detail = description
+    if kind == Nodetype.NAME:
+        return messages_of(detail)
+    if kind != Nodetype.BASE:
+        element, length = detail
+        least, most = (length, length) if kind == Nodetype.ARRAY else (0, 2)
+        return st.lists(_anything(element), min_size=least, max_size=most)
+    name, bound = detail
+    if name == "string":
+        return TEXTS.filter(lambda text: len(text.encode()) <= bound) if bound else TEXTS
+    if "int" in name:
+        bits, is_signed = int(name.partition("int")[2]), not name.startswith("u")
+        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed else (0, 2**bits - 1)
+        return st.integers(low, high) | st.integers(0, 3)
+    others = {"bool": st.booleans(), "byte": st.binary(min_size=1, max_size=1)}
+    return others[name] if name in others else st.floats(width=32 if name == "float32" else 64)
+
+
+_seconds, _nanoseconds = st.sampled_from((0, 0, 0, 1, 5)), st.sampled_from((0, 0, 10**6, 5 * 10**8))
+RIGHT: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "slice_ros/action/Generate_Goal": {
+        "prompt": st.just("go to the dock") | st.text(min_size=1, max_size=20),
+        "label": st.sampled_from(("", "control", "voice")),
+        "messages": st.just([]) | st.lists(st.deferred(lambda: messages_of("slice_ros/msg/ChatMessage")), max_size=2),
+        "after": st.just([]),
+        "max_tokens": st.integers(1, 50),
+        "stop": st.lists(st.text(min_size=1, max_size=2), max_size=2),
+        "grammar": st.just("") | GRAMMARS,
+        "json_schema": st.just("") | SCHEMAS,
+        "adapter": st.sampled_from(("", *ADAPTERS)),
+        "session_id": st.sampled_from(("", "a", "b")),
+        "client": st.sampled_from(("", "x")),
+    },
+    "slice_ros/msg/ChatMessage": {"role": st.sampled_from(("user", "assistant", "system"))},
+    "slice_ros/msg/Slo": {
+        "preset": st.just(""),
+        "service_class": st.integers(0, 1),
+        "utility": st.sampled_from((0.0, 0.5, 200.0)),
+        "on_miss": st.integers(0, 1),
+    },
+    "slice_ros/msg/Sampling": {
+        "temperature": st.sampled_from((0.0, 0.8, 5.0)),
+        "top_k": st.integers(0, 100),
+        "top_p": st.floats(0.0, 1.0, width=32),
+        "min_p": st.floats(0.0, 1.0, width=32),
+        "repeat_penalty": st.sampled_from((0.0, 1.0, 1.3)),
+    },
+    "builtin_interfaces/msg/Duration": {"sec": _seconds, "nanosec": _nanoseconds},
+    "rcl_interfaces/msg/Parameter": {"name": st.sampled_from(("diagnostics.attainment_warn", "model.path", "scheduler.policy"))},
+}
+"""What fields should be, by type; those that are not here may be anything."""
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:

@@ -154,6 +154,25 @@ def make_start_model(path: Path, *, shape: ModelShape = START_SHAPE, seed: int =
     _write_model(path, shape, Quantization.F32, write)
 
 
+def make_adapter(path: Path, *, seed: int, width: int = START_SHAPE.embedding_length, rank: int = 4) -> None:
+    """Write a LoRA adapter of random weights for the attention's output of the first block.
+
+    Args:
+        width: the model's embedding length.
+    """
+    rng = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", float(rank))
+    for part, dimensions in (("lora_a", (rank, width)), ("lora_b", (width, rank))):
+        writer.add_tensor(f"blk.0.attn_output.weight.{part}", rng.standard_normal(dimensions).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def _taste(token: int) -> float:
     """How much the start model likes a token: words more than digits and signs, nothing that upsets a terminal."""
     if token == ord(" ") or chr(token) in "etaoinshrdlu":

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
 from builders import CONTROL, PAPER, QA, Bench, a_goal, a_task
 
@@ -16,7 +14,7 @@ from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.events import Progress
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 from slice_ros.mask import Cell, MaskMatrix
-from slice_ros.models import START_SHAPE, make_start_model
+from slice_ros.models import START_SHAPE, make_adapter, make_start_model
 from slice_ros.parameters import check_all
 from slice_ros.policies import POLICIES, make_policy
 from slice_ros.policies.base import Limits
@@ -24,35 +22,17 @@ from slice_ros.scheduler import Scheduler
 from slice_ros.slo import BestEffort
 
 SHAPE = replace(START_SHAPE, block_count=2)
-RANK = 4
-
-
-def write_adapter(path: Path, seed: int, *, width: int = SHAPE.embedding_length) -> Path:
-    """A LoRA adapter of random weights for the attention's output of the first block."""
-    rng = np.random.default_rng(seed)
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", float(RANK))
-    for part, shape in (("lora_a", (RANK, width)), ("lora_b", (width, RANK))):
-        writer.add_tensor(f"blk.0.attn_output.weight.{part}", rng.standard_normal(shape).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     directory = tmp_path_factory.mktemp("adapters")
-    make_start_model(directory / "model.gguf", shape=SHAPE)
-    return {
-        "model": directory / "model.gguf",
-        "polite": write_adapter(directory / "polite.gguf", 1),
-        "terse": write_adapter(directory / "terse.gguf", 2),
-        "wide": write_adapter(directory / "wide.gguf", 3, width=64),
-    }
+    files = {name: directory / f"{name}.gguf" for name in ("model", "polite", "terse", "wide")}
+    make_start_model(files["model"], shape=SHAPE)
+    make_adapter(files["polite"], seed=1)
+    make_adapter(files["terse"], seed=2)
+    make_adapter(files["wide"], seed=3, width=64)
+    return files
 
 
 @pytest.fixture(scope="module")
