@@ -22,7 +22,7 @@ from reliability.load import draw
 from reliability.processes import Footprint, LoadClient, Server
 from reliability.records import Record, read
 from reliability.report import Check, conclude
-from reliability.verdicts import FINISHED, Lives, disagreements, observed, reported, spread
+from reliability.verdicts import FINISHED, ROUNDING_S, Lives, disagreements, observed, reported, spread
 from slice_ros.client import Generation, SliceClient
 from slice_ros.interfaces import GoalEvent, SloStatus
 from slice_ros.models import make_start_model
@@ -211,12 +211,17 @@ class Soak:
         tenth = max(1, len(memory) // 10)
         early, late = memory[tenth : 2 * tenth] or memory[:1], memory[-tenth:]
         status_s, cancel_s = max(observer.gaps_s) - STATUS_PERIOD_S, max(observer.cancels_s, default=float("nan"))
-        again = disagreements(lives, lambda life: reported(life.end), succeeded_only=False)
-        by_stamps = disagreements(lives, observed, succeeded_only=True)
-        served = [life for goal_id, life in lives.items() if goal_id in records and life.end is not None and not life.end.error_code]
-        stamps_late = [observed(life).ttft_s - reported(life.end).ttft_s for life in served]
-        client_late = [r.first_s - r.sent_s - r.report["ttft_s"] for r in records.values() if r.first_s is not None and r.code == "NONE"]
+        whole = [life for life in lives.values() if life.is_whole]
+        served = [life for life in whole if life.has_succeeded]
+        bounded = [life for goal_id, life in lives.items() if goal_id in steady and life.has_succeeded]
+        delays_s = [life.delays_s() for life in served]
+        apart_s = max((abs(delay_s) for life in bounded for delay_s in life.delays_s()), default=0.0)
+        client_first = [r.first_s - r.sent_s - r.report["ttft_s"] for r in records.values() if r.first_s is not None and r.code == "NONE"]
+        client_last = [r.ends[0] - r.sent_s - r.report["e2e_s"] for r in records.values() if r.code == "NONE"]
+        soonest_s = min((*client_first, *client_last), default=0.0)
         allowed_s = ANSWER_S * self._slowness
+        wrong, _ = disagreements(whole, lambda life: reported(life.end))
+        far, near = disagreements(bounded, observed, allowed_s)
         self.checks += [
             Check(
                 "no goal is lost", not lost and len(records) >= self._goals * 0.99, f"{len(records)} goals, {len(lost)} not with one end"
@@ -238,17 +243,29 @@ class Soak:
                 abs(first - last) <= DRIFT * self._slowness,
                 f"first tenth {first:.3f}, last {last:.3f}",
             ),
-            Check("verdicts follow from the reported times", not again, f"{len(lives)} goals, {len(again)} otherwise"),
+            Check("verdicts follow from the reported times, in every goal", not wrong, f"{len(whole)} goals, {wrong} otherwise"),
             Check(
-                "verdicts follow from the events' stamps, but for delays of the transport",
-                len(by_stamps) <= 0.01 * self._slowness * len(served),
-                f"{len(served)} goals, {len(by_stamps)} otherwise",
+                f"reported times are those between the events' stamps, within {allowed_s:g} s for publishing",
+                apart_s <= allowed_s,
+                f"{len(bounded)} goals with bounds, at most {apart_s * 1e3:.1f} ms apart",
+            ),
+            Check(
+                f"verdicts follow from the stamps alone, where no time is within {allowed_s:g} s of its bound",
+                not far,
+                f"{len(bounded)} goals with bounds, {far} otherwise, and {near} of those on a bound",
+            ),
+            Check(
+                "no client saw a token before its reported time",
+                soonest_s >= -ROUNDING_S,
+                f"{len(client_last)} goals, soonest {soonest_s * 1e3:.2f} ms after it",
             ),
         ]
         self.figures |= {
             "ends": ", ".join(f"{code} {count}" for code, count in codes.most_common()),
-            "a first token's event, after the token": spread(stamps_late),
-            "a first token at its client, after the token": spread(client_late),
+            "stamp of a first token's event, after the token": spread(first_s for first_s, _ in delays_s),
+            "stamp of an end's event, after the last token": spread(last_s for _, last_s in delays_s),
+            "first token at its client, after the token": spread(client_first),
+            "end at its client, after the last token": spread(client_last),
             "status after it was due": spread(gap - STATUS_PERIOD_S for gap in observer.gaps_s),
             "cancel to end": spread(observer.cancels_s),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,20 @@ class Life:
     stamps_s: dict[int, float] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
     end: Any = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was heard from the beginning to the end."""
+        return ACCEPTED in self.counts and self.end is not None
+
+    @property
+    def has_succeeded(self) -> bool:
+        return self.is_whole and not self.end.error_code
+
+    def delays_s(self) -> tuple[float, float]:
+        """How much later than its token the first token's event was stamped, and the end's than the last; of one that succeeded."""
+        seen, said = observed(self), reported(self.end)
+        return seen.ttft_s - said.ttft_s, seen.e2e_s - said.e2e_s
 
 
 class Lives:
@@ -56,34 +70,23 @@ def observed(life: Life) -> Times:
     return Times(first - accepted, (last - first) / gaps if gaps > 0 else math.nan, last - accepted)
 
 
-def judge(times: Times, end: Any) -> tuple[bool, bool, bool, bool]:
-    """TTFT, TPOT and deadline met, and all of them by a goal that succeeded."""
-    ttft, tpot, deadline = (bound.sec + bound.nanosec * 1e-9 for bound in (end.slo.ttft, end.slo.tpot, end.slo.deadline))
-    met = (
-        not ttft or times.ttft_s <= ttft,
-        not tpot or end.report.output_tokens == 1 or times.tpot_s <= tpot,
-        not deadline or times.e2e_s <= deadline,
-    )
-    return (*met, all(met) and end.error_code == 0)
-
-
-def is_near_a_bound(times: Times, end: Any, distance_s: float = ROUNDING_S) -> bool:
-    bounds = (bound.sec + bound.nanosec * 1e-9 for bound in (end.slo.ttft, end.slo.tpot, end.slo.deadline))
-    found = (times.ttft_s, times.tpot_s, times.e2e_s)
-    return any(bound and abs(bound - time_s) <= distance_s for bound, time_s in zip(bounds, found, strict=True))
-
-
-def disagreements(lives: Mapping[str, Life], times_of: Callable[[Life], Times], *, succeeded_only: bool) -> list[str]:
-    """Goals whose verdict by these times is not the server's; those on a bound are left out."""
-    found = []
-    for goal_id, life in lives.items():
-        if life.end is None or (succeeded_only and life.end.error_code):
-            continue
-        report, times = life.end.report, times_of(life)
-        said = (report.ttft_met, report.tpot_met, report.deadline_met, report.attained)
-        if ACCEPTED in life.counts and judge(times, life.end) != said and not is_near_a_bound(times, life.end):
-            found.append(goal_id)
-    return found
+def disagreements(lives: Iterable[Life], times_of: Callable[[Life], Times], distance_s: float = ROUNDING_S) -> tuple[int, int]:
+    """How many verdicts by these times are not the server's: where the time is farther from its bound than that, and where it is not."""
+    far = near = 0
+    for life in lives:
+        slo, report, times = life.end.slo, life.end.report, times_of(life)
+        gaps = report.output_tokens - 1
+        for said, bound, time_s, share in (
+            (report.ttft_met, slo.ttft, times.ttft_s, 1),
+            (report.tpot_met, slo.tpot, times.tpot_s if gaps else 0.0, max(1, gaps)),  # a mean is off by its share of what its sum is
+            (report.deadline_met, slo.deadline, times.e2e_s, 1),
+        ):
+            bound_s = bound.sec + bound.nanosec * 1e-9
+            if said != (not bound_s or time_s <= bound_s):
+                is_near = abs(bound_s - time_s) * share <= distance_s
+                far, near = far + (not is_near), near + is_near
+        far += report.attained != (report.ttft_met and report.tpot_met and report.deadline_met and not life.end.error_code)
+    return far, near
 
 
 def spread(values_s: Iterable[float]) -> str:
