@@ -8,6 +8,7 @@ import os
 import random
 import string
 import sys
+import tempfile
 import threading
 from array import array
 from collections.abc import Iterator
@@ -375,6 +376,11 @@ def test_what_other_threads_print_while_a_grammar_is_read_is_not_lost(engine: Ll
     stop.set()
     thread.join()
     assert capfd.readouterr().err == "x" * written
+
+
+def test_a_grammar_is_read_where_no_file_can_be_written(engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    assert text_of(engine, goal(grammar='root ::= "yes"')) == "yes"
 
 
 def test_a_prompt_that_does_not_fit_the_context_is_refused_with_the_numbers(engine: LlamaEngine) -> None:

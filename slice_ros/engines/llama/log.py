@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,7 +64,7 @@ def call_capturing_stderr(function: Callable[[], Any]) -> tuple[Any, str]:
         saved = os.dup(2)
     except OSError:  # closed: nobody reads it
         return function(), ""
-    with tempfile.TemporaryFile() as file:
+    with os.fdopen(os.memfd_create("stderr"), "r+b") as file:  # in memory: a disk may be full
         os.dup2(file.fileno(), 2)
         try:
             result = function()
