@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -37,11 +37,13 @@ SERVED_S = 1.0
 """After a fault, a new goal is served within this, and the time that whatever has to start anew takes."""
 HANG_S = 3.0
 """A silent engine is killed after this."""
+UNSAVED = "the measured step times cannot be saved"
+GRAMMAR = 'root ::= "yes" | "no"'
 
 
 @dataclass(slots=True)
 class Fault:
-    """One fault, and how long after it (or after its repair) a new goal had been served."""
+    """One fault, and how long after it a new goal had been served: after its repair where nothing can be served before."""
 
     kind: str
     at_s: float
@@ -55,7 +57,10 @@ class Rig:
     """What the faults act on.
 
     Args:
+        cache: where the server's step times are saved.
+        repairs: what is put right when a goal has been served in spite of the fault.
         engine_s: seconds in which an engine starts; measured without a fault.
+        measuring_s: the same of one that has to measure its step times.
         node_s: seconds from a node's start to its first success.
         footprints: what nodes held just before they were ended.
     """
@@ -68,7 +73,9 @@ class Rig:
     rate: float
     clients: list[LoadClient] = field(default_factory=list)
     killed: list[LoadClient] = field(default_factory=list)
+    repairs: ExitStack = field(default_factory=ExitStack)
     engine_s: float = 0.0
+    measuring_s: float = 0.0
     node_s: float = 0.0
     deaths_s: list[float] = field(default_factory=list)
     footprints: list[Footprint] = field(default_factory=list)
@@ -76,6 +83,18 @@ class Rig:
     @property
     def model(self) -> Path:
         return self.folder / "model.gguf"
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+    def some_time(self) -> float:
+        """How long a fault that is repaired lasts."""
+        return self.pause_s * self.rng.uniform(0.2, 1.0)
+
+    def forget_step_times(self) -> None:
+        """The next engine has to measure."""
+        shutil.rmtree(self.cache, ignore_errors=True)
 
     def kill_engine(self, number: int = signal.SIGKILL) -> bool:
         pid = self.server.engine_pid
@@ -117,8 +136,8 @@ def engine_out_of_memory(rig: Rig) -> float:
             used = psutil.Process(pid).memory_info().vms
             resource.prlimit(pid, resource.RLIMIT_AS, (used, used))
             resource.prlimit(pid, resource.RLIMIT_DATA, (0, 0))
-    time.sleep(rig.pause_s)
-    rig.kill_engine()  # it may well live on with what it has
+    if not wait_until(lambda: rig.server.engine_pid != pid, rig.some_time()):
+        rig.kill_engine()  # it lives on with what it has
     return rig.engine_s
 
 
@@ -152,47 +171,51 @@ def client_dies(rig: Rig) -> float:
 def client_freezes(rig: Rig) -> float:
     victim = rig.rng.choice(rig.clients)
     victim.send_signal(signal.SIGSTOP)
-    time.sleep(rig.pause_s)
+    time.sleep(rig.some_time())
     victim.send_signal(signal.SIGCONT)
     return 0.0
 
 
 def model_is_removed(rig: Rig) -> float:
-    aside = rig.model.with_suffix(".aside")
-    rig.model.rename(aside)
-    rig.kill_engine()
-    time.sleep(rig.pause_s)
-    aside.rename(rig.model)
-    return rig.engine_s + 2.0 * rig.pause_s  # the next try may be as far away as the trouble was long
+    aside = rig.model.rename(rig.model.with_suffix(".aside"))
+    return without_model(rig, aside)
 
 
 def model_is_replaced(rig: Rig) -> float:
-    aside = rig.model.with_suffix(".aside")
-    rig.model.rename(aside)
+    aside = rig.model.rename(rig.model.with_suffix(".aside"))
     rig.model.write_bytes(b"GGUF" + rig.rng.randbytes(100_000))
+    return without_model(rig, aside)
+
+
+def without_model(rig: Rig, aside: Path) -> float:
+    """The engine has to start without its model, until that is put back."""
+    pause_s = rig.some_time()
     rig.kill_engine()
-    time.sleep(rig.pause_s)
+    time.sleep(pause_s)
     aside.rename(rig.model)
-    return rig.engine_s + 2.0 * rig.pause_s
+    return rig.engine_s + 2.0 * pause_s  # the next try may be as far away as the trouble was long
 
 
 def model_is_cut(rig: Rig) -> float:
     """The file that is mapped into the engine's memory loses its end."""
+    pause_s = rig.some_time() / 4.0
     whole = rig.model.read_bytes()
     os.truncate(rig.model, 4096)
-    time.sleep(rig.pause_s / 4)
+    time.sleep(pause_s)
     rig.model.write_bytes(whole)
     rig.kill_engine()
-    return rig.engine_s + rig.pause_s
+    return rig.engine_s + 2.0 * pause_s
 
 
 def disk_is_full(rig: Rig) -> float:
-    """Nothing more can be written to any file by the node, nor by the engine that it starts."""
-    resource.prlimit(rig.server.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    """Neither the node nor the engine that it starts can write to any file, also not the step times that this engine has to measure."""
+    saved = rig.cache.rename(rig.cache.with_suffix(".aside"))
+    rig.repairs.callback(saved.rename, rig.cache)
+    rig.repairs.callback(rig.forget_step_times)
+    limits = resource.prlimit(rig.server.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    rig.repairs.callback(resource.prlimit, rig.server.pid, resource.RLIMIT_FSIZE, limits)
     rig.kill_engine()
-    time.sleep(rig.pause_s)
-    resource.prlimit(rig.server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    return rig.engine_s
+    return rig.measuring_s
 
 
 def clock_steps(rig: Rig) -> float:
@@ -270,7 +293,7 @@ class Prober:
 
         began = time.monotonic()
         while time.monotonic() - began < limit_s:
-            generation = self._client.send("ready?", max_tokens=1, label="probe", slo=RealTime(deadline_s=SERVED_S))
+            generation = self._client.send("ready?", max_tokens=1, label="probe", slo=RealTime(deadline_s=SERVED_S), grammar=GRAMMAR)
             tried = time.monotonic()
             while not generation.done and time.monotonic() - tried < limit_s:
                 self._executor.spin_once(timeout_sec=0.02)
@@ -301,7 +324,8 @@ def run(
     rng = random.Random(seed)
     make_start_model(folder / "model.gguf")
     clock_file, environment = stepping_clock(folder)
-    arguments = ("--model", str(folder / "model.gguf"), "--device-profile", "rtx4060ti-chatglm2-6b-int4", "--n-ctx", "4096")
+    environment["XDG_CACHE_HOME"] = str(folder / "cache")
+    arguments = ("--model", str(folder / "model.gguf"), "--n-ctx", "4096")
     server = Server(NAME, folder / "server.log", (*arguments, "-p", f"engine.hang_timeout_s:={HANG_S}"), environment)
     rig = Rig(folder, server, rng, pause_s, clock_file, rate)
     shared_before = shared_memory()
@@ -335,11 +359,14 @@ def run(
         prober.close()
     wait_until(lambda: not session_of(server.pid), 3.0)
     left, shared = session_of(server.pid), shared_memory() - shared_before
-    tracebacks = sum(line.startswith("Traceback") for line in server.log.read_text(errors="replace").splitlines())
+    log = server.log.read_text(errors="replace").splitlines()
+    tracebacks = sum(line.startswith("Traceback") for line in log)
+    unsaved, full = sum(UNSAVED in line for line in log), sum(fault.kind == "disk full" for fault in done)
     checks += [
         Check("no process is left", not left, f"{len(left)} left"),
         Check("no shared memory is left", not shared, ", ".join(sorted(shared)) or "none"),
         Check("no traceback in the log", not tracebacks, f"{tracebacks}"),
+        Check("step times that cannot be saved are told", unsaved >= full, f"{full} times due, {unsaved} times told"),
     ]
     records = read(client.records for client in (*rig.clients, *rig.killed))
     return (
@@ -349,6 +376,7 @@ def run(
             "goals": len(records),
             "succeeded": sum(record.code == "NONE" for record in records.values()),
             "engine start, s": round(rig.engine_s, 2),
+            "engine start with measuring, s": round(rig.measuring_s, 2),
             "node start, s": round(rig.node_s, 2),
             "clock stepped": "in node and engine" if clock_file is not None else "not: there is no C compiler",
         },
@@ -361,16 +389,21 @@ def start(rig: Rig, prober: Prober) -> None:
     Raises:
         RuntimeError: it does not serve.
     """
-    began = time.monotonic()
-    rig.server.start()
-    if prober.served_within(READY_S) == float("inf"):
-        raise RuntimeError(f"the server did not start: {rig.server.log.read_text()[-500:]}")
-    rig.node_s = time.monotonic() - began
-    began = time.monotonic()
-    rig.kill_engine()
-    prober.spin(0.2)
-    prober.served_within(READY_S)
-    rig.engine_s = time.monotonic() - began
+
+    def served_after(action: Callable[[], object]) -> float:
+        action()
+        began = time.monotonic()
+        prober.spin(0.2)
+        if prober.served_within(READY_S) == float("inf"):
+            raise RuntimeError(f"the server did not start: {rig.server.log.read_text()[-500:]}")
+        return time.monotonic() - began
+
+    served_after(rig.server.start)
+    rig.engine_s = served_after(rig.kill_engine)
+    rig.forget_step_times()
+    rig.measuring_s = served_after(rig.kill_engine)
+    rig.server.stop()
+    rig.node_s = served_after(rig.server.start)
     prober.spin(1.0)
 
 
@@ -384,7 +417,8 @@ def break_it(rig: Rig, prober: Prober, faults: int, gap_s: float, slowness: floa
         prober.spin(rig.rng.uniform(0.2, 1.8) * gap_s)
         fault = Fault(kind, time.monotonic())
         fault.allowed_s = (SERVED_S + FAULTS[kind](rig)) * slowness
-        fault.recovered_s = prober.served_within(READY_S)
+        with rig.repairs:
+            fault.recovered_s = prober.served_within(READY_S)
         fault.died = not rig.server.is_running
         done.append(fault)
         print(f"{len(done)}/{faults} {kind}: served after {fault.recovered_s:.2f} s of {fault.allowed_s:.2f}", file=sys.stderr)  # noqa: T201
@@ -435,14 +469,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clients", type=int, default=3)
     parser.add_argument("--rate", type=float, default=1.5, help="goals a second of each client")
-    parser.add_argument("--gap", type=float, default=2.0, help="mean time without faults between two, s")
-    parser.add_argument("--pause", type=float, default=10.0, help="how long a fault that is repaired lasts, s")
+    parser.add_argument("--gap", type=float, default=1.0, help="mean time without faults between two, s")
+    parser.add_argument("--pause", type=float, default=10.0, help="how long a fault that is repaired lasts at most, s")
     parser.add_argument("--slowness", type=float, default=1.0, help="times are allowed to be so much longer, for a busy machine")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", type=Path, help="folder for logs and records; default is a temporary one")
     arguments = parser.parse_args(argv)
     isolate(arguments.seed)
-    folder = arguments.keep or Path(tempfile.mkdtemp(prefix="chaos"))
+    folder = (arguments.keep or Path(tempfile.mkdtemp(prefix="chaos"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         checks, faults, figures = run(

@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -54,8 +56,12 @@ class Server:
         self._engines: set[int] = set()
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment, start_new_session=True)
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True
+        )
+        # Through a pipe, as of a launch file: so what it says is heard even when it cannot write to files any more.
+        self._logger = threading.Thread(target=_copy, args=(self._process.stdout, self.log), daemon=True)
+        self._logger.start()
 
     @property
     def pid(self) -> int:
@@ -98,6 +104,7 @@ class Server:
         if not self.wait(STOP_S):
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        self._logger.join(STOP_S)
 
     def orphans(self) -> list[int]:
         """Processes of its session that are still there; only sensible after its end."""
@@ -145,6 +152,12 @@ class LoadClient:
         if self.is_running:
             self._process.kill()
         self._process.wait()
+
+
+def _copy(stream: IO[bytes], path: Path) -> None:
+    with stream, path.open("ab", buffering=0) as file:
+        for line in stream:
+            file.write(line)
 
 
 def session_of(leader: int) -> list[int]:
