@@ -69,7 +69,16 @@ class Target:
         for number, name in enumerate(ADAPTERS):
             make_adapter(folder / f"{name}.gguf", seed=number)
         adapters = ",".join(f"{name}={folder / name}.gguf" for name in ADAPTERS)
-        arguments = ("--model", str(folder / "model.gguf"), "-p", f"model.adapters:={adapters}", "--n-ctx", "4096")
+        arguments = (
+            "--model",
+            str(folder / "model.gguf"),
+            "-p",
+            f"model.adapters:={adapters}",
+            "--n-ctx",
+            "4096",
+            "-p",
+            "limits.max_tokens:=300",
+        )
         self.server = Server(NAME, folder / "server.log", (*arguments, "--device-profile", "rtx4060ti-chatglm2-6b-int4"))
         self.server.start()
         resource.prlimit(self.server.pid, resource.RLIMIT_DATA, (MEMORY, MEMORY))
@@ -153,7 +162,7 @@ def fuzz_goals(target: Target, cases: int, seed_: int, codes: Counter[str]) -> i
         goal.after = [*goal.after, *(uuid_msg(sent[i].goal_id) for i in predecessors if i < len(sent))]
         if goal.messages:
             goal.prompt = ""
-        target.doing += f" {goal}"[:1000]
+        target.doing = f"{target.doing} {goal}"[-4000:]
         sent.append(target.client._send(goal))
         if len(sent) == AT_ONCE:
             settle()
@@ -167,8 +176,8 @@ def fuzz_goals(target: Target, cases: int, seed_: int, codes: Counter[str]) -> i
 # ---- bytes
 
 
-def fuzz_bytes(target: Target, cases: int, rng: random.Random, records: Path) -> list[str]:
-    """Wrong bytes on all topics that the server listens to, and those that another client does; what that client did wrong."""
+def fuzz_bytes(target: Target, cases: int, rng: random.Random, records: Path) -> tuple[list[str], list[str]]:
+    """Wrong bytes on all topics to which the server listens, and another client: these topics, and what was wrong with that client."""
 
     def examples(typename: str) -> list[Any]:
         found: list[Any] = []
@@ -188,11 +197,11 @@ def fuzz_bytes(target: Target, cases: int, rng: random.Random, records: Path) ->
                 attacker.leave()
                 attacker.come_again()
         attacker.leave()
-        lived, ended = client.is_running, client.finish(END_S)
+        lived, ended = client.is_running, client.finish(2 * END_S)
     finally:
         client.kill()
-    wrong = [f"a goal of the other client had {len(record.ends)} ends" for record in read([records]).values() if len(record.ends) != 1]
-    return [*wrong, *([] if lived and ended else ["the other client did not live to its end"])]
+    wrong = [f"a goal had {len(record.ends)} ends" for record in read([records]).values() if len(record.ends) != 1]
+    return sorted(attacker.topics), [*wrong, *([] if lived and ended else ["it did not live to its end"])]
 
 
 # ---- models
@@ -243,8 +252,8 @@ def _host_says(path: Path) -> list[str]:
 # ---- texts
 
 
-def fuzz_texts(folder: Path, cases: int, seed_: int) -> list[str]:
-    """Parameters, presets, workloads, profiles, command lines: each is read, or refused by its own error. Those that are neither."""
+def fuzz_texts(folder: Path, cases: int, seed_: int) -> tuple[int, list[str]]:
+    """Parameters, presets, workloads, profiles, command lines: each is read, or refused by its own error. How many, and those neither."""
     scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXTS)
     trees = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=8)
     names = st.sampled_from(tuple(PARAMETERS)) | TEXTS
@@ -281,9 +290,12 @@ def fuzz_texts(folder: Path, cases: int, seed_: int) -> list[str]:
         ("command line", st.lists(words, max_size=5), parse, UnknownROSArgsError),
     ]
     wrong: list[str] = []
+    done = 0
 
     def loads(what: str, load: Callable[[Any], Any], refusal: type[Exception]) -> Callable[[Any], None]:
         def case(value: Any) -> None:
+            nonlocal done
+            done += 1
             try:
                 load(value)
             except refusal:
@@ -295,7 +307,7 @@ def fuzz_texts(folder: Path, cases: int, seed_: int) -> list[str]:
 
     for what, strategy, load, refusal in kinds:
         run_cases(strategy, max(1, cases // len(kinds)), seed_, loads(what, load, refusal))
-    return wrong
+    return done, wrong
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -313,11 +325,12 @@ def main(argv: list[str] | None = None) -> int:
     codes: Counter[str] = Counter()
     loads: Counter[str] = Counter()
     try:
-        wrong = fuzz_texts(folder, counts["texts"], arguments.seed)
+        counts["texts"], wrong = fuzz_texts(folder, counts["texts"], arguments.seed)
         target = Target(folder)
         try:
             lost = fuzz_goals(target, counts["goals"], arguments.seed, codes)
-            disturbed = fuzz_bytes(target, counts["bytes"], rng, folder / "client.jsonl")
+            counts["goals"] = codes.total()
+            topics, disturbed = fuzz_bytes(target, counts["bytes"], rng, folder / "client.jsonl")
             unsaid = fuzz_models(folder, counts["models"], rng, loads)
         finally:
             target.close()
@@ -338,7 +351,8 @@ def main(argv: list[str] | None = None) -> int:
         Check("a model that llama.cpp does not survive is a sentence", not unsaid, "; ".join(unsaid[:3]) or f"{counts['models']} files"),
     ]
     figures = {
-        "cases": ", ".join(f"{kind} {count}" for kind, count in counts.items()),
+        "cases": f"{sum(counts.values())}: " + ", ".join(f"{kind} {count}" for kind, count in counts.items()),
+        "topics attacked": ", ".join(topics),
         "goals ended with": ", ".join(f"{code} {count}" for code, count in codes.most_common()),
         "damaged models": ", ".join(f"{what} {count}" for what, count in loads.most_common()),
     }

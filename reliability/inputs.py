@@ -20,8 +20,7 @@ ADAPTERS = ("polite", "terse")
 NASTY = ("", "\0", "a" * 3000, "\U0001f916é", '"', "{", "[", "\\", "%s%n", "../../etc/passwd", "\x1b[2J", "<|im_start|>", "\ud7ff")
 TEXTS = st.one_of(st.sampled_from(NASTY), st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
 
-LARGEST = 100
-SIZES = st.sampled_from((0, 1, 2, 3, 7, 30, LARGEST))
+SIZES = st.sampled_from((0, 1, 2, 3, 7, 30, 1000, 10**9))
 """Numbers in schemas and grammars."""
 
 _atoms = st.sampled_from(('"a"', '"\\n"', "[a-z]", "[^\\x00-\\x7f]", ".", "r0", "r1", "r2", '""', "root"))
@@ -137,17 +136,28 @@ def _anything(description: Description) -> st.SearchStrategy[Any]:
     return others[name] if name in others else st.floats(width=32 if name == "float32" else 64)
 
 
-_seconds, _nanoseconds = st.sampled_from((0, 0, 0, 1, 5)), st.sampled_from((0, 0, 10**6, 5 * 10**8))
+def _durations(*milliseconds: int) -> st.SearchStrategy[Any]:
+    return st.sampled_from(milliseconds).map(
+        lambda ms: messages.message("builtin_interfaces/msg/Duration")(sec=ms // 1000, nanosec=ms % 1000 * 10**6)
+    )
+
+
+def _perhaps(texts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """None, as often as not."""
+    return st.tuples(st.booleans(), texts).map(lambda drawn: drawn[1] if drawn[0] else "")
+
+
 RIGHT: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "slice_ros/action/Generate_Goal": {
         "prompt": st.just("go to the dock") | st.text(min_size=1, max_size=20),
         "label": st.sampled_from(("", "control", "voice")),
         "messages": st.just([]) | st.lists(st.deferred(lambda: messages_of("slice_ros/msg/ChatMessage")), max_size=2),
         "after": st.just([]),
+        "chain_deadline": _durations(0, 0, 1, 2000),
         "max_tokens": st.integers(1, 50),
         "stop": st.lists(st.text(min_size=1, max_size=2), max_size=2),
-        "grammar": st.just("") | GRAMMARS,
-        "json_schema": st.just("") | SCHEMAS,
+        "grammar": _perhaps(GRAMMARS),
+        "json_schema": _perhaps(SCHEMAS),
         "adapter": st.sampled_from(("", *ADAPTERS)),
         "session_id": st.sampled_from(("", "a", "b")),
         "client": st.sampled_from(("", "x")),
@@ -156,6 +166,9 @@ RIGHT: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "slice_ros/msg/Slo": {
         "preset": st.just(""),
         "service_class": st.integers(0, 1),
+        "ttft": _durations(0, 1, 300),
+        "tpot": _durations(0, 1, 50),
+        "deadline": _durations(0, 500, 1000, 5000),
         "utility": st.sampled_from((0.0, 0.5, 200.0)),
         "on_miss": st.integers(0, 1),
     },
@@ -166,7 +179,6 @@ RIGHT: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "min_p": st.floats(0.0, 1.0, width=32),
         "repeat_penalty": st.sampled_from((0.0, 1.0, 1.3)),
     },
-    "builtin_interfaces/msg/Duration": {"sec": _seconds, "nanosec": _nanoseconds},
     "rcl_interfaces/msg/Parameter": {"name": st.sampled_from(("diagnostics.attainment_warn", "model.path", "scheduler.policy"))},
 }
 """What fields should be, by type; those that are not here may be anything."""

@@ -42,3 +42,5 @@ def test_no_goal_is_lost_under_overload_in_a_burst_and_a_crowd(tmp_path):
 def test_wrong_input_disturbs_nobody(tmp_path):
     found = run("fuzz", "--cases", "600", report=tmp_path / "fuzz.json")
     assert "NONE" in found["figures"]["goals ended with"]
+    for part in ("cancel_goalRequest", "set_parametersRequest", "change_stateRequest", "get_resultReply", "feedback", "ros_discovery_info"):
+        assert part in found["figures"]["topics attacked"]
