@@ -93,9 +93,9 @@ def test_a_plan_advances_a_task_through_its_prompt_and_its_tokens():
     hope_s = job.hope_s
     job.advance(40, 2.2)
     assert (job.prompt_left, job.kv_tokens, job.tokens, job.first_s) == (60, 40, 0, None)
-    assert job.prompt_s == pytest.approx(0.063)
-    assert job.hope_s == pytest.approx(hope_s + 0.042)
-    assert (job.due_s, job.latest_s) == pytest.approx((2.0, 2.0 - 0.073))
+    assert job.prompt_s == pytest.approx(0.065)
+    assert job.hope_s == pytest.approx(hope_s + 0.040)
+    assert (job.due_s, job.latest_s) == pytest.approx((2.0, 2.0 - 0.075))
     job.advance(60, 2.3)
     assert (job.prompt_left, job.kv_tokens, job.tokens, job.first_s) == (0, 100, 1, 2.3)
     assert job.prompt_s == pytest.approx(0.0)

@@ -494,7 +494,7 @@ def test_a_goal_that_asks_for_it_ends_as_soon_as_its_slo_is_out_of_reach():
     bench.drain()
     assert bench.end("abort").error_code is ErrorCode.SLO_MISSED
     assert 10 < bench.tokens("abort") <= 20
-    assert bench.end("abort").error_msg == f"the SLO was missed after 0.513 s and {bench.tokens('abort')} tokens"
+    assert bench.end("abort").error_msg == f"the SLO is out of reach 0.513 s after the goal was sent, with {bench.tokens('abort')} tokens"
     assert bench.end("go on").error_code is ErrorCode.NONE
     assert not bench.end("go on").report.attained
 

@@ -64,12 +64,15 @@ def call_capturing_stderr(function: Callable[[], Any]) -> tuple[Any, str]:
         saved = os.dup(2)
     except OSError:  # closed: nobody reads it
         return function(), ""
-    with os.fdopen(os.memfd_create("stderr"), "r+b") as file:  # in memory: a disk may be full
-        os.dup2(file.fileno(), 2)
+    file = os.memfd_create("stderr")  # in memory: a disk may be full
+    try:
+        os.dup2(file, 2)
         try:
             result = function()
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-        file.seek(0)
-        return result, file.read().decode("utf-8", "replace")
+        # Another thread may just be writing to it: to seek would have it write over what is there.
+        return result, os.pread(file, os.fstat(file).st_size, 0).decode("utf-8", "replace")
+    finally:
+        os.close(file)
