@@ -22,7 +22,8 @@ def a_job(tokens, due_s, *, prompt_s=0.0, kv_tokens=0, deviation=0.0, even=False
     """A task that is due so many seconds from now; ``even``: under a TPOT bound, so that its tokens are needed evenly."""
     task = a_task("job", BestEffort(tpot_ms=1000) if even else BestEffort(deadline_s=due_s))
     return Outlook(
-        task, 0, 0, None, 0.010, prompt_s=prompt_s, kv_tokens=kv_tokens, expected=tokens, needed=tokens, deviation=deviation, end_s=NOW_S + due_s
+        task, 0, 0, None, 0.010, prompt_s=prompt_s, kv_tokens=kv_tokens,
+        expected=tokens, needed=tokens, deviation=deviation, end_s=NOW_S + due_s,
     )  # fmt: skip
 
 
