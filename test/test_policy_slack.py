@@ -377,6 +377,21 @@ def test_what_is_owed_is_paid_with_what_was_computed_not_with_what_was_planned()
     assert ids(policy.plan([log, control], 1.0, PAPER, LIMITS)) == ["control"]
 
 
+def test_spare_tasks_of_each_class_have_their_own_fiftieth_of_the_time():
+    control = running(a_task("control", RealTime(deadline_s=1000.0), max_tokens=900, order=1), [0.0])
+    late = running(a_task("late", RealTime(deadline_s=0.1), max_tokens=900, order=2, arrival_s=-1.0), [0.0])
+    log = running(a_task("log", BestEffort(), max_tokens=900, order=3), [0.0])
+    policy, served = Slack(), []
+    for step in range(700):  # 9.8 s, of which a row alone takes 14 ms: 14 times for each
+        column = ids(policy.plan([control, late, log], 0.014 * step, PAPER, LIMITS))
+        for task in (control, late, log):
+            task.computed_tokens += task.goal_id in column
+        served += column
+    assert served.count("control") == 700
+    assert 13 <= served.count("late") <= 14
+    assert 13 <= served.count("log") <= 14
+
+
 def test_a_real_time_goal_that_is_late_is_not_last_of_all():
     late = running(a_task("late", RealTime(deadline_s=1.0), order=9), [0.5])
     old = running(a_task("old", BestEffort(ttft_ms=100), order=1), [0.6])

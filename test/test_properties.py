@@ -12,7 +12,7 @@ from slice_ros.engines.simulated import Lengths
 from slice_ros.events import Finished, Progress
 from slice_ros.goal import ErrorCode
 from slice_ros.latency import LatencyModel
-from slice_ros.policies import POLICIES, Limits, make_policy
+from slice_ros.policies import POLICIES, Limits, PolicyError, make_policy
 from slice_ros.policies.slice import Slice, cycle_time_s
 from slice_ros.slo import BestEffort, OnMiss, RealTime, ServiceClass, Slo
 
@@ -77,6 +77,13 @@ def tight_situations(draw):
             task.prompt_left, task.token_times_s = 0, [NOW_S - age_s + 1e-4 * k for k in range(tokens)]
         tasks.append(task)
     return tasks, latency, Limits()
+
+
+def test_policies_and_limits_that_cannot_be_are_told():
+    with pytest.raises(PolicyError, match="there is no policy 'fifo'; there are: slack, slice, orca, fastserve"):
+        make_policy("fifo")
+    with pytest.raises(PolicyError, match="max_step_tokens is 0; it must be 1 or more"):
+        Limits(max_step_tokens=0)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
