@@ -179,11 +179,29 @@ class _Process:
 
 @contextmanager
 def _process(name: str, command: Sequence[str], directory: Path) -> Iterator[_Process]:
-    process = _Process(name, command, directory)
+    process: _Process | None = None
     try:
+        with _undisturbed():
+            process = _Process(name, command, directory)
         yield process
     finally:
-        process.close()
+        if process is not None:
+            process.close()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """What a signal raises is raised at the end: nobody could end a process that was started and is not known yet."""
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
 
 
 def _server_command(config: DemoConfig, policy: str) -> list[str]:
