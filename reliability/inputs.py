@@ -154,7 +154,7 @@ RIGHT: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "messages": st.just([]) | st.lists(st.deferred(lambda: messages_of("slice_ros/msg/ChatMessage")), max_size=2),
         "after": st.just([]),
         "chain_deadline": _durations(0, 0, 1, 2000),
-        "max_tokens": st.integers(1, 50),
+        "max_tokens": st.integers(1, 20),
         "stop": st.lists(st.text(min_size=1, max_size=2), max_size=2),
         "grammar": _perhaps(GRAMMARS),
         "json_schema": _perhaps(SCHEMAS),
