@@ -241,6 +241,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a node that is just ending has not failed
+            signal.signal(number, signal.SIG_IGN)
         node.destroy_node()
         rclpy.try_shutdown()
     return 0
