@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 
-from slice_ros.bench.optimum import attained, most_attained, random_instance
+from slice_ros.bench.optimum import Instance, attained, most_attained, random_instance
 from slice_ros.policies import POLICIES, make_policy
 
 
 def main(count: int) -> None:
     """Print, for each policy, goals attained of the optimum's, and how many instances are so many goals short of it."""
-    instances = [random_instance(seed) for seed in range(count)]
+    mixed = [random_instance(seed) for seed in range(count)]
+    compare("both classes", mixed)
+    compare("the same goals, all best-effort", [instance.of_one_class() for instance in mixed])
+
+
+def compare(what: str, instances: Sequence[Instance]) -> None:
+    """Print the lines of one set of instances."""
+    count = len(instances)
     best = [most_attained(instance) for instance in instances]
-    print(f"{count} instances, {sum(best)} goals attainable")
+    print(f"{what}: {count} instances, {sum(best)} goals attainable")
     for name in POLICIES:
         reached = [attained(instance, make_policy(name)) for instance in instances]
         shares = [got / most if most else 1.0 for got, most in zip(reached, best, strict=True)]
         short = Counter(most - got for got, most in zip(reached, best, strict=True))
-        print(f"{name:10} mean share of the optimum {sum(shares) / count:.3f}; goals short: {dict(sorted(short.items()))}")
+        print(f"  {name:10} mean share of the optimum {sum(shares) / count:.3f}; goals short: {dict(sorted(short.items()))}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import math
 import pytest
 from builders import CONTROL, PAPER, VOICE, Bench, a_goal, a_task
 
-from slice_ros.bench.optimum import attained, most_attained, random_instance
+from slice_ros.bench.optimum import Instance, attained, most_attained, random_instance
 from slice_ros.bench.simulate import attainment, simulate
 from slice_ros.bench.workload import GoalClass, Uniform, Workload
 from slice_ros.engines.simulated import Lengths as TrueLengths
@@ -402,10 +402,34 @@ def test_a_real_time_goal_that_is_late_is_not_last_of_all():
 
 
 def test_it_attains_nearly_what_any_schedule_could():
-    instances = [random_instance(seed) for seed in range(30)]
-    shares = [attained(instance, Slack()) / max(1, most_attained(instance)) for instance in instances if most_attained(instance)]
-    assert sum(shares) / len(shares) >= 0.95
+    mixed = [random_instance(seed) for seed in range(60)]
+    assert mean_share(instance.of_one_class() for instance in mixed) >= 0.95
+    assert mean_share(mixed) >= 0.85, "what real-time goals take costs some of the others, and more of them are begun than can be kept"
+
+
+def mean_share(instances):
+    """Of what the best schedule attains, which knows what is to come."""
+    shares = [attained(instance, Slack()) / most for instance in instances if (most := most_attained(instance))]
     assert max(shares) <= 1.0
+    return sum(shares) / len(shares)
+
+
+def test_the_best_schedule_knows_of_tpot_arrivals_and_prompts():
+    latency = LatencyModel("rows cost a step", (0.010, 0.020), prompt_token_s=0.001)
+
+    def most(*goals, prompt_tokens=1):
+        return most_attained(Instance(goals, (prompt_tokens,) * len(goals), latency))
+
+    def even(goal_id, tpot_ms, **fields):
+        return a_goal(goal_id, BestEffort(tpot_ms=tpot_ms, deadline_s=1.0), max_tokens=3, **fields)
+
+    assert most(even("a", 20), even("b", 20)) == 2  # one after the other
+    due = BestEffort(deadline_s=0.035)
+    assert most(a_goal("a", due, max_tokens=3)) == 1  # 31 ms
+    assert most(a_goal("a", due, max_tokens=3), prompt_tokens=6) == 0  # 36 ms
+    assert most(even("a", 9)) == 0
+    assert most(a_goal("a", due, max_tokens=3), a_goal("b", due, max_tokens=3)) == 1
+    assert most(a_goal("a", due, max_tokens=3), a_goal("b", due, max_tokens=3, submitted_s=0.028)) == 2
 
 
 def test_infinite_slack_is_no_number_to_sort_by():
