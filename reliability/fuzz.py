@@ -266,6 +266,7 @@ def fuzz_texts(folder: Path, cases: int, seed_: int) -> tuple[int, list[str]]:
         scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(workload_keys, inner, max_size=5), max_leaves=12
     )
     profile_keys = st.sampled_from(("decode_ms", "chunk_ms", "prompt_token_ms", "kv_token_ms", "description", "x"))
+    profiles = st.dictionaries(profile_keys, trees, max_size=5)
     words = st.one_of(st.sampled_from(("--ros-args", "-r", "-p", "--log-level", "a:=b", "__node:=x", "a.b:=[1", "--")), TEXTS)
     path = folder / "text.yaml"
 
@@ -280,12 +281,7 @@ def fuzz_texts(folder: Path, cases: int, seed_: int) -> tuple[int, list[str]]:
         ("parameters", st.dictionaries(names, scalars, max_size=3), check_all, ParameterError),
         ("presets", presets, presets_of, ParameterError),
         ("workload", TEXTS | workloads, from_file(lambda file: load_workload(str(file))), WorkloadError),
-        (
-            "device profile",
-            st.dictionaries(profile_keys, trees, max_size=5),
-            lambda value: LatencyModel.from_dict("x", value),
-            LatencyError,
-        ),
+        ("device profile", TEXTS | profiles, from_file(lambda file: LatencyModel.profile(str(file))), LatencyError),
         ("parameter file", TEXTS | trees, from_file(read_params_file), UnknownROSArgsError),
         ("command line", st.lists(words, max_size=5), parse, UnknownROSArgsError),
     ]

@@ -17,7 +17,23 @@ from slice_ros.schemas import BY_NAME
 
 ADAPTERS = ("polite", "terse")
 """Names of those the server under test has."""
-NASTY = ("", "\0", "a" * 3000, "\U0001f916é", '"', "{", "[", "\\", "%s%n", "../../etc/passwd", "\x1b[2J", "<|im_start|>", "\ud7ff")
+NASTY = (
+    "",
+    "\0",
+    "a" * 3000,
+    "\U0001f916é",
+    '"',
+    "{",
+    "[",
+    "\\",
+    "%s%n",
+    "../../etc/passwd",
+    "\x1b[2J",
+    "<|im_start|>",
+    "\ud7ff",
+    "=",
+    "2001-13-01",
+)
 TEXTS = st.one_of(st.sampled_from(NASTY), st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
 
 SIZES = st.sampled_from((0, 1, 2, 3, 7, 30, 1000, 10**9))

@@ -95,7 +95,7 @@ class LatencyModel:
             raise LatencyError(
                 f"there is no device profile {name!r}; there are: {', '.join(profile_names())}, or give a .yaml file"
             ) from None
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        except (OSError, yaml.YAMLError, ValueError) as error:  # as of bytes that are no UTF-8, or of 2001-13-01
             raise LatencyError(f"device profile {path} cannot be read: {error}") from error
         return cls.from_dict(path.stem, content)
 

@@ -76,9 +76,10 @@ def test_an_impossible_profile_is_refused(content, sentence):
         LatencyModel.from_dict("d", content)
 
 
-def test_a_file_that_is_not_yaml_is_refused(tmp_path):
+@pytest.mark.parametrize("text", ["decode_ms: [1, 2", "decode_ms: 2001-13-01"])
+def test_a_file_that_is_not_yaml_is_refused(tmp_path, text):
     path = tmp_path / "bad.yaml"
-    path.write_text("decode_ms: [1, 2")
+    path.write_text(text)
     with pytest.raises(LatencyError, match=r"bad\.yaml cannot be read"):
         LatencyModel.profile(str(path))
 

@@ -114,7 +114,7 @@ def test_a_parameter_file_may_nest_namespaces_and_parameters(tmp_path):
     assert parsed.parameters("/robot/arm/planner") == {"model.path": "/m", "model.n": 3, "live": True}
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "a: 1", "a: {b: 2}", "a: [", "just text"])
+@pytest.mark.parametrize("text", ["", "[1]", "a: 1", "a: {b: 2}", "a: [", "a: 2001-13-01", "just text"])
 def test_a_file_that_holds_no_parameters_is_told_with_its_name(text, tmp_path):
     with pytest.raises(UnknownROSArgsError, match=r"parameters\.yaml"):
         arguments.read_params_file(written(tmp_path, text))

@@ -169,6 +169,8 @@ classes:
     [
         ("", 1, "the file is empty"),
         ("classes: [", 1, "not YAML"),
+        ("=", 1, "'=' is no value: could not determine a constructor"),
+        ("arrivals: poisson\nclasses: 2001-13-01\n", 2, "'2001-13-01' is no value: month must be in 1..12"),
         ("- a\n", 1, "the workload is ['a']; it must be a mapping"),
         ("arrivals: poisson\n", 1, "the workload has no classes; add it"),
         ("classes: []\n", 1, "no class with a share above 0"),

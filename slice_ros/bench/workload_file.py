@@ -72,8 +72,15 @@ class _Value:
 
     @property
     def plain(self) -> object:
-        """The Python value."""
-        return yaml.SafeLoader("").construct_object(self._node, deep=True)
+        """The Python value.
+
+        Raises:
+            WorkloadError: there is none, as of 2001-13-01.
+        """
+        try:
+            return yaml.SafeLoader("").construct_object(self._node, deep=True)
+        except (yaml.YAMLError, ValueError) as error:
+            raise self.error(f"{self._node.value!r} is no value: {getattr(error, 'problem', error)}") from error
 
     @property
     def is_mapping(self) -> bool:

@@ -122,7 +122,7 @@ def read_params_file(path: Path) -> list[Override]:
     """
     try:
         content = yaml.load(path.read_text(), _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # as of bytes that are no UTF-8, or of 2001-13-01
         raise UnknownROSArgsError(f"{path} is no YAML: {error}") from error
     if not isinstance(content, Mapping):
         raise UnknownROSArgsError(f"{path} holds no nodes; it must look like 'node_name: {{ros__parameters: {{name: value}}}}'")
@@ -178,6 +178,6 @@ def _override(text: str) -> Override:
     node, colon, inner = name.partition(":")
     try:
         parsed = yaml.load(value, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UnknownROSArgsError(f"the value of {text!r} is no YAML: {error}") from error
     return Override(node if colon else "/**", inner if colon else name, "" if parsed is None else parsed)
