@@ -528,7 +528,7 @@ def test_goals_of_a_server_that_was_started_anew_unnoticed_end_and_those_of_the_
             server.wait()
         with serving("reborn", "--engine", "paced", "-p", "status.rate_hz:=50.0"):
             other.status()  # meanwhile the peer's node does nothing
-            time.sleep(1.0)  # discovery
+            time.sleep(3.0)  # discovery, also on a machine that is busy
             new = peer.client.send("another long story", max_tokens=100)
             with pytest.raises(GoalFailed) as caught:
                 peer.run(lost.result(), timeout_s=10.0)
