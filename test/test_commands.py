@@ -18,7 +18,7 @@ from slice_ros.cli import main
 
 SERVER = "/commands"
 HERE = ("--server", SERVER, "--timeout", str(READY_S))
-STORY = ("a long story", "--max-tokens", "20000", "--deadline", "1000")
+STORY = ("a long story", "--max-tokens", "20000", "--deadline", "1000", "--label")
 NOBODY = ("--server", "/nobody", "--timeout", "0.3")
 
 
@@ -47,12 +47,16 @@ def status(slice_ros):
     return json.loads(out)
 
 
-def goals_in_hand(slice_ros, count):
-    """Their ids, once the server tells of so many."""
+def goals_in_hand(slice_ros, label, count):
+    """Their ids, once the server tells of so many of that label; a status may be older than what was just sent or has just ended."""
     deadline = time.monotonic() + READY_S
-    while (told := status(slice_ros))["running"] + told["queued"] != count:
-        assert time.monotonic() < deadline, told
-    return [goal for goal, slack in zip(told["mask"]["goals"], told["mask"]["slack_ms"], strict=True) if slack is not None]
+    while True:
+        mask = status(slice_ros)["mask"]
+        rows = zip(mask["goals"], mask["labels"], mask["slack_ms"], strict=True)
+        goals = [goal for goal, name, slack in rows if name == label and slack is not None]
+        if len(goals) == count:
+            return goals
+        assert time.monotonic() < deadline, mask
 
 
 @contextmanager
@@ -123,11 +127,11 @@ def test_where_nobody_answers_a_command_says_whom_it_asked_and_for_how_long(slic
 
 
 def test_ctrl_c_ends_the_goal_and_not_only_the_command(slice_ros):
-    with started("send", *STORY) as sender:
-        goals_in_hand(slice_ros, 1)
+    with started("send", *STORY, "interrupted") as sender:
+        goals_in_hand(slice_ros, "interrupted", 1)
         sender.send_signal(signal.SIGINT)
         assert sender.wait(READY_S) == 130
-    goals_in_hand(slice_ros, 0)
+    goals_in_hand(slice_ros, "interrupted", 0)
 
 
 # ---- status
@@ -143,7 +147,10 @@ def test_status_tells_policy_engine_and_classes(slice_ros):
 
 
 def test_status_as_json_is_the_whole_message(slice_ros):
-    told = status(slice_ros)
+    slice_ros("send", "go", "--max-tokens", "1", *HERE)
+    deadline = time.monotonic() + READY_S
+    while not (told := status(slice_ros))["classes"]:
+        assert time.monotonic() < deadline, told
     assert (told["policy"], told["model"], told["engine_state"], told["kv_total"]) == ("slack", "simulated", "ready", 32768)
     assert {"ttft_ms_p50", "attainment"} <= set(told["classes"][0])
 
@@ -162,8 +169,8 @@ def test_policy_says_which_is_in_force_and_changes_it(slice_ros):
 
 
 def test_the_begin_of_an_id_is_enough_to_cancel_a_goal(slice_ros):
-    with started("send", *STORY, "--json") as sender:
-        (goal,) = goals_in_hand(slice_ros, 1)
+    with started("send", *STORY, "begun", "--json") as sender:
+        (goal,) = goals_in_hand(slice_ros, "begun", 1)
         assert slice_ros("cancel", goal[:6].upper(), *HERE)[:2] == (0, f"canceling {goal}\n")
         answer = json.loads(sender.communicate(timeout=READY_S)[0])
     assert (sender.returncode, answer["goal_id"], answer["error_code"]) == (1, goal, "CANCELED")
@@ -173,8 +180,8 @@ def test_the_begin_of_an_id_is_enough_to_cancel_a_goal(slice_ros):
 
 
 def test_all_goals_can_be_canceled_whoever_sent_them(slice_ros):
-    with started("send", *STORY) as one, started("send", *STORY) as two:
-        goals = goals_in_hand(slice_ros, 2)
+    with started("send", *STORY, "all") as one, started("send", *STORY, "all") as two:
+        goals = goals_in_hand(slice_ros, "all", 2)
         ended, out, _ = slice_ros("cancel", "--all", "--json", *HERE)
         assert (ended, sorted(json.loads(out)["canceling"])) == (0, sorted(goals))
         assert [sender.wait(READY_S) for sender in (one, two)] == [1, 1]
