@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from slice_ros.clock import Clock, MonotonicClock
 from slice_ros.engines.base import Engine, EngineError
@@ -34,11 +36,16 @@ LONG_S = 1.0
 LONG_TOKENS = 4096
 KV_PAIRS = 12
 MIXES = 80
-"""Steps of random mixes by which a model is judged, at most; ..."""
-MIXES_S = 4.0
+"""Steps of random mixes to learn from, and to judge by, at most; ..."""
+TRAINING_S, MIXES_S = 2.0, 4.0
 """... they end after so long."""
-FIT_STEPS = 5
+TRAINING_SEED = -1
+"""Judges take other mixes."""
+FIT_STEPS = 3
 """Numbers of rows that fewer steps had are left to interpolation."""
+FIT_ROUNDS = 40
+CLOSE_ENOUGH = 1e-7
+"""Relative deviations of which no difference is made in a fit."""
 MAX_TOKENS = 128
 """Answer length of the goals that decode; they are replaced as they end."""
 SHORTEST_STEP_S = 1e-5
@@ -65,7 +72,8 @@ def measure_latency(
 ) -> LatencyModel:
     """A model of an idle engine's step times; the engine is idle again afterwards.
 
-    Other work on the machine makes it slower than it is: every number is a median of several measurements, spread over time.
+    Other work on the machine makes it slower than it is: steps of every kind are measured several times, spread over time, and odd ones
+    do not count.
 
     Args:
         engine: no goal is open in it.
@@ -77,23 +85,16 @@ def measure_latency(
         EngineError: the engine broke, or its context is too short to measure in.
     """
     with _Probe(engine, clock or MonotonicClock(), max_batch) as probe:
-        rows = probe.max_rows
-        decodes = list(_decode_steps(probe, rows, lambda share: on_progress(0.6 * share)))
-        base_s = _medians(decodes)
-        probe.keep(min(COMPANIONS, rows - 1))
-        chunks = list(_chunk_steps(probe))
-        on_progress(0.8)
-        chunk_s, prompt_token_s = _fit_prompts(chunks, base_s)
-        probe.keep(1)
-        kv_token_s = _kv_token_s(probe, prompt_token_s) if rows > 1 else 0.0
-    # What the short sequences' own KV tokens took is not to be counted twice.
-    if kv_token_s:
-        base_s = _medians(decodes, kv_token_s)
-        chunk_s, prompt_token_s = _fit_prompts(chunks, base_s, kv_token_s)
+        steps = list(_chunk_steps(probe))
+        on_progress(0.1)
+        token_s = min((step.taken_s / step.prompt_tokens for step in steps), default=0.0)
+        probe.vary_prompts(random.Random(TRAINING_SEED), token_s)
+        steps += _decode_steps(probe, lambda share: on_progress(0.1 + 0.6 * share))
+        steps += _mixed_steps(probe, token_s, TRAINING_S, TRAINING_SEED)
+        on_progress(0.9)
+        steps += _long_steps(probe, token_s)
     on_progress(1.0)
-    table = tuple(max(SHORTEST_STEP_S, seconds) for seconds in base_s)
-    device = f"{engine.info.model} on {engine.info.device}"
-    return LatencyModel(device, table, chunk_s, prompt_token_s, kv_token_s, _row_s(table))
+    return fit_latency(f"{engine.info.model} on {engine.info.device}", steps)
 
 
 def relative_errors(
@@ -112,51 +113,58 @@ def relative_errors(
     Raises:
         EngineError: the engine broke, or its context is too short to measure in.
     """
-    rng = random.Random(seed)
-    errors: list[float] = []
     with _Probe(engine, clock or MonotonicClock(), max_batch) as probe:
-        rows = probe.max_rows - 1
-        probe.vary_prompts(rng, int(LONG_S / latency.prompt_token_s) if latency.prompt_token_s else LONG_TOKENS)
-        probe.keep(rows)
-        longest = min(CHUNKS[-1], engine.info.max_step_tokens - rows, probe.room - 16)
-        if latency.prompt_token_s:
-            longest = max(1, min(longest, int(CHUNK_S / latency.prompt_token_s)))
-        spent_s = 0.0
-        while len(errors) < MIXES and spent_s < MIXES_S:
-            probe.shuffle(rng)
-            decodes = rng.randint(0, rows)
-            if decodes and rng.random() < 1 / 3:
-                step = probe.step(decodes)
-            else:
-                tokens = round(math.exp(rng.uniform(0.0, math.log(longest))))
-                goal = probe.open(tokens + 1)
-                step = probe.step(decodes, goal, min(tokens, goal.prompt_left))
-                probe.close(goal)
-            predicted_s = latency.step_s(step.rows, step.prompt_tokens, int(step.prompt_tokens > 0), step.kv_tokens)
-            errors.append(abs(predicted_s - step.taken_s) / step.taken_s)
-            spent_s += step.taken_s
-    return errors
+        probe.vary_prompts(random.Random(seed), latency.prompt_token_s)
+        steps = list(_mixed_steps(probe, latency.prompt_token_s, MIXES_S, seed))
+    predicted_s = [latency.step_s(step.rows, step.prompt_tokens, int(step.prompt_tokens > 0), step.kv_tokens) for step in steps]
+    return [abs(predicted - step.taken_s) / step.taken_s for predicted, step in zip(predicted_s, steps, strict=True)]
 
 
-def fit_latency(device: str, steps: Sequence[Step]) -> LatencyModel:
-    """The model that steps of all kinds, as they came in the service of goals, follow on average: ordinary least squares.
+def fit_latency(device: str, steps: Sequence[Step], *, on_average: bool = False) -> LatencyModel:
+    """The model that steps of all kinds follow: that with the least sum of ``|predicted - taken| / taken``, as odd ones shall not count.
 
-    What they lost to other work on the machine is in it, as is the cost of the KV tokens they had; numbers of rows that few steps had are
-    interpolated.
+    Numbers of rows that few steps had are interpolated.
 
     Args:
         device: what the model is called.
         steps: at least one.
+        on_average: least squares of seconds instead: what is lost to other work on the machine is in the model, as is the cost of the KV
+            tokens that the steps had.
     """
     counts = Counter(step.rows for step in steps)
     common = sorted(rows for rows, count in counts.items() if count >= FIT_STEPS) or sorted(counts)
     used = [step for step in steps if step.rows in common]
-    columns = [[float(step.rows == rows) for step in used] for rows in common]
-    columns.append([float(step.prompt_tokens) for step in used])
-    *fitted, prompt_token_s = np.linalg.lstsq(np.array(columns).T, np.array([step.taken_s for step in used]))[0]
-    known = {rows: float(row_s) for rows, row_s in zip(common, fitted, strict=True) if row_s > 0.0}
-    table = tuple(map(float, np.interp(range(1, max(known) + 1), list(known), list(known.values()))))
-    return LatencyModel(device, table, prompt_token_s=max(0.0, float(prompt_token_s)), further_row_s=_row_s(table))
+    taken_s = np.array([step.taken_s for step in used])
+    columns = [np.array([float(step.rows == rows) for step in used]) for rows in common]
+    costs = {"prompt_token": np.array([float(step.prompt_tokens) for step in used])}
+    if not on_average:
+        costs["chunk"] = np.array([float(step.prompt_tokens > 0) for step in used])
+        costs["kv_token"] = np.array([float(step.kv_tokens) for step in used])
+    if len({step.prompt_tokens for step in used} - {0}) == 1:
+        costs.pop("chunk", None)  # one length does not tell what of it is flat
+    while True:
+        names = [name for name, column in costs.items() if column.any()]
+        fitted = _least_deviations(np.column_stack([*columns, *(costs[name] for name in names)]), taken_s, squares=on_average)
+        costs_s = dict(zip(names, fitted[len(common) :], strict=True))
+        if not (negative := min(costs_s, key=costs_s.__getitem__, default="")) or costs_s[negative] >= 0.0:
+            break
+        del costs[negative]  # nothing comes for less than nothing
+    known = {rows: float(row_s) for rows, row_s in zip(common, fitted, strict=False) if row_s > 0.0} or {1: SHORTEST_STEP_S}
+    table = tuple(max(SHORTEST_STEP_S, float(row_s)) for row_s in np.interp(range(1, max(known) + 1), list(known), list(known.values())))
+    return LatencyModel(device, table, **{f"{name}_s": float(seconds) for name, seconds in costs_s.items()}, further_row_s=_row_s(table))
+
+
+def _least_deviations(columns: npt.NDArray[Any], taken_s: npt.NDArray[Any], *, squares: bool) -> npt.NDArray[Any]:
+    """Least sum of relative deviations, by least squares that are weighted anew until large ones count no more than they should."""
+    fitted: npt.NDArray[Any] = np.linalg.lstsq(columns, taken_s)[0]
+    if squares:
+        return fitted
+    columns, ones = columns / np.maximum(taken_s, SHORTEST_STEP_S)[:, None], np.ones(len(taken_s))
+    weights = ones
+    for _ in range(FIT_ROUNDS):
+        fitted = np.linalg.lstsq(columns * weights[:, None], weights)[0]
+        weights = 1.0 / np.sqrt(np.maximum(abs(columns @ fitted - ones), CLOSE_ENOUGH))
+    return fitted
 
 
 def _row_s(table: Sequence[float]) -> float:
@@ -185,6 +193,7 @@ class _Probe:
         self._clock = clock
         self._decoding: list[_Goal] = []
         self._numbers = itertools.count()
+        self._rng = random.Random()
         self._prompt_length: Callable[[], int] = lambda: 1
         self._tokens_per_word = 1.0
         sample = self.open(SAMPLE_WORDS)
@@ -227,14 +236,23 @@ class _Probe:
             while goal.prompt_left:
                 self.step(0, goal, min(goal.prompt_left, self.engine.info.max_step_tokens))
 
-    def vary_prompts(self, rng: random.Random, tokens: int) -> None:
-        """Goals that decode from now on have prompts of random lengths, together about so many tokens, as far as there is room."""
-        longest = max(1, min(2 * tokens // self.max_rows, self.room // self.max_rows - self._max_tokens - 8))
+    def vary_prompts(self, rng: random.Random, token_s: float) -> None:
+        """Goals that decode from now on have prompts of random lengths, together as long as a long one, as far as there is room."""
+        longest = max(1, min(2 * _long_tokens(token_s) // self.max_rows, self.room // self.max_rows - self._max_tokens - 8))
         self._prompt_length = lambda: rng.randint(1, longest)
+        self._rng = rng
+        self.keep(0)
 
-    def shuffle(self, rng: random.Random) -> None:
+    def shuffle(self) -> None:
         """Let others decode than before."""
-        rng.shuffle(self._decoding)
+        self._rng.shuffle(self._decoding)
+
+    def chunk(self, decodes: int, tokens: int) -> Step:
+        """Time one step: so many decodes, and so many tokens of a longer prompt."""
+        goal = self.open(tokens + 1)
+        step = self.step(decodes, goal, min(tokens, goal.prompt_left))
+        self.close(goal)
+        return step
 
     def _replace_ended(self) -> None:
         rows = len(self._decoding)
@@ -260,8 +278,23 @@ class _Probe:
         return Step(len(column), prompt_tokens, kv_tokens, taken_s)
 
 
-def _decode_steps(probe: _Probe, max_rows: int, on_progress: Callable[[float], None]) -> Iterator[Step]:
+def _chunk_steps(probe: _Probe) -> Iterator[Step]:
+    """Prompt chunks of rising length, alone and beside decodes."""
+    probe.keep(min(COMPANIONS, probe.max_rows - 1))
+    longest = min(probe.engine.info.max_step_tokens - probe.decoding, probe.room - 16)
+    taken_s = 0.0
+    for index, tokens in enumerate(CHUNKS):
+        # A chunk's own cost and that of its tokens can be told apart from two lengths on.
+        if tokens > longest or (index >= 2 and taken_s * tokens / CHUNKS[index - 1] > CHUNK_S):
+            return
+        for decodes in (0, probe.decoding) * CHUNK_REPEATS:
+            yield (step := probe.chunk(decodes, tokens))
+        taken_s = step.taken_s
+
+
+def _decode_steps(probe: _Probe, on_progress: Callable[[float], None]) -> Iterator[Step]:
     """Rounds over all numbers of rows: what disturbs the machine for a while disturbs all of them alike."""
+    max_rows = probe.max_rows
     probe.keep(max_rows)
     for rows in range(1, max_rows + 1):
         probe.step(rows)  # kernels and caches warm up
@@ -269,6 +302,7 @@ def _decode_steps(probe: _Probe, max_rows: int, on_progress: Callable[[float], N
     spent_s = 0.0
     for done in range(most):
         for rows in range(1, max_rows + 1):
+            probe.shuffle()
             step = probe.step(rows)
             spent_s += step.taken_s
             yield step
@@ -278,62 +312,48 @@ def _decode_steps(probe: _Probe, max_rows: int, on_progress: Callable[[float], N
             return
 
 
-def _chunk_steps(probe: _Probe) -> Iterator[Step]:
-    """Prompt chunks of rising length, alone and beside decodes."""
-    longest = min(probe.engine.info.max_step_tokens - probe.decoding, probe.room - 16)
-    taken_s = 0.0
-    for index, tokens in enumerate(CHUNKS):
-        # A chunk's own cost and that of its tokens can be told apart from two lengths on.
-        if tokens > longest or (index >= 2 and taken_s * tokens / CHUNKS[index - 1] > CHUNK_S):
+def _mixed_steps(probe: _Probe, token_s: float, most_s: float, seed: int) -> Iterator[Step]:
+    """Random mixes of decodes and a prompt chunk: two thirds have one, of any length up to the longest of ``_chunk_steps``."""
+    rng = random.Random(seed)
+    rows = probe.max_rows - 1
+    probe.keep(rows)
+    longest = min(CHUNKS[-1], probe.engine.info.max_step_tokens - rows, probe.room - 16)
+    if token_s:
+        longest = max(1, min(longest, int(CHUNK_S / token_s)))
+    spent_s = 0.0
+    for _ in range(MIXES):
+        if spent_s >= most_s:
             return
-        for decodes in (0, probe.decoding) * CHUNK_REPEATS:
-            goal = probe.open(tokens + 1)
-            step = probe.step(decodes, goal, min(tokens, goal.prompt_left))
-            probe.close(goal)
-            yield step
-        taken_s = step.taken_s
+        probe.shuffle()
+        decodes = rng.randint(0, rows)
+        if decodes and rng.random() < 1 / 3:
+            step = probe.step(decodes)
+        else:
+            step = probe.chunk(decodes, round(math.exp(rng.uniform(0.0, math.log(longest)))))
+        spent_s += step.taken_s
+        yield step
 
 
-def _medians(steps: Sequence[Step], kv_token_s: float = 0.0) -> list[float]:
-    """l(1), l(2), ... in seconds."""
-    times: dict[int, list[float]] = defaultdict(list)
-    for step in steps:
-        times[step.rows].append(step.taken_s - kv_token_s * step.kv_tokens)
-    return [max(0.0, float(np.median(times[rows]))) for rows in sorted(times)]
-
-
-def _fit_prompts(steps: Sequence[Step], base_s: Sequence[float], kv_token_s: float = 0.0) -> tuple[float, float]:
-    """Least squares over relative errors for (seconds a chunk, seconds a prompt token), neither below 0."""
-    if not steps:
-        return 0.0, 0.0
-    weights = np.array([1.0 / max(step.taken_s, 1e-9) for step in steps])
-    extra_s = weights * [step.taken_s - base_s[step.rows - 1] - kv_token_s * step.kv_tokens for step in steps]
-    tokens = weights * [step.prompt_tokens for step in steps]
-    (chunk_s, token_s), *_ = np.linalg.lstsq(np.column_stack((weights, tokens)), extra_s)
-    if chunk_s < 0.0 or len({step.prompt_tokens for step in steps}) == 1:
-        chunk_s, token_s = 0.0, tokens @ extra_s / (tokens @ tokens)
-    elif token_s < 0.0:
-        chunk_s, token_s = weights @ extra_s / (weights @ weights), 0.0
-    return max(0.0, float(chunk_s)), max(0.0, float(token_s))
-
-
-def _kv_token_s(probe: _Probe, prompt_token_s: float) -> float:
-    """Seconds a KV token adds to a decode: a goal with a long prompt against one with a short, in turns.
-
-    The lower quartile of the differences, so that noise is not taken for a cost.
-    """
-    info = probe.engine.info
-    tokens = min(LONG_TOKENS, probe.room - 2 * KV_PAIRS, int(LONG_S / prompt_token_s) if prompt_token_s else LONG_TOKENS)
-    goal = probe.open(max(1, tokens), KV_PAIRS + 2)
+def _long_steps(probe: _Probe, token_s: float) -> Iterator[Step]:
+    """Decodes of a goal with a long prompt and of one with a short, in turns: they tell what KV tokens cost."""
+    if probe.max_rows < 2:
+        return
+    probe.keep(1)
+    goal = probe.open(max(1, min(_long_tokens(token_s), probe.room - 2 * KV_PAIRS)), KV_PAIRS + 2)
     try:
         while goal.prompt_left:
-            probe.step(0, goal, min(goal.prompt_left, info.max_step_tokens))
-        pairs: list[tuple[Step, Step]] = []
-        while len(pairs) < KV_PAIRS and not goal.ended and sum(a.taken_s + b.taken_s for a, b in pairs) < LONG_S:
-            pairs.append((probe.step(1), probe.step(0, goal)))
+            probe.step(0, goal, min(goal.prompt_left, probe.engine.info.max_step_tokens))
+        spent_s = 0.0
+        for _ in range(KV_PAIRS):
+            if goal.ended or spent_s >= LONG_S:
+                return
+            for step in (probe.step(1), probe.step(0, goal)):
+                spent_s += step.taken_s
+                yield step
     finally:
         probe.close(goal)
-    slopes = [
-        (long.taken_s - short.taken_s) / (long.kv_tokens - short.kv_tokens) for short, long in pairs if long.kv_tokens > short.kv_tokens
-    ]
-    return max(0.0, float(np.percentile(slopes, 25))) if slopes else 0.0
+
+
+def _long_tokens(token_s: float) -> int:
+    """How many prompt tokens take ``LONG_S``, but no more than ``LONG_TOKENS``."""
+    return min(LONG_TOKENS, int(LONG_S / token_s)) if token_s else LONG_TOKENS

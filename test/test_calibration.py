@@ -152,7 +152,7 @@ def test_steps_of_all_kinds_together_give_the_model_they_follow():
     model = LatencyModel("d", (0.010, 0.020, 0.030, 0.040), prompt_token_s=0.001)
     steps = [Step(rows, tokens, 0, model.step_s(rows, tokens)) for rows in (1, 2, 4) for tokens in (0, 8, 100) * 2]
     steps.append(Step(3, 500, 0, 0.001))  # an odd one: too few of its kind to tell
-    fitted = fit_latency("d", steps)
+    fitted = fit_latency("d", steps, on_average=True)
     assert fitted.decode_s == pytest.approx(model.decode_s)  # three rows are interpolated
     assert fitted.prompt_token_s == pytest.approx(0.001)
 

@@ -105,7 +105,7 @@ class RealTime:
 
     def simulated(self) -> Simulated:
         """A simulator that plans as the latest run did, and whose steps take what they took there, if there were any."""
-        return Simulated(self.latency, self.max_batch, fit_latency(self.device, self.steps) if self.steps else None)
+        return Simulated(self.latency, self.max_batch, fit_latency(self.device, self.steps, on_average=True) if self.steps else None)
 
 
 def grid(
