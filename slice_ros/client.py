@@ -22,7 +22,7 @@ WATCH_PERIOD_S = 0.1
 LONGEST_LOOK_S = 0.5
 """Time between two looks counts for no more than this: a node that was not spinning has yet to take in what it would have heard."""
 SERVER_LOST_S = 1.3
-"""A server whose status has not come for this long is taken for dead. (DDS itself notices a killed process after ten seconds or more.)"""
+"""A server that has said nothing for this long is taken for dead. (DDS itself notices a killed process after ten seconds or more.)"""
 
 
 class ServerNotFound(Exception):
@@ -158,8 +158,8 @@ class SliceClient:
     """Sends goals to a ``slice_server`` from a node of yours.
 
     Coroutines are awaited in ``async def`` callbacks of that node, or run with ``executor.create_task``. A server that dies or freezes
-    ends its goals with GoalFailed (code ENGINE_DIED) within two seconds, later where the node's own callbacks block: its status is its
-    heartbeat.
+    ends its goals with GoalFailed (code ENGINE_DIED) within two seconds, later where the node's own callbacks block. Its status is its
+    heartbeat; a busy server whose status is late shows that it is alive by whatever else it says.
 
     Args:
         node: whose executor does the work.
@@ -297,12 +297,17 @@ class SliceClient:
         self._in_flight.add(generation)
         generation.goal_id = uuid.uuid4().hex
         sent = self._client.send_goal_async(
-            goal, feedback_callback=lambda message: generation._feedback(message.feedback.text), goal_uuid=uuid_msg(generation.goal_id)
+            goal, feedback_callback=lambda message: self._progressed(generation, message), goal_uuid=uuid_msg(generation.goal_id)
         )
         sent.add_done_callback(lambda future: self._answered(generation, future))
         return generation
 
+    def _progressed(self, generation: Generation, message: Any) -> None:
+        self._silent_s = 0.0
+        generation._feedback(message.feedback.text)
+
     def _answered(self, generation: Generation, sent: Any) -> None:
+        self._silent_s = 0.0
         if generation.done:  # taken for lost
             if sent.exception() is None and sent.result().accepted:
                 sent.result().cancel_goal_async()
@@ -318,6 +323,7 @@ class SliceClient:
         generation._handle.get_result_async().add_done_callback(lambda future: self._ended(generation, future))
 
     def _ended(self, generation: Generation, future: Any) -> None:
+        self._silent_s = 0.0
         if future.exception() is not None:
             self._finish(generation, GoalFailed(ErrorCode.INTERNAL, str(future.exception())))
             return
