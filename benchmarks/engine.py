@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,30 +83,29 @@ class Goals:
         self._engine.forget()  # the next ones shall compute their prompts
 
 
-def engine_rates(engine: LlamaEngine, sequences: Sequence[int], prompt_tokens: int, tokens: int) -> dict[int, float]:
-    """Tokens/s by number of sequences."""
-    rates = {}
-    for count in sequences:
-        goals = Goals(engine, count, prompt_tokens, tokens)
-        rates[count] = count * tokens / goals.decode(tokens)
-        goals.close()
-    return rates
+def engine_rate(engine: LlamaEngine, arguments: argparse.Namespace, sequences: int) -> float:
+    """Tokens/s of so many sequences."""
+    goals = Goals(engine, sequences, arguments.prompt_tokens, arguments.tokens)
+    rate = sequences * arguments.tokens / goals.decode(arguments.tokens)
+    goals.close()
+    return rate
 
 
-def yardstick_rates(arguments: argparse.Namespace, context: int, sequences: Sequence[int], threads: int) -> dict[int, float]:
+def yardstick_rate(arguments: argparse.Namespace, context: int, sequences: int) -> float:
     """The same of llama-batched-bench.
 
     Raises:
         YardstickError: it cannot be built, or does not run.
     """
     command = [yardstick.program("llama-batched-bench"), "-m", str(arguments.model), "-c", str(context), "-b", "512", "-ub", "512", "-kvu"]
-    command += ["-npp", str(arguments.prompt_tokens), "-ntg", str(arguments.tokens), "-npl", ",".join(map(str, sequences))]
-    command += ["-t", str(threads), "-tb", str(threads), "-ngl", str(arguments.gpu_layers if arguments.gpu_layers >= 0 else 999)]
+    command += ["-npp", str(arguments.prompt_tokens), "-ntg", str(arguments.tokens), "-npl", str(sequences)]
+    threads, gpu_layers = str(arguments.threads), str(arguments.gpu_layers if arguments.gpu_layers >= 0 else 999)
+    command += ["-t", threads, "-tb", threads, "-ngl", gpu_layers]
     done = subprocess.run([*command, "--output-format", "jsonl"], capture_output=True, text=True, env=yardstick.environment(), check=False)
     rows = [json.loads(line) for line in (done.stdout + done.stderr).splitlines() if line.startswith("{")]
-    if done.returncode or len(rows) < len(sequences):
+    if done.returncode or not rows:
         raise yardstick.YardstickError(f"{' '.join(command)} ended with status {done.returncode}: {done.stderr[-500:]}")
-    return {row["pl"]: row["speed_tg"] for row in rows}
+    return float(rows[0]["speed_tg"])
 
 
 @contextmanager
@@ -229,12 +228,10 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         pairs: dict[int, list[tuple[float, float]]] = {count: [] for count in sequences}
         for pair in range(arguments.pairs):
             console.print(f"pair {pair + 1} of {arguments.pairs}", highlight=False)
-            theirs_first = pair % 2 == 0
-            theirs = yardstick_rates(arguments, context, sequences, arguments.threads) if theirs_first else {}
-            ours = engine_rates(engine, sequences, arguments.prompt_tokens, arguments.tokens)
-            theirs = theirs or yardstick_rates(arguments, context, sequences, arguments.threads)
-            for count in sequences:
-                pairs[count].append((ours[count], theirs[count]))
+            for count in sequences:  # right after each other, in turns
+                theirs = yardstick_rate(arguments, context, count) if pair % 2 else None
+                ours = engine_rate(engine, arguments, count)
+                pairs[count].append((ours, theirs or yardstick_rate(arguments, context, count)))
         step = (engine, BETWEEN_SEQUENCES, arguments.prompt_tokens, arguments.tokens)
         parts = {
             "engine, greedy": engine_step(*step),
