@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,7 @@ from slice_ros.goal import ErrorCode, FinishReason, TokenLogprob
 from slice_ros.task import SloReport
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """A goal got a token."""
 
     goal_id: str

@@ -50,6 +50,8 @@ class MaskMatrix:
         Args:
             adapters: of the goals, by id.
         """
+        if len(set(adapters.values())) < 2 and all(self.columns):
+            return self
         columns: list[Column] = []
         for column in self.columns:
             parts: dict[str | None, list[Cell]] = {}

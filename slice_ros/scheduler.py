@@ -359,6 +359,8 @@ class Scheduler:
     def _resolve(self, planned: Column) -> Column:
         """What the column comes to: goals that have ended left out, prompts cut to what is left and what fits, KV room made."""
         planned = planned[: self._limits.max_step_tokens]
+        if all(not n and (task := self._tasks.get(goal_id)) and task.is_open and not task.prompt_left for goal_id, n in planned):
+            return planned  # nothing but decodes
         budget = self._limits.max_step_tokens - len(planned)  # every cell has one token for sure; longer prompts share the rest
         members = {cell.goal_id for cell in planned}
         copy_until_s = self._copy_until_s(planned)
@@ -426,28 +428,30 @@ class Scheduler:
                 if not column:
                     return
                 began = self._clock.now()
-        calibrated = self._pace.calibrated
-        kv_tokens = sum(self._tasks[cell.goal_id].kv_tokens for cell in column) if calibrated.kv_token_s else 0
+        tasks, calibrated = [self._tasks[cell.goal_id] for cell in column], self._pace.calibrated
+        kv_tokens = sum([task.kv_tokens for task in tasks]) if calibrated.kv_token_s else 0
         calibrated_s = calibrated.column_s(column, kv_tokens)
         predicted_s = self._planned_ratio * calibrated_s
-        for goal_id, prompt_tokens in column:
-            task = self._tasks[goal_id]
+        for task, (_, prompt_tokens) in zip(tasks, column, strict=True):
             task.prompt_left -= prompt_tokens
             task.computed_tokens += max(1, prompt_tokens)
             if task.started_s is None:
                 task.started_s = began
-        self._past.append((column, [self._tasks[cell.goal_id] for cell in column]))
+        self._past.append((column, tasks))
         now = self._clock.now()
         self._planned_s += predicted_s
         self._taken_s += now - began
         self._meter.add(now - began, predicted_s, calibrated_s, len(outputs))
         self._pace.observe(calibrated_s, now - began)
-        for output in outputs:
-            task = self._tasks[output.goal_id]
+        for goal_id, text, finish, logprob, failure in outputs:
+            task = self._tasks[goal_id]
+            if failure is not None:
+                self._end(task, error=failure)
+                continue
             task.token_times_s.append(now)
-            self._events.append(Progress(task.goal_id, output.text, task.report(completed=output.finish is not None), output.logprob))
-            if output.finish is not None:
-                self._end(task, reason=output.finish)
+            self._events.append(Progress(goal_id, text, task.report(completed=finish is not None), logprob))
+            if finish is not None:
+                self._end(task, reason=finish)
 
     def _give_way(self, column: Column, error: KvFullError) -> Column:
         """What is left of a column for which there are too few KV cells, after one goal was evicted; a goal that is alone ends."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from slice_ros.goal import GoalRequest
 from slice_ros.slo import Slo
 
 
-@dataclass(frozen=True, slots=True)
-class SloReport:
+class SloReport(NamedTuple):  # one is made for every token, and as a tuple it costs a third
     """What a goal experienced; times in seconds since submission, NaN where not (yet) known. Fields as in ``msg/SloReport.msg``."""
 
     attained: bool = False
@@ -129,26 +129,30 @@ class Task:
 
         A goal that ends after its chain is due has missed its deadline: so has the chain, whose last goal ends no earlier.
         """
-        slo, times = self.slo, self.token_times_s
-        ttft = times[0] - self.arrival_s if times else math.nan
-        tpot = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else math.nan
-        e2e = times[-1] - self.arrival_s if times else math.nan
-        ttft_met = slo.ttft_s is None or ttft <= slo.ttft_s
-        tpot_met = slo.tpot_s is None or len(times) == 1 or tpot <= slo.tpot_s  # one token has no gap to judge
-        deadline_met = (slo.deadline_s is None or e2e <= slo.deadline_s) and not (times and times[-1] > self.chain_due_s)
+        slo, times, arrival_s = self.slo, self.token_times_s, self.arrival_s
+        ttft_s = tpot_s = e2e_s = math.nan
+        count, is_late = len(times), False
+        if count:
+            first_s, last_s = times[0], times[-1]
+            ttft_s, e2e_s, is_late = first_s - arrival_s, last_s - arrival_s, last_s > self.chain_due_s
+            if count > 1:
+                tpot_s = (last_s - first_s) / (count - 1)
+        ttft_met = slo.ttft_s is None or ttft_s <= slo.ttft_s
+        tpot_met = slo.tpot_s is None or count == 1 or tpot_s <= slo.tpot_s  # one token has no gap to judge
+        deadline_met = (slo.deadline_s is None or e2e_s <= slo.deadline_s) and not is_late
         return SloReport(
-            attained=completed and ttft_met and tpot_met and deadline_met,
-            ttft_met=ttft_met,
-            tpot_met=tpot_met,
-            deadline_met=deadline_met,
-            ttft_s=ttft,
-            tpot_s=tpot,
-            e2e_s=e2e,
-            queue_s=math.nan if self.started_s is None else self.started_s - self.arrival_s,
-            prompt_tokens=self.prompt_tokens,
-            cached_tokens=self.cached_tokens,
-            output_tokens=len(times),
-            predicted_ttft_s=self.predicted_ttft_s,
-            predicted_tpot_s=self.predicted_tpot_s,
-            predicted_e2e_s=self.predicted_e2e_s,
+            completed and ttft_met and tpot_met and deadline_met,
+            ttft_met,
+            tpot_met,
+            deadline_met,
+            ttft_s,
+            tpot_s,
+            e2e_s,
+            math.nan if self.started_s is None else self.started_s - arrival_s,
+            self.prompt_tokens,
+            self.cached_tokens,
+            count,
+            self.predicted_ttft_s,
+            self.predicted_tpot_s,
+            self.predicted_e2e_s,
         )

@@ -300,6 +300,29 @@ def test_a_grammar_that_allows_no_token_ends_the_goal_and_not_the_process(engine
     assert run(engine, goal(grammar='root ::= "a\\x00b"')) == (["a", ""], FinishReason.STOP)
 
 
+def test_a_grammar_that_becomes_slow_ends_its_own_goal_only(engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every token triples the ways in which this one may go on: the fifteenth would take minutes."""
+    monkeypatch.setattr(sampler, "GRAMMAR_S", 0.05)
+    monkeypatch.setattr(sampler, "GRAMMAR_TOKEN_S", 0.001)
+    other = text_of(engine, goal("other", max_tokens=10))
+    slow = goal("slow", grammar='root ::= s\ns ::= "a" s "b" | "a" s "c" | "a" s "d"', max_tokens=100)
+    left = {request.goal_id: engine.prepare(request) - engine.open(request.goal_id) for request in (slow, goal("other", max_tokens=10))}
+    column, text, error = tuple(Cell(goal_id, tokens) for goal_id, tokens in left.items()), "", None
+    while column:
+        ended = set()
+        for output in engine.step(column):
+            text += output.text if output.goal_id == "other" else ""
+            error = output.error or error
+            ended |= {output.goal_id} if output.finish or output.error else set()
+        column = tuple(Cell(goal_id) for goal_id in left if goal_id not in ended and goal_id in {cell.goal_id for cell in column})
+    for goal_id in left:
+        engine.close(goal_id)
+    assert text == other
+    assert error is not None
+    assert error.code is ErrorCode.INVALID_GRAMMAR
+    assert "at most 0.05 s and 0.001 s a token are allowed" in str(error)
+
+
 def doubling_schema(depth: int) -> str:
     """Each level has the next one twice."""
     level = {"properties": {name: {"allOf": [{"$ref": "#/$defs/next"}]} for name in "ab"}}

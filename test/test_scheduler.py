@@ -3,12 +3,12 @@
 import math
 import threading
 import time
-from dataclasses import replace
 
 import pytest
 from builders import CONTROL, QA, Bench, a_goal, a_task
 
 from slice_ros.admission import Admission
+from slice_ros.engines.base import Output
 from slice_ros.engines.paced import PacedEngine
 from slice_ros.engines.simulated import Lengths, SimulatedEngine
 from slice_ros.events import Checked, Finished, Progress, Snapshot
@@ -52,6 +52,28 @@ def everyone(columns=1):
 
 
 # ---- ends
+
+
+def test_a_goal_that_the_engine_cannot_go_on_with_ends_and_the_others_go_on():
+    bench = Bench(Fixed(everyone()))
+    step = bench.engine.step
+
+    def failing(column):
+        outputs = step(column)
+        if bench.tokens("a") == 2:
+            outputs = [
+                Output("a", "", error=GoalError(ErrorCode.INVALID_GRAMMAR, "too slow")) if output.goal_id == "a" else output
+                for output in outputs
+            ]
+        return outputs
+
+    bench.engine.step = failing
+    bench.submit(a_goal("a", max_tokens=5), a_goal("b", max_tokens=5))
+    bench.drain()
+    assert (bench.end("a").error_code, bench.end("a").error_msg) == (ErrorCode.INVALID_GRAMMAR, "too slow")
+    assert bench.end("a").report.output_tokens == bench.tokens("a") == 2
+    assert bench.end("b").error_code is ErrorCode.NONE
+    assert bench.tokens("b") == 5
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -329,7 +351,7 @@ def test_the_oldest_goal_moves_on_where_there_is_no_room_for_those_that_the_poli
 def test_a_tokens_probability_is_passed_on():
     bench = Bench()
     step = bench.engine.step
-    bench.engine.step = lambda column: [replace(output, logprob=TokenLogprob("x", -0.5)) for output in step(column)]
+    bench.engine.step = lambda column: [output._replace(logprob=TokenLogprob("x", -0.5)) for output in step(column)]
     bench.submit(a_goal("g", max_tokens=1))
     bench.drain()
     (progress,) = (event for event in bench.events if isinstance(event, Progress))

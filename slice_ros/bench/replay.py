@@ -92,7 +92,7 @@ class ScriptedEngine:
 
     def _scripted(self, output: Output) -> Output:
         self._left[output.goal_id] -= 1
-        return output if self._left[output.goal_id] > 0 else replace(output, finish=output.finish or FinishReason.STOP)
+        return output if self._left[output.goal_id] > 0 else output._replace(finish=output.finish or FinishReason.STOP)
 
 
 def replay(

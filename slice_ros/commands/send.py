@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         node.destroy_node()
         rclpy.try_shutdown()
     if arguments.json:
-        report = {name: None if math.isnan(value) else value for name, value in asdict(answer.report).items()}  # NaN is no JSON
+        report = {name: None if math.isnan(value) else value for name, value in answer.report._asdict().items()}  # NaN is no JSON
         shown = {"goal_id": generation.goal_id, "text": answer.text, "finish_reason": answer.finish_reason, "report": report}
         print(json.dumps(shown | ({"logprobs": answer.logprobs} if arguments.logprobs else {})))
     else:

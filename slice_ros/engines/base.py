@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from slice_ros.goal import FinishReason, GoalRequest, TokenLogprob
+from slice_ros.goal import FinishReason, GoalError, GoalRequest, TokenLogprob
 from slice_ros.mask import Column
 
 
@@ -57,20 +57,21 @@ class KvUse:
     parked_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What one goal got from one step: exactly one token.
+class Output(NamedTuple):
+    """What one goal got from one step: exactly one token, or an error.
 
     Args:
         text: the piece of text that became certain; empty while a character or a possible stop string is incomplete.
         finish: set with the goal's last token.
         logprob: of the token, for a goal that asked for it.
+        error: why there is no token, and none will come.
     """
 
     goal_id: str
     text: str
     finish: FinishReason | None = None
     logprob: TokenLogprob | None = None
+    error: GoalError | None = None
 
 
 class Engine(Protocol):

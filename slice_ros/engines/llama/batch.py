@@ -22,14 +22,19 @@ class Batch:
         self._token, self._position, self._sequence = memoryview(tokens), memoryview(positions_of), memoryview(sequences)
         self._wants_logits = memoryview(logits)
         self._arrays = {"token": tokens, "pos": positions_of, "n_seq_id": ones, "seq_id": lists, "logits": logits}
-        self.struct = llama_cpp.llama_batch()
+        self._struct = llama_cpp.llama_batch()
         for name, kind in llama_cpp.llama_batch._fields_:
             if name in self._arrays:
-                setattr(self.struct, name, ctypes.cast(self._arrays[name].buffer_info()[0], kind))
+                setattr(self._struct, name, ctypes.cast(self._arrays[name].buffer_info()[0], kind))
         self.size = 0
 
     def clear(self) -> None:
-        self.size = self.struct.n_tokens = 0
+        self.size = 0
+
+    def filled(self) -> llama_cpp.llama_batch:
+        """The tokens that were added, for ``llama_decode``."""
+        self._struct.n_tokens = self.size
+        return self._struct
 
     def add(self, tokens: array[int], first: int, count: int, sequence: int, *, wants_logits: bool) -> None:
         """Add ``tokens[first:first + count]`` at those positions of a sequence; logits are for the last of them."""
@@ -44,4 +49,4 @@ class Batch:
             self._sequence[start:end] = array("i", [sequence]) * count
             self._wants_logits[start:end] = array("b", bytes(count))
         self._wants_logits[end - 1] = wants_logits
-        self.size = self.struct.n_tokens = end
+        self.size = end

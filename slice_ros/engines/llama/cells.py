@@ -38,9 +38,11 @@ class Cells:
     def grow(self, sequence: int, count: int) -> None:
         """A sequence computes so many cells of its own."""
         chain = self._chains.setdefault(sequence, [])
-        if not chain or chain[-1][sequence] < max(chain[-1].values()):  # the next cell of that run is another's
-            chain.append({sequence: 0})
-        chain[-1][sequence] += count
+        run = chain[-1] if chain else None
+        if run is None or (len(run) > 1 and run[sequence] < max(run.values())):  # the next cell of that run is another's
+            run = {sequence: 0}
+            chain.append(run)
+        run[sequence] += count
         self.used += count
 
     def share(self, source: int, target: int, count: int) -> None:

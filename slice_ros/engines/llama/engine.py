@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from array import array
 from collections.abc import Collection
@@ -39,7 +40,7 @@ class _Goal:
         tokens: prompt and output so far.
         limit: ends by length when it has so many.
         text: the output as text.
-        sampler: chooses its tokens.
+        sampler: chooses its tokens; ``None`` takes the most likely ones.
         adapter: the number of its LoRA adapter; 0 is none.
         session: keeps its KV rather than others; empty is none.
         logprobs: whether their log-probabilities are wanted.
@@ -51,7 +52,7 @@ class _Goal:
     tokens: array[int]
     limit: int
     text: TextStream
-    sampler: Sampler
+    sampler: Sampler | None
     adapter: int = 0
     session: str = ""
     logprobs: bool = False
@@ -59,10 +60,6 @@ class _Goal:
     sequence: int | None = None
     found: tuple[int, int] = (0, -1)
     finished: bool = False
-
-    @property
-    def pending(self) -> int:
-        return len(self.tokens) - self.computed
 
 
 class LlamaEngine:
@@ -85,6 +82,7 @@ class LlamaEngine:
         self._info = EngineInfo(name, device_name(config), n_ctx, config.n_seq_max, n_batch, longest)
         self._batch = Batch(n_batch, n_ctx)
         self._candidates = Candidates(self._vocabulary.size)
+        self._logits_at, self._latest_logits = (0, 0), np.empty((0, self._vocabulary.size), np.float32)
         self._warm_up()
         prefix_cache, host_cache_mib = (config.prefix_cache, config.host_cache_mib) if has_cells(self._model) else (0, 0)
         self._cache = KvCache(self._context, config.n_seq_max, prefix_cache)
@@ -116,7 +114,8 @@ class LlamaEngine:
             )
         adapter = self._adapters.number(request.adapter)
         grammar = make_grammar(self._vocabulary.pointer, request)
-        sampler = Sampler(make_chain(request.sampling, prompt, self._vocabulary.size), grammar, self._vocabulary.piece)
+        chain = make_chain(request.sampling, prompt, self._vocabulary.size)
+        sampler = None if chain is None and grammar is None else Sampler(chain, grammar, self._vocabulary.piece)
         self._goals[request.goal_id] = _Goal(
             prompt, limit, TextStream(request.stop), sampler, adapter, request.session_id, request.logprobs
         )
@@ -158,18 +157,18 @@ class LlamaEngine:
         self._cache.make_room(self._batch.size)
         self._decode()
         complete = []
-        for goal_id, goal, sequence, count in goals:
+        for goal_id, goal, sequence, count, is_complete in goals:
             goal.computed += count
             self._cache.grow(sequence, count)
             if count > 1:
                 self._cache.offer(sequence, self._row(goal, goal.computed))
-            if not goal.pending:
+            if is_complete:
                 complete.append((goal_id, goal))
         if not complete:
             return []
         logits = self._logits(len(complete))
-        best = most_likely(logits)
-        return [self._next(goal_id, goal, best[i], logits[i]) for i, (goal_id, goal) in enumerate(complete)]
+        rows = zip(complete, most_likely(logits), logits, strict=True)
+        return [self._next(goal_id, goal, best, row) for (goal_id, goal), best, row in rows]
 
     def evict(self, goal_id: str, copy_s: float = math.inf) -> int:
         goal = self._goals[goal_id]
@@ -187,7 +186,8 @@ class LlamaEngine:
                 self._leave(goal, f"session {goal.session}", Worth.SESSION)
             else:
                 self._leave(goal, "", Worth.PREFIX)
-            goal.sampler.free()
+            if goal.sampler is not None:
+                goal.sampler.free()
 
     def forget(self) -> None:
         """Give up what is kept of goals that have ended."""
@@ -199,8 +199,11 @@ class LlamaEngine:
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
-    def _fill(self, column: Column) -> list[tuple[str, _Goal, int, int]]:
+    def _fill(self, column: Column) -> list[tuple[str, _Goal, int, int, bool]]:
         """Put the column into the batch; changes nothing else.
+
+        Returns:
+            Of each cell its goal, sequence, number of tokens, and whether these are all that are pending.
 
         Raises:
             ValueError: the column asks for something that cannot be: the caller's mistake.
@@ -210,17 +213,17 @@ class LlamaEngine:
         goals = []
         for goal_id, prompt_tokens in column:
             goal = self._goals[goal_id]
-            count, pending = prompt_tokens or 1, goal.pending
+            count, pending = prompt_tokens or 1, len(goal.tokens) - goal.computed
             if goal.sequence is None or goal.finished:
                 raise ValueError(f"goal {goal_id} is in a step but {'has finished' if goal.finished else 'is not open'}")
             if count > pending or (not prompt_tokens and pending > 1):
                 cell = f"{prompt_tokens} prompt tokens" if prompt_tokens else "a decode"
                 raise ValueError(f"goal {goal_id} is in a step with {cell}, but has {pending} tokens to compute")
             batch.add(goal.tokens, goal.computed, count, goal.sequence, wants_logits=count == pending)
-            goals.append((goal_id, goal, goal.sequence, count))
-        if len({goal_id for goal_id, *_ in goals}) < len(goals):
+            goals.append((goal_id, goal, goal.sequence, count, count == pending))
+        if len({sequence for _, _, sequence, _, _ in goals}) < len(goals):
             raise ValueError("a goal is in the step twice")
-        if len({goal.adapter for _, goal, *_ in goals}) > 1:
+        if len({goal.adapter for _, goal, _, _, _ in goals}) > 1:
             raise ValueError("the goals in the step have different adapters")
         return goals
 
@@ -231,7 +234,7 @@ class LlamaEngine:
             KvFullError: no cells for it; llama.cpp restored the state before the call.
             EngineError: what the context holds now is unknown.
         """
-        status = llama_cpp.llama_decode(self._context, self._batch.struct)
+        status = llama_cpp.llama_decode(self._context, self._batch.filled())
         if status == 0:
             return
         if status == 1:
@@ -243,12 +246,20 @@ class LlamaEngine:
 
     def _logits(self, rows: int) -> npt.NDArray[np.float32]:
         """The logits of those tokens of the batch that asked for them, in order; valid until the next step."""
-        logits = llama_cpp.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(logits, (rows, self._vocabulary.size))
+        pointer = llama_cpp.llama_get_logits(self._context)
+        address = ctypes.addressof(pointer.contents)
+        if (address, rows) != self._logits_at:  # mostly they are where they were
+            self._logits_at, self._latest_logits = (address, rows), np.ctypeslib.as_array(pointer, (rows, self._vocabulary.size))
+        return self._latest_logits
 
     def _next(self, goal_id: str, goal: _Goal, best: int, logits: npt.NDArray[np.float32]) -> Output:
         """Draw a goal's next token and add it; ``best`` is the most likely one."""
-        token = goal.sampler.draw(best, logits, self._candidates)
+        token: int | None = best
+        if goal.sampler is not None:
+            token = goal.sampler.draw(best, logits, self._candidates)
+            if goal.sampler.is_slow:
+                goal.finished = True
+                return Output(goal_id, "", error=GoalError(ErrorCode.INVALID_GRAMMAR, goal.sampler.complaint))
         drawn = self._logprob(token, logits) if goal.logprobs else None
         if token is None or token in self._vocabulary.ending:
             text, finish = goal.text.flush(), FinishReason.STOP
@@ -260,7 +271,7 @@ class LlamaEngine:
             elif len(goal.tokens) == goal.limit:
                 text, finish = text + goal.text.flush(), FinishReason.LENGTH
             else:
-                return Output(goal_id, text, logprob=drawn)
+                return Output(goal_id, text, None, drawn)
         goal.finished = True
         return Output(goal_id, text, finish, drawn)
 

@@ -6,6 +6,7 @@ import codecs
 import ctypes
 import re
 import secrets
+import time
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +22,9 @@ PENALTY_TOKENS = 64
 
 LIKELY_TOKENS = 64
 """How many of the most likely tokens a grammar is asked about before it is asked about all."""
+
+GRAMMAR_S, GRAMMAR_TOKEN_S = 1.0, 0.1
+"""Time of the processor that a goal's grammar may take: so much, and so much for each token."""
 
 SURROGATE = re.compile(rb"\xed[\xa0-\xbf]")
 """Half a UTF-16 surrogate, which Python's decoder refuses only with its last byte, when nothing else can follow."""
@@ -40,6 +44,8 @@ class Sampler:
         self._grammar = grammar
         self._piece = piece
         self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._tokens = 0
+        self._grammar_s = 0.0
 
     def draw(self, best: int, logits: npt.NDArray[np.float32], candidates: Candidates) -> int | None:
         """The next token.
@@ -57,6 +63,7 @@ class Sampler:
             candidates.load(logits)
             token = candidates.draw(self._chain)
         if self._grammar is not None:
+            began_s = time.thread_time()
             # To ask about one token is cheap, and mostly the one drawn first is right.
             if not (candidates.allows(self._grammar, token) and self._continues_text(token)):
                 allowed = self._draw_allowed(logits, candidates)
@@ -65,9 +72,23 @@ class Sampler:
                 token = allowed
             # llama.cpp aborts the process when a token is accepted that the grammar does not allow.
             llama_cpp.llama_sampler_accept(self._grammar, token)
+            self._tokens += 1
+            self._grammar_s += time.thread_time() - began_s
         if self._chain is not None:
             llama_cpp.llama_sampler_accept(self._chain, token)
         return token
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the grammar takes so much of the processor that the other goals must not wait for it any longer."""
+        return self._grammar_s > GRAMMAR_S + GRAMMAR_TOKEN_S * self._tokens
+
+    @property
+    def complaint(self) -> str:
+        return (
+            f"its grammar took {self._grammar_s:.2f} s of the processor for {self._tokens} tokens of the answer; at most {GRAMMAR_S:g} s "
+            f"and {GRAMMAR_TOKEN_S:g} s a token are allowed, as all goals wait meanwhile: let fewer of its rules begin with each other"
+        )
 
     def free(self) -> None:
         for sampler in (self._chain, self._grammar):

@@ -16,12 +16,13 @@ class TextStream:
         stop: strings that end the text; none of them is part of it.
     """
 
-    __slots__ = ("_decoder", "_held", "_stop")
+    __slots__ = ("_decoder", "_held", "_is_whole", "_stop")
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stop = tuple(stop)
         self._held = ""
+        self._is_whole = True  # no character is unfinished
 
     def push(self, piece: bytes) -> tuple[str, bool]:
         """Add a token's bytes.
@@ -29,7 +30,11 @@ class TextStream:
         Returns:
             The text that became certain, and whether a stop string ended it.
         """
-        text = self._decoder.decode(piece)
+        if self._is_whole and piece.isascii():
+            text = piece.decode("ascii")  # as nearly always
+        else:
+            text = self._decoder.decode(piece)
+            self._is_whole = not self._decoder.getstate()[0]
         if not self._stop:
             return text, False
         text = self._held + text
