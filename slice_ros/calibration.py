@@ -5,30 +5,27 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from statistics import median
 
 from slice_ros.clock import Clock, MonotonicClock
 from slice_ros.engines.base import Engine, EngineError
 from slice_ros.goal import GoalError, GoalRequest
 from slice_ros.latency import LatencyModel
+from slice_ros.latency_fit import Step, fit_latency
 from slice_ros.mask import Cell
 from slice_ros.slo import BestEffort
 
 ROUNDS = (3, 25)
 """How often each number of rows is measured, at least and at most."""
-ROUNDS_S = 3.0
+ROUNDS_S = 2.0
 """How long rounds go on beyond the least; they end after three times as long in any case."""
 CHUNKS = (8, 32, 128, 512)
 """Lengths of prompt chunks to measure; ..."""
 CHUNK_S = 0.5
 """... those that would take longer are left out."""
-CHUNK_REPEATS = 3
+CHUNK_REPEATS = 2
 COMPANIONS = 3
 """Decodes that share a step with a chunk, in every other of its measurements."""
 LONG_S = 1.0
@@ -37,30 +34,15 @@ LONG_TOKENS = 4096
 KV_PAIRS = 12
 MIXES = 80
 """Steps of random mixes to learn from, and to judge by, at most; ..."""
-TRAINING_S, MIXES_S = 2.0, 4.0
+TRAINING_S, MIXES_S = 3.0, 4.0
 """... they end after so long."""
+ALIKE = 40
+"""Steps that tell the machine's noise."""
 TRAINING_SEED = -1
 """Judges take other mixes."""
-FIT_STEPS = 3
-"""Numbers of rows that fewer steps had are left to interpolation."""
-FIT_ROUNDS = 40
-CLOSE_ENOUGH = 1e-7
-"""Relative deviations of which no difference is made in a fit."""
 MAX_TOKENS = 128
 """Answer length of the goals that decode; they are replaced as they end."""
-SHORTEST_STEP_S = 1e-5
-"""No step is shorter, whatever noise makes of the fit."""
 SAMPLE_WORDS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One measured step: how many rows, how many prompt tokens in all of them, KV tokens before it, and its time."""
-
-    rows: int
-    prompt_tokens: int
-    kv_tokens: int
-    taken_s: float
 
 
 def measure_latency(
@@ -97,10 +79,21 @@ def measure_latency(
     return fit_latency(f"{engine.info.model} on {engine.info.device}", steps)
 
 
-def relative_errors(
-    engine: Engine, latency: LatencyModel, *, max_batch: int = 16, clock: Clock | None = None, seed: int = 0
-) -> list[float]:
-    """How far a model is off: ``|predicted - measured| / measured`` of fresh steps, each a random mix of decodes and a prompt chunk.
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """How far predictions were off.
+
+    Args:
+        relative: ``|predicted - measured| / measured`` of each step.
+        noise: the same of steps that were all alike, measured against their own median: no prediction can be better.
+    """
+
+    relative: list[float]
+    noise: list[float]
+
+
+def relative_errors(engine: Engine, latency: LatencyModel, *, max_batch: int = 16, clock: Clock | None = None, seed: int = 0) -> Errors:
+    """How far a model is off on fresh steps, each a random mix of decodes and a prompt chunk.
 
     The goals that decode have KV of different lengths; two thirds of the steps have a chunk, of any length up to the longest measured one.
 
@@ -116,60 +109,13 @@ def relative_errors(
     with _Probe(engine, clock or MonotonicClock(), max_batch) as probe:
         probe.vary_prompts(random.Random(seed), latency.prompt_token_s)
         steps = list(_mixed_steps(probe, latency.prompt_token_s, MIXES_S, seed))
+        alike_s = [probe.step(max(1, probe.max_rows // 2)).taken_s for _ in range(ALIKE)]
     predicted_s = [latency.step_s(step.rows, step.prompt_tokens, int(step.prompt_tokens > 0), step.kv_tokens) for step in steps]
-    return [abs(predicted - step.taken_s) / step.taken_s for predicted, step in zip(predicted_s, steps, strict=True)]
-
-
-def fit_latency(device: str, steps: Sequence[Step], *, on_average: bool = False) -> LatencyModel:
-    """The model that steps of all kinds follow: that with the least sum of ``|predicted - taken| / taken``, as odd ones shall not count.
-
-    Numbers of rows that few steps had are interpolated.
-
-    Args:
-        device: what the model is called.
-        steps: at least one.
-        on_average: least squares of seconds instead: what is lost to other work on the machine is in the model, as is the cost of the KV
-            tokens that the steps had.
-    """
-    counts = Counter(step.rows for step in steps)
-    common = sorted(rows for rows, count in counts.items() if count >= FIT_STEPS) or sorted(counts)
-    used = [step for step in steps if step.rows in common]
-    taken_s = np.array([step.taken_s for step in used])
-    columns = [np.array([float(step.rows == rows) for step in used]) for rows in common]
-    costs = {"prompt_token": np.array([float(step.prompt_tokens) for step in used])}
-    if not on_average:
-        costs["chunk"] = np.array([float(step.prompt_tokens > 0) for step in used])
-        costs["kv_token"] = np.array([float(step.kv_tokens) for step in used])
-    if len({step.prompt_tokens for step in used} - {0}) == 1:
-        costs.pop("chunk", None)  # one length does not tell what of it is flat
-    while True:
-        names = [name for name, column in costs.items() if column.any()]
-        fitted = _least_deviations(np.column_stack([*columns, *(costs[name] for name in names)]), taken_s, squares=on_average)
-        costs_s = dict(zip(names, fitted[len(common) :], strict=True))
-        if not (negative := min(costs_s, key=costs_s.__getitem__, default="")) or costs_s[negative] >= 0.0:
-            break
-        del costs[negative]  # nothing comes for less than nothing
-    known = {rows: float(row_s) for rows, row_s in zip(common, fitted, strict=False) if row_s > 0.0} or {1: SHORTEST_STEP_S}
-    table = tuple(max(SHORTEST_STEP_S, float(row_s)) for row_s in np.interp(range(1, max(known) + 1), list(known), list(known.values())))
-    return LatencyModel(device, table, **{f"{name}_s": float(seconds) for name, seconds in costs_s.items()}, further_row_s=_row_s(table))
-
-
-def _least_deviations(columns: npt.NDArray[Any], taken_s: npt.NDArray[Any], *, squares: bool) -> npt.NDArray[Any]:
-    """Least sum of relative deviations, by least squares that are weighted anew until large ones count no more than they should."""
-    fitted: npt.NDArray[Any] = np.linalg.lstsq(columns, taken_s)[0]
-    if squares:
-        return fitted
-    columns, ones = columns / np.maximum(taken_s, SHORTEST_STEP_S)[:, None], np.ones(len(taken_s))
-    weights = ones
-    for _ in range(FIT_ROUNDS):
-        fitted = np.linalg.lstsq(columns * weights[:, None], weights)[0]
-        weights = 1.0 / np.sqrt(np.maximum(abs(columns @ fitted - ones), CLOSE_ENOUGH))
-    return fitted
-
-
-def _row_s(table: Sequence[float]) -> float:
-    """What a row beyond the measured ones is taken to cost: as much as those in it do on average, for they may go up and down."""
-    return max(0.0, (table[-1] - table[0]) / (len(table) - 1)) if len(table) > 1 else 0.0
+    typical_s = median(alike_s)
+    return Errors(
+        [abs(predicted - step.taken_s) / step.taken_s for predicted, step in zip(predicted_s, steps, strict=True)],
+        [abs(typical_s - taken_s) / taken_s for taken_s in alike_s],
+    )
 
 
 @dataclass(slots=True)

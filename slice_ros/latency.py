@@ -27,6 +27,9 @@ class LatencyModel:
 
     ``rows`` counts every cell of the step, decoding or not. All times are in seconds.
 
+    Kernels that take so many tokens at once, a tile, are slow with what is left over: what l has of that is not that of the rows then,
+    but that of all the step's tokens, ``l(n) - n * l(tile) / tile`` with n the tokens beyond full tiles.
+
     Args:
         device: whose times these are.
         decode_s: l(1), l(2), ...: a step with that many rows. It need not grow: on real kernels a step with four rows can be shorter
@@ -35,6 +38,7 @@ class LatencyModel:
         prompt_token_s: cost of each prompt token in the step.
         kv_token_s: cost of each token already in the KV cache of a row in the step.
         further_row_s: cost of each row beyond the end of ``decode_s``, which goes on flat without.
+        tile: tokens that kernels take at once; 0 = that does not show.
 
     Raises:
         LatencyError: the table is empty or a time is negative or not finite.
@@ -46,6 +50,7 @@ class LatencyModel:
     prompt_token_s: float = 0.0
     kv_token_s: float = 0.0
     further_row_s: float = 0.0
+    tile: int = 0
 
     def __post_init__(self) -> None:
         if not self.decode_s:
@@ -58,6 +63,10 @@ class LatencyModel:
             if not (math.isfinite(seconds) and seconds >= 0.0):
                 what = name.replace("_", " ")
                 raise LatencyError(f"latency model {self.device!r}: {what} is {seconds} s; it must be 0 or more")
+        if not 0 <= self.tile <= len(self.decode_s):
+            raise LatencyError(
+                f"latency model {self.device!r}: tile is {self.tile}; it must be 0 to {len(self.decode_s)}, as l has no more"
+            )
 
     def step_s(self, rows: int, prompt_tokens: int = 0, chunks: int = 0, kv_tokens: int = 0) -> float:
         """Predicted seconds of one step with ``rows`` cells, ``chunks`` of which carry ``prompt_tokens`` in all."""
@@ -65,7 +74,16 @@ class LatencyModel:
             return 0.0
         table = self.decode_s
         base = table[rows - 1] if rows <= len(table) else table[-1] + self.further_row_s * (rows - len(table))
-        return base + self.chunk_s * chunks + self.prompt_token_s * prompt_tokens + self.kv_token_s * kv_tokens
+        seconds = base + self.chunk_s * chunks + self.prompt_token_s * prompt_tokens + self.kv_token_s * kv_tokens
+        if self.tile and prompt_tokens:
+            seconds += self._left_over_s(rows - chunks + prompt_tokens) - self._left_over_s(rows)
+            return max(seconds, table[0])
+        return seconds
+
+    def _left_over_s(self, tokens: int) -> float:
+        """What tokens beyond full tiles take longer than they would in one."""
+        rest = tokens % self.tile
+        return self.decode_s[rest - 1] - rest * self.decode_s[self.tile - 1] / self.tile if rest else 0.0
 
     def column_s(self, column: Column, kv_tokens: int = 0) -> float:
         """Predicted seconds of one column of a mask matrix."""
@@ -79,7 +97,7 @@ class LatencyModel:
     def scaled(self, factor: float) -> LatencyModel:
         """A device whose steps all take ``factor`` times as long."""
         table = tuple(factor * seconds for seconds in self.decode_s)
-        return LatencyModel(self.device, table, *(factor * getattr(self, f"{name}_s") for name in COSTS))
+        return LatencyModel(self.device, table, **{f"{name}_s": factor * getattr(self, f"{name}_s") for name in COSTS}, tile=self.tile)
 
     @classmethod
     def profile(cls, name: str) -> LatencyModel:
@@ -106,7 +124,7 @@ class LatencyModel:
         Raises:
             LatencyError: a key is missing, unknown or of the wrong type.
         """
-        keys = {"decode_ms", "description", *(f"{name}_ms" for name in COSTS)}
+        keys = {"decode_ms", "description", "tile", *(f"{name}_ms" for name in COSTS)}
         if not isinstance(content, dict) or "decode_ms" not in content:
             raise LatencyError(f"device profile {device!r} has no decode_ms; it must list l(1), l(2), ... in milliseconds")
         if unknown := set(content) - keys:
@@ -114,16 +132,21 @@ class LatencyModel:
         table = content["decode_ms"]
         if not isinstance(table, Sequence) or isinstance(table, str) or not all(_is_number(ms) for ms in table):
             raise LatencyError(f"device profile {device!r}: decode_ms is {table!r}; it must be a list of numbers")
-        costs = {f"{name}_ms": content.get(f"{name}_ms", 0.0) for name in COSTS}
-        for key, ms in costs.items():
+        costs_s: dict[str, float] = {}
+        for name in COSTS:
+            ms = content.get(f"{name}_ms", 0.0)
             if not _is_number(ms):
-                raise LatencyError(f"device profile {device!r}: {key} is {ms!r}; it must be a number")
-        return cls(device, tuple(ms / 1e3 for ms in table), *(ms / 1e3 for ms in costs.values()))
+                raise LatencyError(f"device profile {device!r}: {name}_ms is {ms!r}; it must be a number")
+            costs_s[f"{name}_s"] = ms / 1e3
+        tile = content.get("tile", 0)
+        if not isinstance(tile, int) or isinstance(tile, bool):
+            raise LatencyError(f"device profile {device!r}: tile is {tile!r}; it must be a whole number of tokens")
+        return cls(device, tuple(ms / 1e3 for ms in table), **costs_s, tile=tile)
 
     def to_yaml(self, description: str = "") -> str:
         """The text of a profile file, which ``profile`` loads; times in milliseconds, to the nanosecond."""
         content: dict[str, Any] = {"description": description or self.device, "decode_ms": [_ms(s) for s in self.decode_s]}
-        content |= {f"{name}_ms": _ms(getattr(self, f"{name}_s")) for name in COSTS}
+        content |= {f"{name}_ms": _ms(getattr(self, f"{name}_s")) for name in COSTS} | ({"tile": self.tile} if self.tile else {})
         return yaml.safe_dump(content, sort_keys=False, width=120, default_flow_style=None, allow_unicode=True)
 
 

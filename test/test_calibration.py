@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 from builders import PAPER
 
-from slice_ros.calibration import Step, fit_latency, measure_latency, relative_errors
+from slice_ros.calibration import measure_latency, relative_errors
 from slice_ros.cli import main
 from slice_ros.clock import VirtualClock
 from slice_ros.engines.base import EngineError
 from slice_ros.engines.simulated import SimulatedEngine
 from slice_ros.latency import LatencyModel
+from slice_ros.latency_fit import Step, fit_mean_latency
 
 SAW_TOOTH = LatencyModel("saw", (0.014, 0.027, 0.038, 0.030, 0.050), chunk_s=0.002, prompt_token_s=0.00047, kv_token_s=1e-6)
 
@@ -61,6 +62,17 @@ def test_a_slow_device_is_not_asked_for_its_longest_prompts():
     assert longest <= 128
     assert result.prompt_token_s == pytest.approx(0.01, rel=1e-3)
     assert clock.now() < 15.0
+
+
+def test_kernels_that_take_tokens_in_tiles_are_found_out():
+    """Four tokens take as long as one; what is left over is that of all tokens, not that of the rows."""
+    tiles = LatencyModel("tiles", (0.012, 0.016, 0.020, 0.010, 0.022, 0.026), prompt_token_s=0.0025, tile=4)
+    assert tiles.step_s(3, 6, 1) == pytest.approx(0.020 + 6 * 0.0025 - (0.020 - 0.0075))  # eight tokens: no rest
+    result = measured(tiles, 6)
+    assert result.tile == 4
+    assert result.decode_s == pytest.approx(tiles.decode_s, rel=1e-4)
+    assert result.prompt_token_s == pytest.approx(0.0025, rel=1e-3)
+    assert measured(PAPER, 8).tile == 0
 
 
 def test_an_odd_slow_step_does_not_show():
@@ -135,7 +147,9 @@ def test_a_model_is_judged_by_fresh_steps_of_all_kinds():
         return step(column)
 
     engine.step = watched
-    assert max(relative_errors(engine, SAW_TOOTH, max_batch=5, clock=clock)) == pytest.approx(0.0, abs=1e-6)
+    errors = relative_errors(engine, SAW_TOOTH, max_batch=5, clock=clock)
+    assert max(errors.relative) == pytest.approx(0.0, abs=1e-6)
+    assert max(errors.noise) == pytest.approx(0.0, abs=0.01)
     assert engine.kv.used == 0
     assert {rows for rows, _ in taken} == {1, 2, 3, 4, 5}
     assert {rows for rows, prompt_tokens in taken if prompt_tokens > 64} >= {1, 3, 5}
@@ -145,14 +159,30 @@ def test_a_model_is_judged_by_fresh_steps_of_all_kinds():
 def test_a_model_that_is_half_as_fast_is_off_by_the_whole():
     clock = VirtualClock()
     errors = relative_errors(SimulatedEngine(SAW_TOOTH, clock), SAW_TOOTH.scaled(2.0), max_batch=5, clock=clock)
-    assert errors == pytest.approx([1.0] * len(errors))
+    assert errors.relative == pytest.approx([1.0] * len(errors.relative))
+
+
+def test_the_noise_of_the_machine_is_told_beside_it():
+    clock = VirtualClock()
+    engine = SimulatedEngine(PAPER, clock)
+    step, steps = engine.step, 0
+
+    def noisy(column):
+        nonlocal steps
+        steps += 1
+        clock.advance(0.010 * (steps % 3))
+        return step(column)
+
+    engine.step = noisy
+    errors = relative_errors(engine, PAPER, max_batch=4, clock=clock)
+    assert max(errors.noise) > 0.2
 
 
 def test_steps_of_all_kinds_together_give_the_model_they_follow():
     model = LatencyModel("d", (0.010, 0.020, 0.030, 0.040), prompt_token_s=0.001)
     steps = [Step(rows, tokens, 0, model.step_s(rows, tokens)) for rows in (1, 2, 4) for tokens in (0, 8, 100) * 2]
     steps.append(Step(3, 500, 0, 0.001))  # an odd one: too few of its kind to tell
-    fitted = fit_latency("d", steps, on_average=True)
+    fitted = fit_mean_latency("d", steps)
     assert fitted.decode_s == pytest.approx(model.decode_s)  # three rows are interpolated
     assert fitted.prompt_token_s == pytest.approx(0.001)
 
@@ -185,7 +215,7 @@ def test_prompts_are_no_longer_than_the_model_was_trained_with(tmp_path, trained
     try:
         if is_enough:
             latency = measure_latency(engine, max_batch=2)
-            assert relative_errors(engine, latency, max_batch=2)
+            assert relative_errors(engine, latency, max_batch=2).relative
         else:
             with pytest.raises(EngineError, match=r"cannot be measured: .* at most 40 fit"):
                 measure_latency(engine, max_batch=2)

@@ -25,6 +25,16 @@ def test_or_as_it_says():
     assert model.scaled(2.0).step_s(5) == pytest.approx(0.064)
 
 
+def test_what_is_left_over_of_a_tile_is_that_of_all_tokens():
+    tiles = LatencyModel("tiles", (0.012, 0.016, 0.020, 0.010), prompt_token_s=0.003, tile=4)
+    assert tiles.step_s(3) == 0.020
+    assert tiles.step_s(1, 4, 1) == pytest.approx(0.0025 + 4 * 0.003)  # four tokens: nothing left over, though one row is
+    assert tiles.step_s(3, 5, 1) == pytest.approx(3 * 0.0025 + (0.020 - 3 * 0.0025) + 5 * 0.003)  # seven tokens: three
+    assert tiles.scaled(2.0).step_s(3, 5, 1) == pytest.approx(2 * tiles.step_s(3, 5, 1))
+    odd = LatencyModel("odd", (0.001, 0.002, 0.003, 0.100), tile=4)
+    assert odd.step_s(1, 2, 1) == 0.001, "no step is shorter than that of one row"
+
+
 def test_no_rows_take_no_time():
     assert LatencyModel("d", (0.010,)).step_s(0) == 0.0
 
@@ -44,12 +54,12 @@ def test_every_profile_of_the_package_loads(name):
 
 
 def test_a_saved_profile_loads_again(tmp_path):
-    model = LatencyModel("here", (0.0123456, 0.020), chunk_s=0.001, prompt_token_s=0.0005, kv_token_s=2**-25, further_row_s=0.004)
+    model = LatencyModel("here", (0.0123456, 0.020), chunk_s=0.001, prompt_token_s=0.0005, kv_token_s=2**-25, further_row_s=0.004, tile=2)
     path = tmp_path / "here.yaml"
     path.write_text(model.to_yaml("measured in a test"))
     loaded = LatencyModel.profile(str(path))
     assert loaded.decode_s == model.decode_s
-    assert (loaded.chunk_s, loaded.prompt_token_s, loaded.further_row_s) == (0.001, 0.0005, 0.004)
+    assert (loaded.chunk_s, loaded.prompt_token_s, loaded.further_row_s, loaded.tile) == (0.001, 0.0005, 0.004, 2)
     assert loaded.kv_token_s == pytest.approx(model.kv_token_s, abs=1e-9)
 
 
@@ -68,6 +78,8 @@ def test_an_unknown_profile_names_those_that_exist():
         ({"decode_ms": [14, -1]}, r"l\(2\) is -0.001 s"),
         ({"decode_ms": [14], "chunk_ms": float("nan")}, "chunk is nan s"),
         ({"decode_ms": [14], "chunk_ms": "much"}, "chunk_ms is 'much'"),
+        ({"decode_ms": [14], "tile": 2}, "tile is 2; it must be 0 to 1"),
+        ({"decode_ms": [14], "tile": 0.5}, "tile is 0.5; it must be a whole number"),
         ({"decode_ms": [14], "speed": 3}, r"unknown keys \['speed'\]"),
     ],
 )

@@ -16,9 +16,9 @@ from slice_ros.bench.replay import replay
 from slice_ros.bench.rows import Row, measured, percentile
 from slice_ros.bench.simulate import Outcome, simulate
 from slice_ros.bench.workload import Arrival, Workload
-from slice_ros.calibration import Step, fit_latency
 from slice_ros.engines.base import Engine
 from slice_ros.latency import LatencyModel
+from slice_ros.latency_fit import Step, fit_mean_latency
 from slice_ros.policies import Policy, make_policy
 
 ALONE_ATTAINMENT = 0.99
@@ -105,7 +105,7 @@ class RealTime:
 
     def simulated(self) -> Simulated:
         """A simulator that plans as the latest run did, and whose steps take what they took there, if there were any."""
-        return Simulated(self.latency, self.max_batch, fit_latency(self.device, self.steps, on_average=True) if self.steps else None)
+        return Simulated(self.latency, self.max_batch, fit_mean_latency(self.device, self.steps) if self.steps else None)
 
 
 def grid(

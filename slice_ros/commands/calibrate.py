@@ -63,8 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
             path = saved_path(engine.info, config, arguments.max_batch)
         finally:
             engine.shutdown()
-        median, most = (f"{100 * percentile(errors, percent):.1f} %" for percent in (50, 90))
-        accuracy = f"predictions of {len(errors)} random steps are off by {median} in the median, {most} at the 90th percentile"
+        (median, most), (noise, most_noise) = (
+            [f"{100 * percentile(values, percent):.1f} %" for percent in (50, 90)] for values in (errors.relative, errors.noise)
+        )
+        accuracy = (
+            f"predictions of {len(errors.relative)} random steps are off by {median} in the median, {most} at the 90th percentile; "
+            f"equal steps differ by {noise} and {most_noise} on this machine"
+        )
         description = f"{latency.device}; {accuracy}"
         print(accuracy, file=sys.stderr)
         try:
