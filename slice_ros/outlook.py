@@ -30,6 +30,7 @@ class Outlook:
         chunk_s: the part of it that does not depend on how much that is.
         kv_tokens: KV tokens that its next step attends to.
         short: s, the length in tokens that it hardly falls short of.
+        likely: the length that it falls short of as often as not; one more token where nothing was learnt of its kind.
         expected: the length in tokens that it will have in the mean.
         deviation: the standard deviation of that.
         needed: the length in tokens that its bounds are about: the expected one, or 1 where only the first token is due.
@@ -50,6 +51,7 @@ class Outlook:
     chunk_s: float = 0.0
     kv_tokens: int = 0
     short: int = 0
+    likely: int = 0
     expected: float = 0.0
     deviation: float = 0.0
     needed: float = 0.0
@@ -73,6 +75,7 @@ class Outlook:
         prompt_s = latency.prompt_s(task.prompt_left) if task.prompt_left else 0.0
         expected, deviation = lengths.expected(task.kind, tokens, task.max_tokens)
         short = lengths.at_least(task.kind, tokens, task.max_tokens, SHORT_RISK)
+        likely = lengths.at_least(task.kind, tokens, task.max_tokens, 0.5)
         job = cls(
             task,
             tokens,
@@ -83,6 +86,7 @@ class Outlook:
             latency.chunk_s,
             kv_tokens,
             short,
+            likely,
             expected,
             deviation,
             expected,

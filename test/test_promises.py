@@ -10,8 +10,8 @@ from slice_ros.load import Traffic
 from slice_ros.outlook import Outlook
 from slice_ros.policies import Limits
 from slice_ros.policies.base import narrowed
-from slice_ros.policies.promises import MOST_DUE_TIMES, Promises, _Lump, _with_lump
-from slice_ros.slo import BestEffort
+from slice_ros.policies.promises import MOST_DUE_TIMES, Promises, _Lump, _with_lump, keepable
+from slice_ros.slo import BestEffort, RealTime
 
 TEN_MS = LatencyModel("10 ms a token", (0.010,))
 ALONE = Limits(max_batch=1)
@@ -129,6 +129,62 @@ def test_steps_of_tasks_with_several_adapters_are_as_narrow_as_the_most_common_a
     tasks[0].adapter = tasks[1].adapter = "polite"
     assert narrowed(Limits(max_batch=4), tasks) == Limits(max_batch=3)
     assert narrowed(Limits(max_batch=2), tasks) == Limits(max_batch=2)
+
+
+# ---- real-time tasks beside each other
+
+
+def kept(*jobs, latency=TEN_MS, limits=ALONE):
+    keep = keepable(jobs, NOW_S, latency, limits)
+    assert keep == [job for job in jobs if job in keep], "in the order in which they came"
+    return [job in keep for job in jobs]
+
+
+def a_real_time_job(tokens, due_s, *, ttft_s=None, utility=None, **fields):
+    slo = RealTime(deadline_s=due_s, ttft_ms=1e3 * ttft_s if ttft_s else None, utility=utility)
+    job = a_job(tokens, due_s, **fields)
+    job.task, job.likely, job.due_s = a_task("job", slo), tokens, NOW_S + (ttft_s or due_s)
+    return job
+
+
+def test_real_time_tasks_that_fit_are_all_kept():
+    assert kept(a_real_time_job(50, 1.01), a_real_time_job(50, 0.51), a_real_time_job(50, 1.51)) == [True] * 3
+    assert kept() == []
+
+
+def test_of_too_many_the_longest_of_those_that_make_one_late_is_left_out():
+    assert kept(a_real_time_job(60, 0.8), a_real_time_job(30, 0.85), a_real_time_job(40, 1.0)) == [False, True, True]
+    assert kept(a_real_time_job(40, 0.61), a_real_time_job(30, 0.71), a_real_time_job(60, 1.0)) == [True, True, False]
+    assert kept(a_real_time_job(90, 0.5), a_real_time_job(40, 0.5)) == [False, True], "one that is late in any case spoils nothing"
+
+
+def test_or_the_one_that_is_worth_least_per_work():
+    assert kept(a_real_time_job(60, 0.8, utility=3.0), a_real_time_job(30, 0.85, utility=1.0)) == [True, False]
+
+
+def test_a_first_token_is_due_by_ttft_and_the_others_later():
+    late = a_real_time_job(30, 1.0, ttft_s=0.51, prompt_s=0.1)
+    assert kept(a_real_time_job(40, 0.4), late) == [True, True]
+    assert kept(a_real_time_job(41, 0.41), a_real_time_job(30, 1.0, ttft_s=0.505, prompt_s=0.1)) == [False, True]
+    assert kept(a_real_time_job(50, 1.02), a_real_time_job(49, 1.01, ttft_s=0.1), a_real_time_job(51, 1.4)) == [True, True, False]
+
+
+def test_of_equals_the_one_that_came_first_is_left_out():
+    assert kept(a_real_time_job(50, 0.9), a_real_time_job(50, 0.9), a_real_time_job(20, 0.9)) == [False, True, True]
+
+
+def test_answers_are_taken_to_be_as_long_as_is_likely_and_kv_tokens_take_time():
+    long = a_real_time_job(100, 0.5)
+    long.likely = 40
+    assert kept(long, a_real_time_job(10, 0.51)) == [True, True]
+    latency = LatencyModel("10 ms a token and 0.1 ms a KV token", (0.010,), kv_token_s=0.0001)
+    assert kept(a_real_time_job(50, 0.54, kv_tokens=10), latency=latency) == [False]
+
+
+def test_a_task_without_due_time_is_kept():
+    waiting = a_job(100, 0.1)
+    waiting.due_s = math.inf
+    assert kept(waiting, a_real_time_job(50, 0.51)) == [True, True]
 
 
 # ---- many due times

@@ -1,7 +1,6 @@
 """What holds for every policy, or for every plan of the default one, whatever happens."""
 
 import random
-from dataclasses import replace
 
 import pytest
 from builders import Bench, a_goal, a_task
@@ -197,7 +196,7 @@ def test_canceling_a_goal_leaves_the_tokens_of_the_others_as_they_are(policy, le
         def told_apart(column):
             """Every token says whose it is, and which one."""
             positions = {goal_id: sequence.tokens for goal_id, sequence in bench.engine._sequences.items()}
-            return [replace(output, text=f"{output.goal_id}/{positions[output.goal_id]}") for output in step(column)]
+            return [output._replace(text=f"{output.goal_id}/{positions[output.goal_id]}") for output in step(column)]
 
         bench.engine.step = told_apart
         bench.submit(*(a_goal(f"{i}", slos[i % 3], max_tokens=12) for i in range(len(lengths))))

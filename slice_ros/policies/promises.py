@@ -1,11 +1,12 @@
-"""Which best-effort tasks can be promised their SLO beside the real-time traffic, now and to come."""
+"""Which tasks can be promised their SLO: real-time ones beside each other, best-effort ones beside the traffic of those to come."""
 
 from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from heapq import heappop, heappush
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -25,6 +26,34 @@ def select(jobs: Sequence[Outlook], traffic: Traffic, now: float, latency: Laten
     promises = Promises(traffic, now, latency, limits)
     by_utility = sorted(jobs, key=lambda job: job.needed_s / job.task.slo.weight)
     return [job for job in by_utility if promises.take(job)]
+
+
+def keepable(jobs: Sequence[Outlook], now: float, latency: LatencyModel, limits: Limits) -> list[Outlook]:
+    """The real-time tasks whose SLO can be kept beside each other: all of them, or as many as can if they are too many.
+
+    Moore and Hodgson's rule: by due time, and where one comes too late, the one with the most work per utility so far is left out. None is
+    left out for what may come, nor for answers that may be long.
+    """
+    promises = Promises(Traffic(), now, latency, limits)
+    lumps = sorted((lump, i) for i, job in enumerate(jobs) for lump in promises.lumps(job))
+    kept: dict[int, list[_Lump]] = {}
+    left_out: set[int] = set()
+    most_work: list[tuple[float, int]] = []
+    tokens = serial_s = longest = 0.0
+    for lump, i in lumps:
+        if i in left_out:
+            continue
+        if i not in kept:
+            heappush(most_work, (-jobs[i].needed_s / jobs[i].task.slo.weight, i))
+        kept.setdefault(i, []).append(lump)
+        tokens, serial_s, longest = tokens + lump.tokens, serial_s + lump.serial_s, max(longest, lump.longest)
+        while kept and promises.seconds(tokens, longest) + serial_s > lump.due_s:
+            worst = heappop(most_work)[1]  # of equals the one that came first: the others can be late for longer
+            left_out.add(worst)
+            for gone in kept.pop(worst):
+                tokens, serial_s = tokens - gone.tokens, serial_s - gone.serial_s
+            longest = max((lump.longest for lumps in kept.values() for lump in lumps), default=0.0)
+    return [job for i, job in enumerate(jobs) if i not in left_out]
 
 
 class Promises:
@@ -75,13 +104,24 @@ class Promises:
             if due_s < from_s:
                 continue
             all_tokens = even.rate * due_s + tokens
-            needed_s = self._seconds(all_tokens, max(even.fastest * due_s, longest))
+            needed_s = self.seconds(all_tokens, max(even.fastest * due_s, longest))
             deviation = math.sqrt(variance + even.variance * due_s**2 + self._arrivals_variance * due_s) * needed_s / all_tokens
             if needed_s + serial_s + even.serial_share * due_s + CAUTION * deviation > due_s:
                 return False
         return True
 
-    def _seconds(self, tokens: float, longest: float) -> float:
+    def lumps(self, job: Outlook) -> Iterator[_Lump]:
+        """What a task needs at least and by when: its prompt and first token by TTFT, the others of a likely answer by its end."""
+        if job.due_s == math.inf:
+            return
+        left = needed = min(job.needed, job.likely) - job.tokens
+        serial_s = job.prompt_s + left * job.kv_tokens * self._latency.kv_token_s
+        if job.due_s < job.end_s and not job.tokens and left > 1.0:
+            yield _Lump(max(job.due_s - self._now, job.token_s), 1.0, 1.0, serial_s, 0.0)
+            left, serial_s = left - 1.0, 0.0
+        yield _Lump(max(job.end_s - self._now, job.token_s), left, needed, serial_s, 0.0)
+
+    def seconds(self, tokens: float, longest: float) -> float:
         """Time of so many tokens, ``longest`` of them one task's: as that takes part in every step, of mean width tokens / longest.
 
         The least of ``tokens * l(w) / w`` over widths w up to the mean, and of as many steps as ``longest``, of the two widths around it.

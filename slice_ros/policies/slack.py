@@ -13,7 +13,7 @@ from slice_ros.load import Traffic
 from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.outlook import Outlook
 from slice_ros.policies.base import Limits, narrowed
-from slice_ros.policies.promises import select, step_s_by_rows
+from slice_ros.policies.promises import keepable, select, step_s_by_rows
 from slice_ros.slo import ServiceClass
 from slice_ros.task import Task
 
@@ -74,7 +74,7 @@ class Slack:
         self, tasks: Sequence[Task], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits
     ) -> tuple[list[Outlook], list[Outlook]]:
         """The tasks whose SLO a plan keeps, and the others in the order in which they may have the time that is left."""
-        promised: list[Outlook] = []
+        real_time: list[Outlook] = []
         candidates: list[Outlook] = []
         unbounded: list[Outlook] = []
         hopeless: list[Outlook] = []
@@ -87,15 +87,17 @@ class Slack:
             if job.hope_s < now:
                 hopeless.append(job)
             elif task.is_real_time:
-                promised.append(job)
+                real_time.append(job)
             elif job.end_s == math.inf:
                 unbounded.append(job)
             else:
                 candidates.append(job)
-        promised += select(candidates, traffic, now, latency, narrowed(limits, tasks))
+        limits = narrowed(limits, tasks)
+        promised = keepable(real_time, now, latency, limits) + select(candidates, traffic, now, latency, limits)
         for job in promised:
             job.is_promised = True
         return promised, [
+            *(job for job in real_time if not job.is_promised),
             *unbounded,
             *(job for job in candidates if not job.is_promised),
             *sorted(hopeless, key=lambda job: not job.is_real_time),
