@@ -18,7 +18,7 @@ from slice_ros.outlook import Outlook
 from slice_ros.policies import promises, slack
 from slice_ros.task import Task
 
-RATES_HZ = (1.5, 2.0, 3.0)
+RATES_HZ = (1.5, 2.0, 3.0, 5.0)
 
 
 def _everybody(jobs: Sequence[Outlook], *_: Any) -> list[Outlook]:
@@ -54,6 +54,7 @@ def _constants(**values: float) -> Any:
 VARIANTS: dict[str, Sequence[Any]] = {
     "as it is": (),
     "everything is promised": (patch.object(slack, "select", _everybody),),
+    "all real-time goals are promised": (patch.object(slack, "keepable", _everybody),),
     "no room for arrivals": (patch.object(Load, "traffic", lambda *_: Traffic()),),
     "no caution": (patch.object(promises, "CAUTION", 0.0),),
     "promises first come, first served": (patch.object(slack, "select", _first_come),),
