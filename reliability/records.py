@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+
+from slice_ros.task import SloReport
 
 
 @dataclass(slots=True)
@@ -42,8 +44,8 @@ class Notes:
     def first(self, goal_id: str, now_s: float) -> None:
         self._write({"first": goal_id, "t": now_s})
 
-    def ended(self, goal_id: str, now_s: float, code: str, message: str, report: object) -> None:
-        self._write({"ended": goal_id, "t": now_s, "code": code, "message": message, "report": asdict(report)})  # type: ignore[call-overload]
+    def ended(self, goal_id: str, now_s: float, code: str, message: str, report: SloReport) -> None:
+        self._write({"ended": goal_id, "t": now_s, "code": code, "message": message, "report": report._asdict()})
 
     def _write(self, note: dict[str, Any]) -> None:
         self._file.write(json.dumps(note) + "\n")
