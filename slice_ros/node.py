@@ -57,6 +57,7 @@ from slice_ros.ros import (
     SingleThreadedExecutor,
     describe_network,
     rclpy,
+    refusal,
 )
 from slice_ros.scheduler import failed
 from slice_ros.server_parameters import ServerParameters
@@ -514,7 +515,10 @@ def main(args: list[str] | None = None) -> int:
         signal.signal(number, stop)
     executor = SingleThreadedExecutor()
     try:
-        server = SliceServer()
+        try:
+            server = SliceServer()
+        except RCLError as error:
+            raise ServerError(refusal(error)) from error
         executor.add_node(server)
         if server.get_parameter("lifecycle.autostart").value:
             executor.create_task(server.start())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from typing import TYPE_CHECKING
 
 _VARIABLE = "SLICE_ROS_LAYER"
@@ -79,6 +80,14 @@ else:
         return f"ROS domain {os.environ.get('ROS_DOMAIN_ID') or 0}, discovery range {where}, {get_rmw_implementation_identifier()}"
 
 
+def refusal(error: RCLError) -> str:
+    """An error of ROS in one sentence, without the places in its source; with SROS2, where to look."""
+    sentence = f"ROS refuses it: {re.sub(r',? at [^ ,]+:[0-9]+', '', str(error)).strip()}"
+    if os.environ.get("ROS_SECURITY_ENABLE", "").strip().lower() == "true":
+        sentence += "; see whether the enclave (ROS_SECURITY_ENCLAVE_OVERRIDE, --enclave) is there and may do this: SECURITY.md"
+    return sentence
+
+
 def confine_to_loopback() -> None:
     """Keep this process, and those it starts, from being found beyond this machine; to be called before ``rclpy.init``."""
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -125,5 +134,6 @@ __all__ = [
     "get_logger",
     "qos",
     "rclpy",
+    "refusal",
     "remove_ros_args",
 ]
