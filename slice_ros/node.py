@@ -56,6 +56,7 @@ from slice_ros.ros import (
     SignalHandlerOptions,
     SingleThreadedExecutor,
     describe_network,
+    leave_soon,
     rclpy,
     refusal,
 )
@@ -502,8 +503,6 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         Exit status: 0 after a signal, 1 when the server could not start.
     """
-    # rclpy's own handlers would take the context away before the goals in flight have got their results.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     stopped = False
 
     def stop(_number: int, _frame: object) -> None:
@@ -513,9 +512,12 @@ def main(args: list[str] | None = None) -> int:
     server: SliceServer | None = None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    executor = SingleThreadedExecutor()
+    leave_soon()
     try:
         try:
+            # rclpy's own handlers would take the context away before the goals in flight have got their results.
+            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+            executor = SingleThreadedExecutor()
             server = SliceServer()
         except RCLError as error:
             raise ServerError(refusal(error)) from error

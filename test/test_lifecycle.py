@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -327,6 +328,20 @@ def test_a_signal_ends_the_node_within_two_seconds_in_any_state(state, number):
         assert time.monotonic() - began < 2.0
         assert server.returncode == 0
         assert not any(is_alive(engine) for engine in engines)
+
+
+def test_a_signal_ends_the_node_within_two_seconds_also_where_clients_were_killed():
+    with managed("left", to=("configure", "activate")) as (server, _):
+        for _client in range(2):
+            command = [sys.executable, "-m", "slice_ros.cli", "send", "a long story", "--max-tokens", "3000", "--server", "/left"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
+                assert client.stdout.read(5)
+                client.kill()  # DDS waits for its acknowledgements until it notices
+        time.sleep(0.5)
+        server.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        assert server.wait(10) == 0
+        assert time.monotonic() - began < 2.0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
