@@ -10,7 +10,7 @@ from launch_ros.actions import Node
 
 # Launch argument: (parameter, type, description). An empty argument leaves the parameter to params_file.
 ARGUMENTS = {
-    "model": ("model.path", str, "GGUF file; empty = the small default model, made on first use"),
+    "model": ("model.path", str, "GGUF file; empty = the small model that comes with this package"),
     "n_gpu_layers": ("gpu.n_gpu_layers", int, "layers on the GPU; -1 = all"),
     "n_ctx": ("context.n_ctx", int, "KV cells that all goals share, in tokens"),
     "n_threads": ("cpu.n_threads", int, "threads of one step; 0 = physical cores"),

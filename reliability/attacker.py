@@ -17,6 +17,10 @@ from slice_ros.rclpy_dds.dds import Participant, Policy, Qos, Reader, Writer
 from slice_ros.rclpy_dds.network import domain_id
 from slice_ros.rclpy_dds.qos import DurabilityPolicy, QoSProfile
 from slice_ros.rclpy_dds.service import REQUEST_HEADER_SIZE
+from slice_ros.ros import LAYER
+
+if LAYER == "rclpy":
+    raise ImportError("what is no message can be said on slice_ros's own ROS layer only; set SLICE_ROS_LAYER=dds")
 
 DISCOVERY_S = 3.0
 RAW = 0.1

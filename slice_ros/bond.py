@@ -1,17 +1,17 @@
-"""The heartbeat by which Nav2's lifecycle manager sees that an active node lives; needs ``bondpy``."""
+"""The heartbeat by which Nav2's lifecycle manager sees that an active node lives; needs ``bondpy``, which needs rclpy."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from slice_ros.ros import Node
+from slice_ros.ros import LAYER, Node
 
 HEARTBEAT_TIMEOUT_S = 4.0
 """As Nav2's nodes have it."""
 
 
 class Heartbeat:
-    """A bond with whoever watches this node; where ``bondpy`` is not installed or the period is 0, nothing.
+    """A bond with whoever watches this node; where ``bondpy`` is not installed, without rclpy or with a period of 0, nothing.
 
     Args:
         node: its name is the bond's id, as Nav2 expects.
@@ -21,7 +21,7 @@ class Heartbeat:
     def __init__(self, node: Node, period_s: float) -> None:
         self._node = node
         self._bond: Any = None
-        if period_s <= 0.0:
+        if period_s <= 0.0 or LAYER != "rclpy":
             return
         try:
             from bondpy.bondpy import Bond

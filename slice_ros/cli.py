@@ -79,6 +79,12 @@ def run(parsed: argparse.Namespace) -> int:
         exit_status: int = COMMANDS[parsed.command].run(parsed)
     except KeyboardInterrupt:
         return 130
+    except RuntimeError as error:
+        ros = sys.modules.get("slice_ros.ros")  # not every command needs it
+        if ros is None or not isinstance(error, ros.RCLError):
+            raise
+        print(f"slice-ros {parsed.command}: {ros.refusal(error)}", file=sys.stderr)  # noqa: T201
+        return 1
     return exit_status
 
 

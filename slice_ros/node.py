@@ -56,7 +56,9 @@ from slice_ros.ros import (
     SignalHandlerOptions,
     SingleThreadedExecutor,
     describe_network,
+    leave_soon,
     rclpy,
+    refusal,
 )
 from slice_ros.scheduler import failed
 from slice_ros.server_parameters import ServerParameters
@@ -501,8 +503,6 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         Exit status: 0 after a signal, 1 when the server could not start.
     """
-    # rclpy's own handlers would take the context away before the goals in flight have got their results.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     stopped = False
 
     def stop(_number: int, _frame: object) -> None:
@@ -512,9 +512,15 @@ def main(args: list[str] | None = None) -> int:
     server: SliceServer | None = None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    executor = SingleThreadedExecutor()
+    leave_soon()
     try:
-        server = SliceServer()
+        try:
+            # rclpy's own handlers would take the context away before the goals in flight have got their results.
+            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+            executor = SingleThreadedExecutor()
+            server = SliceServer()
+        except RCLError as error:
+            raise ServerError(refusal(error)) from error
         executor.add_node(server)
         if server.get_parameter("lifecycle.autostart").value:
             executor.create_task(server.start())

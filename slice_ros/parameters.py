@@ -80,7 +80,7 @@ KV_TYPES = ("f16", "f32", "q8_0", "q4_0")
 PARAMETERS: dict[str, Parameter] = {
     p.name: p
     for p in (
-        Parameter("model.path", "", "GGUF file of the model; empty = the small default model, made on first use"),
+        Parameter("model.path", "", "GGUF file of the model; empty = the small model that comes with this package"),
         Parameter(
             "model.adapters", "", "LoRA adapters that goals may name, as in 'polite=/models/polite.gguf'; comma-separated; empty = none"
         ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from typing import TYPE_CHECKING
 
 _VARIABLE = "SLICE_ROS_LAYER"
@@ -38,7 +39,7 @@ if TYPE_CHECKING or LAYER == "rclpy_dds":
     from slice_ros.rclpy_dds.exceptions import NotInitializedException, ParameterException, ParameterNotDeclaredException, RCLError
     from slice_ros.rclpy_dds.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
     from slice_ros.rclpy_dds.logging import LoggingSeverity, get_logger
-    from slice_ros.rclpy_dds.network import describe_network
+    from slice_ros.rclpy_dds.network import describe_network, leave_soon
     from slice_ros.rclpy_dds.node import Node
     from slice_ros.rclpy_dds.parameter import Parameter
     from slice_ros.rclpy_dds.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -77,6 +78,21 @@ else:
         if os.environ.get("ROS_LOCALHOST_ONLY") == "1":
             where = "LOCALHOST"
         return f"ROS domain {os.environ.get('ROS_DOMAIN_ID') or 0}, discovery range {where}, {get_rmw_implementation_identifier()}"
+
+    def leave_soon() -> None:
+        """As slice_ros.rclpy_dds.network.leave_soon; what CYCLONEDDS_URI says, which rmw_cyclonedds_cpp reads, comes after it and wins."""
+        from slice_ros.rclpy_dds.network import LINGER
+
+        given = os.environ.get("CYCLONEDDS_URI")
+        os.environ["CYCLONEDDS_URI"] = f"<CycloneDDS><Domain>{LINGER}</Domain></CycloneDDS>" + (f",{given}" if given else "")
+
+
+def refusal(error: RCLError) -> str:
+    """An error of ROS in one sentence, without the places in its source; with SROS2, where to look."""
+    sentence = f"ROS refuses it: {re.sub(r',? at [^ ,]+:[0-9]+', '', str(error)).strip()}"
+    if os.environ.get("ROS_SECURITY_ENABLE", "").strip().lower() == "true":
+        sentence += "; see whether the enclave (ROS_SECURITY_ENCLAVE_OVERRIDE, --enclave) is there and may do this: SECURITY.md"
+    return sentence
 
 
 def confine_to_loopback() -> None:
@@ -123,7 +139,9 @@ __all__ = [
     "confine_to_loopback",
     "describe_network",
     "get_logger",
+    "leave_soon",
     "qos",
     "rclpy",
+    "refusal",
     "remove_ros_args",
 ]

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from slice_ros.bench import command
+from slice_ros.bench import command, plots
 from slice_ros.bench.replay import replay, write_prompts
 from slice_ros.bench.rows import mean, percentile, read_rows
 from slice_ros.bench.sweep import Case, RealTime, Simulated, compare, fitting_bounds_scale, grid, run_case, sweep
@@ -192,6 +192,21 @@ def test_figures_are_drawn(tmp_path, more):
     assert bench(*QUICK, *more, "--plot", plot, "--timeline", timeline) == 0
     for path in (plot, timeline):
         assert min(png_size(path)) > 500
+
+
+def test_no_legend_covers_what_is_drawn(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    covered, save = [], plots._save
+
+    def look(figure, path):
+        figure.canvas.draw()
+        legend = figure.legends[0].get_window_extent()
+        covered.append(any(legend.overlaps(axes.get_tightbbox()) for axes in figure.axes if axes.axison))
+        save(figure, path)
+
+    monkeypatch.setattr(plots, "_save", look)
+    assert bench(*QUICK, "--plot", tmp_path / "plot.png", "--timeline", tmp_path / "timeline.png") == 0
+    assert covered == [False, False]
 
 
 def test_without_matplotlib_it_says_how_to_get_it_before_anything_runs(tmp_path, monkeypatch, capsys):

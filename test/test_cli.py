@@ -12,7 +12,7 @@ from serving import READY_S, Peer, serving
 
 from slice_ros.cli import COMMANDS, main, make_parser
 from slice_ros.commands.serve import ros_arguments
-from slice_ros.ros import rclpy
+from slice_ros.ros import RCLError, rclpy, refusal
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -65,6 +65,41 @@ def test_a_temperature_below_zero_is_refused_before_anything_is_sent(capsys):
 def test_a_demo_of_nothing_is_refused(arguments, says, capsys):
     assert main(["demo", *arguments]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["send", "go"], ["status"], ["top"]], ids=lambda arguments: arguments[0])
+def test_what_ros_refuses_is_a_sentence(arguments, monkeypatch, capsys):
+    def refuse(*_args, **_options):
+        raise RCLError(
+            "failed to create topic [rr/slice_cli/get_parametersReply] for unknown reasons, at /src/rmw.cpp:1941, at /src/rcl.c:159"
+        )
+
+    monkeypatch.setattr(rclpy, "create_node", refuse)
+    try:
+        assert main(arguments) == 1
+    finally:
+        rclpy.try_shutdown()
+    sentence = capsys.readouterr().err.strip()
+    assert sentence == (
+        f"slice-ros {arguments[0]}: ROS refuses it: failed to create topic [rr/slice_cli/get_parametersReply] for unknown reasons"
+    )
+
+
+def test_where_sros2_is_on_what_ros_refuses_says_where_to_look(monkeypatch):
+    monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
+    assert "SECURITY.md" in refusal(RCLError("error creating node"))
+
+
+def test_an_error_that_is_not_of_ros_is_not_hidden(monkeypatch):
+    def fail(*_args, **_options):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(rclpy, "create_node", fail)
+    try:
+        with pytest.raises(RuntimeError, match="a bug"):
+            main(["status"])
+    finally:
+        rclpy.try_shutdown()
 
 
 def test_serve_hands_its_options_on_as_ros_parameters():

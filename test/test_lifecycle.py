@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
+from types import ModuleType
 
 import pytest
 from serving import READY_S, Peer, children_of, is_alive, open_when_read, serving
 
+from slice_ros.bond import Heartbeat
 from slice_ros.client import GoalFailed
 from slice_ros.goal import ErrorCode
 from slice_ros.interfaces import (
@@ -28,7 +32,7 @@ from slice_ros.interfaces import (
 )
 from slice_ros.lifecycle import ManagedNode, TransitionError
 from slice_ros.models import default_model_path
-from slice_ros.ros import Parameter, SingleThreadedExecutor, rclpy
+from slice_ros.ros import LAYER, Parameter, SingleThreadedExecutor, rclpy
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,6 +105,35 @@ def test_a_node_goes_through_its_life_and_back():
         assert manager.change("shutdown")
         assert manager.state == "finalized"
         assert children_of(server.pid) == []
+
+
+@pytest.mark.skipif(LAYER != "rclpy", reason="bondpy needs rclpy")
+def test_a_lifecycle_manager_has_a_bond_with_an_active_server_that_ends_when_it_is_deactivated():
+    bondpy = pytest.importorskip("bondpy.bondpy", reason="bondpy is not installed")
+    with managed("bound", to=("configure",)) as (_, manager):
+        seen = []
+        bond = bondpy.Bond(manager.node, "bond", "bound", on_formed=lambda: seen.append("formed"), on_broken=lambda: seen.append("broken"))
+        bond.set_heartbeat_timeout(4.0)
+        bond.start()
+        assert manager.change("activate")
+        manager.spin_until(lambda: seen == ["formed"])
+        assert manager.run(manager.client.generate("hello", max_tokens=3)).report.output_tokens == 3
+        assert manager.change("deactivate")
+        manager.spin_until(lambda: seen == ["formed", "broken"], timeout_s=2.0)  # told, not found out by its silence
+        bond.shutdown()
+
+
+@pytest.mark.skipif(LAYER == "rclpy", reason="rclpy has bonds")
+def test_without_rclpy_there_is_no_bond_even_where_bondpy_is_installed(monkeypatch):
+    module = ModuleType("bondpy.bondpy")
+    module.Bond = lambda *_: pytest.fail("a bond without rclpy")
+    monkeypatch.setitem(sys.modules, "bondpy", ModuleType("bondpy"))
+    monkeypatch.setitem(sys.modules, "bondpy.bondpy", module)
+    node = rclpy.create_node("lonely")
+    try:
+        Heartbeat(node, 0.1).end()
+    finally:
+        node.destroy_node()
 
 
 def test_an_inactive_server_rejects_goals():
@@ -295,6 +328,20 @@ def test_a_signal_ends_the_node_within_two_seconds_in_any_state(state, number):
         assert time.monotonic() - began < 2.0
         assert server.returncode == 0
         assert not any(is_alive(engine) for engine in engines)
+
+
+def test_a_signal_ends_the_node_within_two_seconds_also_where_clients_were_killed():
+    with managed("left", to=("configure", "activate")) as (server, _):
+        for _client in range(2):
+            command = [sys.executable, "-m", "slice_ros.cli", "send", "a long story", "--max-tokens", "3000", "--server", "/left"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
+                assert client.stdout.read(5)
+                client.kill()  # DDS waits for its acknowledgements until it notices
+        time.sleep(0.5)
+        server.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        assert server.wait(10) == 0
+        assert time.monotonic() - began < 2.0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from slice_ros.interfaces import ClassStatus, MaskStatus, SetParameters, SloStatus
+from slice_ros.interfaces import ClassStatus, MaskStatus, SetParameters, SetParametersResult, SloStatus
 from slice_ros.monitor.feed import Feed
 from slice_ros.monitor.history import History
 from slice_ros.ros import SingleThreadedExecutor, rclpy
@@ -149,7 +149,13 @@ def test_an_answer_of_a_server_that_is_no_longer_shown_is_dropped():
     rclpy.init(args=[])
     node, executor = rclpy.create_node("slice_monitor"), SingleThreadedExecutor()
     executor.add_node(node)
-    silent = node.create_service(SetParameters, "/silent/set_parameters", lambda *_: time.sleep(0.2))
+
+    def refuse_late(_request, response):
+        time.sleep(0.2)
+        response.results = [SetParametersResult(successful=False, reason="too late")]
+        return response
+
+    silent = node.create_service(SetParameters, "/silent/set_parameters", refuse_late)
     feed = Feed(node)
     try:
         feed.choose("/silent")
@@ -158,7 +164,8 @@ def test_an_answer_of_a_server_that_is_no_longer_shown_is_dropped():
             feed.take()
         assert feed.complaint() == ""
         feed.choose("/other")
-        executor.spin_once(timeout_sec=0.1)
+        for _ in range(5):
+            executor.spin_once(timeout_sec=0.1)
         assert feed.complaint() == ""
         feed.set_policy("orca")
         deadline = time.monotonic() + 10.0

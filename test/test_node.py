@@ -12,7 +12,7 @@ import time
 import pytest
 from serving import READY_S, Peer, children_of, serving
 
-from slice_ros import schemas
+from slice_ros import qos, schemas
 from slice_ros.client import GoalFailed, SliceClient
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling
 from slice_ros.interfaces import CancelGoal, CheckSlo, Generate, GoalEvent, GoalStatus
@@ -176,8 +176,8 @@ def test_a_cancel_for_a_goal_that_has_ended_does_nothing(peer):
 
 
 def test_every_goal_whose_cancel_was_accepted_is_canceled_however_early_it_came(peer):
-    goals = ActionClient(peer.node, Generate, "/llm/generate")
-    cancels = peer.node.create_client(CancelGoal, "/llm/generate/_action/cancel_goal")
+    goals = ActionClient(peer.node, Generate, "/llm/generate", **qos.CLIENT)  # services keep ten replies by default
+    cancels = peer.node.create_client(CancelGoal, "/llm/generate/_action/cancel_goal", qos_profile=qos.SERVICE)
     assert goals.wait_for_server(timeout_sec=READY_S)
     assert cancels.wait_for_service(timeout_sec=READY_S)
 

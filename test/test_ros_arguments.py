@@ -237,6 +237,13 @@ def test_off_means_found_by_nobody(environment):
     assert "nowhere" in network.describe_network()
 
 
+def test_a_process_that_is_to_leave_soon_does_not_wait_for_readers_that_are_gone(environment, monkeypatch):
+    monkeypatch.setattr(network, "_internal", [])
+    assert "WriterLingerDuration" not in network.configuration()
+    network.leave_soon()
+    assert "<WriterLingerDuration>100 ms</WriterLingerDuration>" in network.configuration()
+
+
 @pytest.mark.parametrize("value", ["<CycloneDDS/>", "file:///etc/cyclonedds.xml"])
 def test_a_configuration_of_the_user_is_left_alone(environment, value):
     environment("CYCLONEDDS_URI", value)

@@ -156,7 +156,7 @@ def summary(rows: Sequence[Row]) -> Table:
         stretch = (share, rate)
         table.add_row(
             *(engine,) * show_engine,
-            *(f"{share:g}",) * show_share,
+            *(f"{share:.3g}",) * show_share,
             f"{rate:g}",
             policy,
             *(_cell(group, name, ".3f") for name in ("attainment", "attainment_rt", "attainment_be")),

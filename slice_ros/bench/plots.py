@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours: distinct for every kind of colour vision. Markers tell the same again.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999"
 STYLES = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "v"), (SKY, "P"))
+ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}
+"""Where a figure's legend stands: on its upper edge, however high the figure is; a saved figure is as high as what is in it."""
 
 
 class PlotError(Exception):
@@ -50,7 +52,7 @@ def plot_rows(rows: Sequence[Row], path: Path) -> None:
         for unused in (*grid[0][3:], *grid[1][len(labels) :]):
             unused.set_axis_off()
     handles, names = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="upper center", ncols=len(names), frameon=False, bbox_to_anchor=(0.5, 1.07))
+    figure.legend(handles, names, ncols=len(names), **ABOVE)
     _save(figure, path)
 
 
@@ -85,7 +87,7 @@ def plot_timeline(outcomes: Mapping[str, Sequence[Outcome]], window_s: tuple[flo
     handles = [_handle(color=color, marker="|", label=kind, linestyle="") for kind, color in kinds.items()]
     handles.append(_handle(color=GREY, label="waits, or is left out"))
     handles.append(_handle(color="black", marker="x", label="ended, bound missed", linestyle=""))
-    figure.legend(handles=handles, loc="upper center", ncols=len(handles), frameon=False, bbox_to_anchor=(0.5, 1.03))
+    figure.legend(handles=handles, ncols=len(handles), **ABOVE)
     _save(figure, path)
 
 

@@ -7,7 +7,7 @@ from collections import deque
 from typing import Any
 
 from slice_ros.interfaces import SetParameters, SloStatus
-from slice_ros.ros import Node, Parameter, RCLError
+from slice_ros.ros import Node, Parameter, RCLError, refusal
 
 SUFFIX = "/slo_status"
 ANSWER_S = 2.0
@@ -59,7 +59,7 @@ class Feed:
                 self._setter = self._node.create_client(SetParameters, f"{self.server}/set_parameters")
             except RCLError as error:
                 self._wanted = ""
-                self._answers.append(f"the policy cannot be switched: {error}")
+                self._answers.append(f"the policy cannot be switched: {refusal(error)}")
 
     def complaint(self) -> str:
         """The latest reason why a change was refused, once; empty where there is none."""
