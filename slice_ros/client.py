@@ -23,6 +23,9 @@ LONGEST_LOOK_S = 0.5
 """Time between two looks counts for no more than this: a node that was not spinning has yet to take in what it would have heard."""
 SERVER_LOST_S = 1.3
 """A server that has said nothing for this long is taken for dead. (DDS itself notices a killed process after ten seconds or more.)"""
+UNHEARD_S = 10.0
+"""After so long without news of a goal from a server that lives its result is asked for again, in case that an answer was lost on its way.
+A goal of which the server did not even say whether it takes it is given up then."""
 
 
 class ServerNotFound(Exception):
@@ -92,6 +95,7 @@ class Generation:
         self._end = Future(executor=executor_of.executor)
         self._handle: Any = None
         self._cancel_wanted = False
+        self._heard_s = 0.0
         self.goal_id = ""
 
     @property
@@ -174,6 +178,7 @@ class SliceClient:
         self._heartbeat = node.create_subscription(SloStatus, f"{server}/slo_status", self._hear, 1)
         self._watch = node.create_timer(WATCH_PERIOD_S, self._look_after_server)
         self._watched_s = time.monotonic()
+        self._spinning_s = 0.0
         self._silent_s = 0.0
         self._instance: int | None = None
         self._unsure: set[Generation] = set()
@@ -296,6 +301,7 @@ class SliceClient:
         generation = Generation(self._node)
         self._in_flight.add(generation)
         generation.goal_id = uuid.uuid4().hex
+        generation._heard_s = self._spinning_s
         sent = self._client.send_goal_async(
             goal, feedback_callback=lambda message: self._progressed(generation, message), goal_uuid=uuid_msg(generation.goal_id)
         )
@@ -303,7 +309,7 @@ class SliceClient:
         return generation
 
     def _progressed(self, generation: Generation, message: Any) -> None:
-        self._silent_s = 0.0
+        self._silent_s, generation._heard_s = 0.0, self._spinning_s
         generation._feedback(message.feedback.text)
 
     def _answered(self, generation: Generation, sent: Any) -> None:
@@ -320,6 +326,7 @@ class SliceClient:
         self._ask(generation)
 
     def _ask(self, generation: Generation) -> None:
+        generation._heard_s = self._spinning_s
         generation._handle.get_result_async().add_done_callback(lambda future: self._ended(generation, future))
 
     def _ended(self, generation: Generation, future: Any) -> None:
@@ -354,12 +361,20 @@ class SliceClient:
         now = time.monotonic()
         passed_s = min(now - self._watched_s, LONGEST_LOOK_S)
         self._watched_s = now
+        self._spinning_s += passed_s
         self._silent_s = self._silent_s + passed_s if self._in_flight else 0.0
         self._unsure_s += passed_s
         if self._silent_s > SERVER_LOST_S:
             for generation in list(self._in_flight):
                 self._lose(generation)
-        elif self._unsure_s > LONGEST_LOOK_S:
+            return
+        for generation in [each for each in self._in_flight if self._spinning_s - each._heard_s > UNHEARD_S]:
+            if generation._handle is not None:
+                self._ask(generation)
+            else:
+                message = f"the server {self._server} did not say whether it takes the goal; send it again"
+                self._finish(generation, GoalFailed(ErrorCode.INTERNAL, message))
+        if self._unsure_s > LONGEST_LOOK_S:
             # A goal that was on its way when the server came anew has been accepted by now. What became of others, the server tells.
             unsure, self._unsure = self._unsure & self._in_flight, set()
             for generation in unsure:

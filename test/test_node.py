@@ -12,12 +12,12 @@ import time
 import pytest
 from serving import READY_S, Peer, children_of, serving
 
-from slice_ros import qos, schemas
+from slice_ros import client, qos, schemas
 from slice_ros.client import GoalFailed, SliceClient
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling
 from slice_ros.interfaces import CancelGoal, CheckSlo, Generate, GoalEvent, GoalStatus
 from slice_ros.node import SliceServer
-from slice_ros.ros import ActionClient, ActionServer, Parameter, rclpy
+from slice_ros.ros import ActionClient, ActionServer, Future, Parameter, rclpy
 from slice_ros.slo import BestEffort, RealTime
 
 
@@ -468,6 +468,22 @@ def test_killing_the_engine_aborts_goals_within_a_second_and_the_next_is_served(
             assert peer.status().engine_restarts == 1
         finally:
             peer.close()
+
+
+def test_a_goal_whose_answers_were_lost_ends_all_the_same(server, monkeypatch):
+    peer = Peer("llm")
+    monkeypatch.setattr(client, "UNHEARD_S", 1.0)
+    try:
+        peer.client.wait_for_server(READY_S)
+        with monkeypatch.context() as lossy:
+            lossy.setattr(peer.client._client, "send_goal_async", lambda *_, **__: Future())
+            assert peer.fails("x").message == "the server /llm did not say whether it takes the goal; send it again"
+        asked, ask = [], client.SliceClient._ask
+        monkeypatch.setattr(client.SliceClient, "_ask", lambda self, goal: asked.append(goal) or (len(asked) > 1 and ask(self, goal)))
+        assert peer.run(peer.client.generate("x", max_tokens=3)).report.output_tokens == 3
+        assert len(asked) == 2
+    finally:
+        peer.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
