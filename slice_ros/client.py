@@ -22,7 +22,7 @@ WATCH_PERIOD_S = 0.1
 LONGEST_LOOK_S = 0.5
 """Time between two looks counts for no more than this: a node that was not spinning has yet to take in what it would have heard."""
 SERVER_LOST_S = 1.3
-"""A server that has said nothing for this long is taken for dead. (DDS itself notices a killed process after ten seconds or more.)"""
+"""A server whose status has not come for this long is taken for dead. (DDS itself notices a killed process after ten seconds or more.)"""
 UNHEARD_S = 10.0
 """After so long without news of a goal from a server that lives its result is asked for again, in case that an answer was lost on its way.
 A goal of which the server did not even say whether it takes it is given up then."""
@@ -162,8 +162,8 @@ class SliceClient:
     """Sends goals to a ``slice_server`` from a node of yours.
 
     Coroutines are awaited in ``async def`` callbacks of that node, or run with ``executor.create_task``. A server that dies or freezes
-    ends its goals with GoalFailed (code ENGINE_DIED) within two seconds, later where the node's own callbacks block. Its status is its
-    heartbeat; a busy server whose status is late shows that it is alive by whatever else it says.
+    ends its goals with GoalFailed (code ENGINE_DIED) within two seconds, later where the node's own callbacks block: its status is its
+    heartbeat. (Feedback is none: where callbacks block, it is heard long after it was said.)
 
     Args:
         node: whose executor does the work.
@@ -309,11 +309,10 @@ class SliceClient:
         return generation
 
     def _progressed(self, generation: Generation, message: Any) -> None:
-        self._silent_s, generation._heard_s = 0.0, self._spinning_s
+        generation._heard_s = self._spinning_s
         generation._feedback(message.feedback.text)
 
     def _answered(self, generation: Generation, sent: Any) -> None:
-        self._silent_s = 0.0
         if generation.done:  # taken for lost
             if sent.exception() is None and sent.result().accepted:
                 sent.result().cancel_goal_async()
@@ -330,7 +329,6 @@ class SliceClient:
         generation._handle.get_result_async().add_done_callback(lambda future: self._ended(generation, future))
 
     def _ended(self, generation: Generation, future: Any) -> None:
-        self._silent_s = 0.0
         if future.exception() is not None:
             self._finish(generation, GoalFailed(ErrorCode.INTERNAL, str(future.exception())))
             return

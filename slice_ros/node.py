@@ -75,6 +75,8 @@ LEAVE_S = 0.1
 
 DIAGNOSTICS_PERIOD_S = 1.0
 
+CANCEL_PERIOD_S = 0.005
+"""Time between looks whether a cancel that was accepted counts by now."""
 RESULT_KEPT_S = 60
 """How long a result is kept for a client that has not asked yet; rclpy's 900 s would be memory that grows for as long."""
 
@@ -92,6 +94,7 @@ class _Goal:
     request: GoalRequest
     pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    report: SloReport = field(default_factory=SloReport)
 
 
 class SliceServer(ManagedNode):
@@ -341,9 +344,19 @@ class SliceServer(ManagedNode):
         return "".join(goal.pieces), goal.logprobs, end
 
     def _cancel(self, handle: Any) -> Any:
+        goal_id = bytes(handle.goal_id.uuid).hex()
         if self._host is not None:
-            self._host.cancel(bytes(handle.goal_id.uuid).hex())
+            self._host.cancel(goal_id)
+        if goal_id in self._goals and self.executor is not None:
+            self.executor.create_task(self._end_canceled(goal_id))
         return CancelResponse.ACCEPT
+
+    async def _end_canceled(self, goal_id: str) -> None:
+        """End a goal as soon as its cancel counts; the engine hears of it when its step is over, which may be a long one."""
+        while (goal := self._goals.get(goal_id)) and not goal.handle.is_cancel_requested:
+            await self._sleep(CANCEL_PERIOD_S)
+        if goal is not None:
+            self._finished(Finished(goal_id, None, ErrorCode.CANCELED, "the goal was canceled", goal.report))
 
     # ---- events of the engine
 
@@ -373,6 +386,7 @@ class SliceServer(ManagedNode):
             self._queue.leave(event.goal_id)
             self._tell_of(GoalEvent.FIRST_TOKEN, goal, event.report)
         goal.pieces.append(event.text)
+        goal.report = event.report
         if event.logprob is not None:
             goal.logprobs.append(event.logprob)
         goal.handle.publish_feedback(Generate.Feedback(text=event.text, tokens=event.report.output_tokens, report=report_msg(event.report)))

@@ -24,10 +24,35 @@ def unclaimed(total: int, held: int, holders: Iterable[Task]) -> int:
     return total - held - sum(claim(task) - task.kv_tokens for task in holders)
 
 
-def victims(holders: Iterable[Task], members: Collection[str], opener: Task) -> list[Task]:
+class Room:
+    """KV cells and sequences that are left for tasks to be opened: what no open one claims, unless its SLO is lost.
+
+    Args:
+        tasks: those in hand.
+        cells, sequences: that there are.
+    """
+
+    def __init__(self, tasks: Iterable[Task], now: float, cells: int, sequences: int) -> None:
+        self._cells, self._sequences = cells, sequences
+        for task in tasks:
+            if task.is_open and not task.is_lost(now):
+                self.take(task)
+
+    def take(self, task: Task) -> None:
+        """Open it in any case."""
+        self._cells -= claim(task)
+        self._sequences -= 1
+
+    def has(self, task: Task) -> bool:
+        """Whether it is open, or there is room to open it without another one giving way."""
+        return task.is_open or (claim(task) <= self._cells and self._sequences > 0)
+
+
+def victims(holders: Iterable[Task], members: Collection[str], opener: Task, now: float) -> list[Task]:
     """Open tasks that may be evicted for another one, in the order in which they give way.
 
-    Best-effort tasks come first, the youngest before the oldest; real-time ones last, and never for a best-effort one.
+    Best-effort tasks come first, of them those whose SLO is lost, then the youngest before the oldest; real-time ones last, and never for a
+    best-effort one.
 
     Args:
         holders: the open tasks.
@@ -35,7 +60,7 @@ def victims(holders: Iterable[Task], members: Collection[str], opener: Task) -> 
         opener: who needs the cells.
     """
     may = (task for task in holders if task.goal_id not in members and (opener.is_real_time or not task.is_real_time))
-    return sorted(may, key=lambda task: (task.is_real_time, -task.order))
+    return sorted(may, key=lambda task: (task.is_real_time, not task.is_lost(now), -task.order))
 
 
 def first_to_go(holders: Sequence[Task], members: Sequence[str]) -> Task:

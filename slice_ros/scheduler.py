@@ -104,7 +104,7 @@ class Scheduler:
         self._emit = emit
         self._clock = clock or MonotonicClock()
         info = engine.info
-        self._limits = Limits(min(max_batch, info.max_sequences), info.max_step_tokens)
+        self._limits = Limits(min(max_batch, info.max_sequences), info.max_step_tokens, engine.kv.total, info.max_sequences)
         self._admission = admission
         self._experience = Experience()
         self._dependencies = Dependencies()
@@ -387,7 +387,7 @@ class Scheduler:
     def _open(self, task: Task, members: set[str], copy_until_s: float) -> bool:
         """Give a task its place in the KV cache, if need be at the cost of tasks that take no part in this step."""
         holders = [other for other in self._tasks.values() if other.is_open]
-        giving_way = victims(holders, members, task)
+        giving_way = victims(holders, members, task, self._clock.now())
         if self._unclaimed([holder for holder in holders if holder not in giving_way]) < claim(task):
             return False  # in vain: cells that they share with those who stay would not be free
         while not self._has_place(task, holders):

@@ -425,6 +425,18 @@ finally:
 """
 
 
+@dds_only
+def test_many_tasks_keep_no_timer_waiting(executor, node):
+    calls = []
+    timer = node.create_timer(0.001, lambda: calls.append("timer"))
+    for _ in range(100):
+        executor.create_task(lambda: (time.sleep(0.002), calls.append("task")))
+    until(executor, lambda: calls.count("task") == 100)
+    timer.cancel()
+    assert calls.count("timer") >= 90
+    assert calls.index("timer") <= 2
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_an_endless_spin(number):
     root = str(Path(__file__).parent.parent)

@@ -25,7 +25,7 @@ from slice_ros.models import START_SHAPE, make_start_model
 from slice_ros.outlook import Outlook
 from slice_ros.policies import POLICIES, Policy, make_policy
 from slice_ros.policies.base import next_cell
-from slice_ros.residency import LONGEST_COPY_S, claim, copy_time, first_to_go, unclaimed, victims
+from slice_ros.residency import LONGEST_COPY_S, Room, claim, copy_time, first_to_go, unclaimed, victims
 from slice_ros.scheduler import Scheduler
 from slice_ros.slo import RealTime, Slo
 
@@ -189,11 +189,27 @@ def test_cells_that_open_goals_may_grow_into_are_claimed() -> None:
     assert unclaimed(100, 20, (a, b)) == 100 - 30 - 25 + 5, "five of them are shared"
 
 
+def test_there_is_room_for_what_open_goals_do_not_claim() -> None:
+    running, lost, small, large = (a_task(name, slo, max_tokens=n) for name, slo, n in (
+        ("running", QA, 40), ("lost", RealTime(deadline_s=1.0), 40), ("small", QA, 20), ("large", QA, 80),
+    ))  # fmt: skip
+    running.is_open = lost.is_open = True
+    running.token_times_s = [0.5]
+    room = Room((running, lost, small, large), 2.0, cells=100, sequences=3)
+    assert [room.has(task) for task in (running, lost, small, large)] == [True, True, True, False]
+    room.take(small)
+    assert not room.has(a_task("other", QA, max_tokens=45))
+    room.take(a_task("another", QA, max_tokens=10))
+    assert not room.has(a_task("tiny", QA, max_tokens=1)), "all sequences are taken"
+
+
 def test_best_effort_goals_give_way_first_the_youngest_before_the_oldest() -> None:
     tasks = [a_task(f"{order}", CONTROL if order % 2 else QA, order=order) for order in range(6)]
     opener_be, opener_rt = a_task("be", QA, order=9), a_task("rt", CONTROL, order=9)
-    assert [task.goal_id for task in victims(tasks, {"2"}, opener_rt)] == ["4", "0", "5", "3", "1"]
-    assert [task.goal_id for task in victims(tasks, {"2"}, opener_be)] == ["4", "0"]
+    assert [task.goal_id for task in victims(tasks, {"2"}, opener_rt, 0.0)] == ["4", "0", "5", "3", "1"]
+    assert [task.goal_id for task in victims(tasks, {"2"}, opener_be, 0.0)] == ["4", "0"]
+    tasks[0].slo = replace(QA, ttft_s=0.1)
+    assert [task.goal_id for task in victims(tasks, {"2"}, opener_be, 0.2)] == ["0", "4"], "one whose SLO is lost goes before the others"
     assert first_to_go(tasks, ["4", "2"]).goal_id == "0"
     assert first_to_go(tasks[:2], ["0"]).goal_id == "1", "a step is never left empty"
 

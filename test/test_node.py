@@ -470,6 +470,24 @@ def test_killing_the_engine_aborts_goals_within_a_second_and_the_next_is_served(
             peer.close()
 
 
+def test_a_cancel_does_not_wait_for_the_step_under_way(tmp_path):
+    (tmp_path / "slow.yaml").write_text("decode_ms: [3000]\n")
+    with serving("slow", "--engine", "simulated", "-p", f"engine.device_profile:={tmp_path / 'slow.yaml'}"):
+        peer = Peer("slow")
+        try:
+            peer.client.wait_for_server(READY_S)
+            goal = peer.client.send("x", max_tokens=5)
+            peer.spin_until(lambda: goal._handle is not None)
+            asked = time.monotonic()
+            goal.cancel()
+            with pytest.raises(GoalFailed) as caught:
+                peer.run(goal.result())
+            assert caught.value.code is ErrorCode.CANCELED
+            assert time.monotonic() - asked < 1.0
+        finally:
+            peer.close()
+
+
 def test_a_goal_whose_answers_were_lost_ends_all_the_same(server, monkeypatch):
     peer = Peer("llm")
     monkeypatch.setattr(client, "UNHEARD_S", 1.0)

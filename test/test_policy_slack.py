@@ -398,6 +398,37 @@ def test_a_real_time_goal_that_is_late_is_not_last_of_all():
     assert Slack().plan([old, late], 2.0, PAPER, Limits(max_batch=1)).rows == ("late",)
 
 
+# ---- room in the KV cache
+
+
+def test_goals_that_nobody_has_to_give_way_for_are_begun():
+    chats = [running(a_task(f"chat{i}", VOICE, max_tokens=40, order=i), [0.0]) for i in (1, 2)]
+    for chat in chats:
+        chat.is_open = True
+    new, log, control = (a_task(name, slo, max_tokens=40, order=order) for name, slo, order in (
+        ("new", VOICE, 3), ("log", BestEffort(), 4), ("control", CONTROL, 5),
+    ))  # fmt: skip
+    wide = LatencyModel("rows cost nothing", (0.020,) * 8)
+    rows = Slack().plan([*chats, new, log], 0.0, wide, Limits(cells=125)).rows
+    assert set(rows) == {"chat1", "chat2", "new"}, "then the cells are claimed"
+    assert set(Slack().plan([*chats, new, log], 0.0, wide, Limits(cells=100)).rows) == {"chat1", "chat2"}
+    assert set(Slack().plan([*chats, new, log], 0.0, wide, Limits(sequences=2)).rows) == {"chat1", "chat2"}
+    assert set(Slack().plan([*chats, new, log, control], 0.0, wide, Limits(cells=100)).rows) == {"chat1", "chat2", "control"}
+    assert Slack().plan([log], 0.0, wide, Limits(cells=10)).rows == ("log",), "a plan is never empty"
+
+
+def test_more_chats_than_there_are_cells_for_are_served_one_after_the_other_and_not_in_turns():
+    """Three have room at a time, so that none gives way and computes its prompt again."""
+    bench = Bench("slack", LatencyModel("by the token", (0.010, 0.011, 0.012, 0.013), prompt_token_s=0.001), context_tokens=200)
+    evictions, evict = [], bench.engine.evict
+    bench.engine.evict = lambda goal_id, copy_s=math.inf: evictions.append(goal_id) or evict(goal_id, copy_s)
+    bench.submit(*(a_goal(f"{i}", BestEffort(ttft_ms=3000, tpot_ms=80), prompt_tokens=20, max_tokens=40) for i in range(24)))
+    bench.drain()
+    assert len(bench.ends) == 24
+    assert sum(end.report.attained for end in bench.ends) >= 18
+    assert not evictions
+
+
 # ---- how good it is
 
 

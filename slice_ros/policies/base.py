@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,18 +19,22 @@ class PolicyError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one step can hold.
+    """What one step can hold, and the KV cache beside it.
 
     Args:
         max_batch: goals in one step at most.
         max_step_tokens: prompt tokens and decodes together.
+        cells: KV cells of all goals that have begun.
+        sequences: goals that can have begun, so that they hold cells.
     """
 
     max_batch: int = 16
     max_step_tokens: int = 512
+    cells: int = sys.maxsize
+    sequences: int = sys.maxsize
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "max_step_tokens"):
+        for name in ("max_batch", "max_step_tokens", "cells", "sequences"):
             if getattr(self, name) < 1:
                 raise PolicyError(f"{name} is {getattr(self, name)}; it must be 1 or more")
 

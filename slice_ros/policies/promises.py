@@ -14,6 +14,7 @@ from slice_ros.latency import LatencyModel
 from slice_ros.load import Traffic
 from slice_ros.outlook import Outlook
 from slice_ros.policies.base import Limits
+from slice_ros.residency import Room
 
 CAUTION = 1.5
 """Standard deviations of the work to come that a promise leaves room for."""
@@ -21,11 +22,22 @@ MOST_DUE_TIMES = 12
 """Deadlines that promises are checked against at most; beyond that the two closest count as the earlier of them."""
 
 
-def select(jobs: Sequence[Outlook], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits) -> list[Outlook]:
-    """The best-effort tasks whose SLO can be kept beside the real-time traffic; those with the most utility per second of work first."""
+def select(
+    jobs: Sequence[Outlook], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits, room: Room | None = None
+) -> list[Outlook]:
+    """The best-effort tasks whose SLO can be kept beside the real-time traffic; those with the most utility per second of work first.
+
+    Args:
+        room: of the KV cache, for those that are not open; ``None`` is enough for all.
+    """
     promises = Promises(traffic, now, latency, limits)
-    by_utility = sorted(jobs, key=lambda job: job.needed_s / job.task.slo.weight)
-    return [job for job in by_utility if promises.take(job)]
+    chosen = []
+    for job in sorted(jobs, key=lambda job: job.needed_s / job.task.slo.weight):
+        if (room is None or room.has(job.task)) and promises.take(job):
+            chosen.append(job)
+            if room is not None and not job.task.is_open:
+                room.take(job.task)
+    return chosen
 
 
 def keepable(jobs: Sequence[Outlook], now: float, latency: LatencyModel, limits: Limits) -> list[Outlook]:

@@ -14,6 +14,7 @@ from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.outlook import Outlook
 from slice_ros.policies.base import Limits, narrowed
 from slice_ros.policies.promises import keepable, select, step_s_by_rows
+from slice_ros.residency import Room
 from slice_ros.slo import ServiceClass
 from slice_ros.task import Task
 
@@ -52,9 +53,11 @@ class Slack:
     def plan(self, tasks: Sequence[Task], now: float, latency: LatencyModel, limits: Limits) -> MaskMatrix:
         self._learn_arrivals(tasks, latency)
         traffic = self._experience.load.traffic(now)
-        promised, spare = self._divide(tasks, traffic, now, latency, limits)
+        room = Room(tasks, now, limits.cells, limits.sequences)
+        promised, spare = self._divide(tasks, traffic, room, now, latency, limits)
         owed = [job for debt in self._debts if (job := debt.creditor(spare, now, latency))]
-        columns = build_columns(promised, spare[: limits.max_batch], owed, traffic.slack_s * REACTION, now, latency, limits)
+        in_room = _those_in_room(spare, room, limits.max_batch) or ([] if promised else spare[:1])
+        columns = build_columns(promised, in_room, owed, traffic.slack_s * REACTION, now, latency, limits)
         for debt in self._debts:
             debt.note(columns[0])
         return MaskMatrix(columns)
@@ -71,7 +74,7 @@ class Slack:
         self._latest_order = max(self._latest_order, tasks[-1].order)
 
     def _divide(
-        self, tasks: Sequence[Task], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits
+        self, tasks: Sequence[Task], traffic: Traffic, room: Room, now: float, latency: LatencyModel, limits: Limits
     ) -> tuple[list[Outlook], list[Outlook]]:
         """The tasks whose SLO a plan keeps, and the others in the order in which they may have the time that is left."""
         real_time: list[Outlook] = []
@@ -93,15 +96,33 @@ class Slack:
             else:
                 candidates.append(job)
         limits = narrowed(limits, tasks)
-        promised = keepable(real_time, now, latency, limits) + select(candidates, traffic, now, latency, limits)
+        promised = keepable(real_time, now, latency, limits)
+        for job in promised:
+            if not job.task.is_open:
+                room.take(job.task)
+        promised += select(candidates, traffic, now, latency, limits, room)
         for job in promised:
             job.is_promised = True
-        return promised, [
+        spare = [
             *(job for job in real_time if not job.is_promised),
             *unbounded,
             *(job for job in candidates if not job.is_promised),
             *sorted(hopeless, key=lambda job: not job.is_real_time),
         ]
+        return promised, spare
+
+
+def _those_in_room(spare: Sequence[Outlook], room: Room, most: int) -> list[Outlook]:
+    """The first of the tasks that nobody has to give way for."""
+    chosen: list[Outlook] = []
+    for job in spare:
+        if len(chosen) == most:
+            break
+        if room.has(job.task):
+            chosen.append(job)
+            if not job.task.is_open:
+                room.take(job.task)
+    return chosen
 
 
 class _Debt:

@@ -57,6 +57,8 @@ class Executor:
         self._ready: deque[Task] = deque()
         self._lock = threading.RLock()
         self._nodes: list[Node] = []
+        self._events: deque[Task] = deque()  # one of each entity at most
+        self._was_event = False
         self._armed: dict[int, Waitable] = {}  # by condition
         self._timers: set[Timer] = set()  # waiting for their time
         self._members: set[Waitable] = set()
@@ -208,10 +210,16 @@ class Executor:
             raise ExternalShutdownException
         if self._is_shutdown:
             return None
-        self._collect(0 if self._ready else self._wait_ns(timeout_sec))
+        self._collect(0 if self._ready or self._events else self._wait_ns(timeout_sec))
         if not self._context.ok():
             raise ExternalShutdownException
-        return self._ready.popleft() if self._ready else None
+        return self._pop()
+
+    def _pop(self) -> Task | None:
+        """Events of entities and other tasks by turns: a burst of goals to go on with delays no timer and no request."""
+        self._was_event = bool(self._events) and not (self._was_event and self._ready)
+        queue = self._events if self._was_event else self._ready
+        return queue.popleft() if queue else None
 
     def _wait_ns(self, timeout_sec: float | None) -> int:
         with self._lock:
@@ -236,10 +244,10 @@ class Executor:
                 waitable = self._armed.get(key)
                 if waitable is not None:
                     self._disarm(waitable)
-                    self._ready.append(Task(self._handle, (waitable,), {}, self))
+                    self._events.append(Task(self._handle, (waitable,), {}, self))
             for timer in [timer for timer in self._timers if timer.is_ready()]:
                 self._timers.discard(timer)
-                self._ready.append(Task(self._handle, (timer,), {}, self))
+                self._events.append(Task(self._handle, (timer,), {}, self))
 
     def shutdown(self, timeout_sec: float | None = None) -> bool:  # noqa: ARG002 - rclpy's signature
         """Stop running callbacks and let the nodes go; says whether everything has ended."""
@@ -283,7 +291,7 @@ class MultiThreadedExecutor(Executor):
         task = self._next_task(timeout_sec)
         while task is not None:
             self._pool.submit(self._run, task)
-            task = self._ready.popleft() if self._ready else None
+            task = self._pop()
         if self._errors:
             raise self._errors.popleft()
 
