@@ -60,7 +60,7 @@ from slice_ros.ros import (
     rclpy,
     refusal,
 )
-from slice_ros.scheduler import failed
+from slice_ros.scheduler import failed, no_token_yet
 from slice_ros.server_parameters import ServerParameters
 from slice_ros.task import SloReport
 
@@ -94,7 +94,10 @@ class _Goal:
     request: GoalRequest
     pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    report: SloReport = field(default_factory=SloReport)
+    report: SloReport = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.report = no_token_yet(self.request)
 
 
 class SliceServer(ManagedNode):

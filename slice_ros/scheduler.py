@@ -532,4 +532,9 @@ def next_due_s(task: Task) -> float:
 
 def failed(request: GoalRequest, error: GoalError) -> Finished:
     """The end of a goal that never became a task."""
-    return Finished(request.goal_id, None, error.code, error.message, SloReport())
+    return Finished(request.goal_id, None, error.code, error.message, no_token_yet(request))
+
+
+def no_token_yet(request: GoalRequest) -> SloReport:
+    """What a goal has experienced that has no token: bounds that it did not ask for are kept."""
+    return Task.of(request, 0, 0).report(completed=False)
