@@ -91,6 +91,7 @@ class Generation:
     def __init__(self, executor_of: Node) -> None:
         self._node = executor_of
         self._pieces: deque[str] = deque()
+        self._heard: list[str] = []
         self._news = Future(executor=executor_of.executor)
         self._end = Future(executor=executor_of.executor)
         self._handle: Any = None
@@ -145,13 +146,18 @@ class Generation:
 
     def _feedback(self, text: str) -> None:
         if text:
+            self._heard.append(text)
             self._pieces.append(text)
             self._tell()
 
     def _finish(self, end: Answer | GoalFailed) -> None:
-        if not self.done:
-            self._end.set_result(end)
-            self._tell()
+        if self.done:
+            return
+        heard = "".join(self._heard)
+        if end.text.startswith(heard):  # rclpy drops feedback that it has not handled when the result is there
+            self._feedback(end.text[len(heard) :])
+        self._end.set_result(end)
+        self._tell()
 
     def _tell(self) -> None:
         if not self._news.done():

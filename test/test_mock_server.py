@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from slice_ros.client import GoalFailed, SliceClient
+from slice_ros.client import Answer, Generation, GoalFailed, SliceClient
 from slice_ros.goal import ChatMessage, ErrorCode
 from slice_ros.ros import SingleThreadedExecutor, rclpy
 from slice_ros.slo import OnMiss, RealTime
+from slice_ros.task import SloReport
 from slice_ros.testing import MockServer, Script
 
 ANSWERS = {
     "hello": "hello robot",
+    "fast": Script(" ".join(map(str, range(40)))),
     "slow": Script("one two three four", after_s=0.4),
     "never": Script("", after_s=60.0),
     "broken": Script("half", error=ErrorCode.ENGINE_DIED, error_msg="it is gone"),
@@ -51,6 +53,25 @@ def asker(server):
     yield asker
     asker.client.destroy()
     asker.node.destroy_node()
+
+
+def test_a_stream_is_the_whole_answer_also_where_feedback_was_dropped(asker):
+    async def streamed(generation):
+        return [piece async for piece in generation]
+
+    report = SloReport()
+    for heard, end in (
+        (["one", " two"], Answer("one two three", "stop", report)),
+        ([], Answer("one two three", "stop", report)),
+        (["one", " two", " three"], Answer("one two three", "stop", report)),
+    ):
+        generation = Generation(asker.node)
+        for piece in heard:
+            generation._feedback(piece)
+        generation._finish(end)
+        assert "".join(asker.run(streamed(generation))) == end.text
+    for _ in range(5):  # many pieces, and the result right behind them
+        assert "".join(asker.run(streamed(asker.client.stream("fast")))) == ANSWERS["fast"].text
 
 
 def test_it_says_what_it_was_told_to(asker, server):
@@ -135,8 +156,9 @@ def test_the_behaviour_answers_fails_and_cancels(asker, server):
     py_trees = pytest.importorskip("py_trees")
     from slice_ros.behaviours import Ask
 
-    def ticked(behaviour, ticks=400):
-        for _ in range(ticks):
+    def ticked(behaviour, for_s=20.0):
+        until = time.monotonic() + for_s
+        while time.monotonic() < until:
             behaviour.tick_once()
             if behaviour.status is not py_trees.common.Status.RUNNING:
                 break
@@ -153,7 +175,7 @@ def test_the_behaviour_answers_fails_and_cancels(asker, server):
     assert "missed its SLO" in late.feedback_message
     endless = Ask("endless", "never", "answer")
     endless.setup(node=asker.node)
-    assert ticked(endless, ticks=10) is py_trees.common.Status.RUNNING
+    assert ticked(endless, for_s=0.5) is py_trees.common.Status.RUNNING
     endless.stop(py_trees.common.Status.INVALID)
     asker.executor.spin_once(timeout_sec=0.1)
     deadline = time.monotonic() + 10.0
