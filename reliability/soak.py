@@ -56,13 +56,16 @@ class Observer:
         self.node.create_subscription(GoalEvent, f"/{NAME}/goal_events", self.lives.hear, GOAL_EVENTS)
         self.node.create_subscription(SloStatus, f"/{NAME}/slo_status", self._hear, 100)
         self._heard_s = float("nan")
+        self.parked = 0
+        """Bytes that the engine keeps of goals which gave way, as it was allowed to."""
         self.gaps_s: list[float] = []
         self.cancels_s: list[float] = []
         self._canceled: Generation | None = None
         self._asked_s = 0.0
         self._next_s = 0.0
 
-    def _hear(self, _status: object) -> None:
+    def _hear(self, status: SloStatus) -> None:
+        self.parked = status.kv_parked_bytes
         now = time.monotonic()
         self.gaps_s.append(now - self._heard_s)
         self._heard_s = now
@@ -129,7 +132,7 @@ class Soak:
         self._folder, self._goals, self._seconds, self._burst, self._crowd = folder, goals, minutes * 60.0, burst, crowd
         self._rng, self._slowness = random.Random(seed), slowness
         self._clients: list[LoadClient] = []
-        self._footprints: list[tuple[Footprint, Footprint]] = []
+        self._footprints: list[tuple[int, int]] = []
         self.figures: dict[str, object] = {}
         self.checks: list[Check] = []
 
@@ -191,7 +194,7 @@ class Soak:
             observer.turn()
             observer.cancel_now_and_then()
             if (now := time.monotonic()) >= look_s and (engine := self._server.engine_pid) is not None:
-                self._footprints.append((Footprint.of(self._server.pid), Footprint.of(engine)))
+                self._footprints.append((Footprint.of(self._server.pid).memory, Footprint.of(engine).memory - observer.parked))
                 look_s = now + LOOK_PERIOD_S
         return read(client.records for client in started)
 
@@ -199,7 +202,7 @@ class Soak:
         self,
         steady: Mapping[str, Record],
         sudden: Mapping[str, Record],
-        memory: list[tuple[Footprint, Footprint]],
+        memory: list[tuple[int, int]],
         observer: Observer,
     ) -> None:
         records = {**steady, **sudden}
@@ -271,9 +274,9 @@ class Soak:
         }
 
 
-def grows_not(what: str, early: Sequence[Footprint], late: Sequence[Footprint], most: float) -> Check:
-    """Whether a process's memory stayed what it was."""
-    begin, end = (mean(footprint.memory for footprint in part) for part in (early, late))
+def grows_not(what: str, early: Sequence[int], late: Sequence[int], most: float) -> Check:
+    """Whether a process's memory, in bytes, stayed what it was."""
+    begin, end = mean(early), mean(late)
     return Check(f"the {what}'s memory does not grow", end / begin - 1.0 < most, f"{end / begin - 1.0:+.1%} to {end / 2**20:.0f} MiB")
 
 

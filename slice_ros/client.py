@@ -23,6 +23,8 @@ LONGEST_LOOK_S = 0.5
 """Time between two looks counts for no more than this: a node that was not spinning has yet to take in what it would have heard."""
 SERVER_LOST_S = 1.3
 """A server whose status has not come for this long is taken for dead. (DDS itself notices a killed process after ten seconds or more.)"""
+INSTANCE = slice(12, 20)
+"""Where that field stands in a serialized status. To decode all of it, with its mask matrix, is much work where clients are many."""
 UNHEARD_S = 10.0
 """After so long without news of a goal from a server that lives its result is asked for again, in case that an answer was lost on its way.
 A goal of which the server did not even say whether it takes it is given up then."""
@@ -181,12 +183,12 @@ class SliceClient:
         self._server = server
         self._client = ActionClient(node, Generate, f"{server}/generate", **qos.CLIENT)
         self._in_flight: set[Generation] = set()
-        self._heartbeat = node.create_subscription(SloStatus, f"{server}/slo_status", self._hear, 1)
+        self._heartbeat = node.create_subscription(SloStatus, f"{server}/slo_status", self._hear, 1, raw=True)
         self._watch = node.create_timer(WATCH_PERIOD_S, self._look_after_server)
         self._watched_s = time.monotonic()
         self._spinning_s = 0.0
         self._silent_s = 0.0
-        self._instance: int | None = None
+        self._instance: bytes | None = None
         self._unsure: set[Generation] = set()
         self._unsure_s = 0.0
 
@@ -355,11 +357,13 @@ class SliceClient:
         self._in_flight.discard(generation)
         generation._finish(end)
 
-    def _hear(self, status: Any) -> None:
+    def _hear(self, status: bytes) -> None:
+        if len(status) < INSTANCE.stop:
+            return  # no status
         self._silent_s = 0.0
-        if self._instance not in (None, status.instance):
+        if self._instance not in (None, status[INSTANCE]):
             self._unsure, self._unsure_s = set(self._in_flight), 0.0
-        self._instance = status.instance
+        self._instance = status[INSTANCE]
 
     def _look_after_server(self) -> None:
         now = time.monotonic()

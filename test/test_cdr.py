@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rosbags.typesys import Stores, get_typestore
 
+from slice_ros.client import INSTANCE
 from slice_ros.rclpy_dds import messages
 from slice_ros.rclpy_dds.cdr import DecodeError
 
@@ -87,6 +88,11 @@ def test_any_bytes_give_a_message_or_a_decode_error(typename):
             assert isinstance(messages.codec(typename).decode(data), messages.message(typename))
 
     check()
+
+
+def test_clients_find_the_servers_instance_in_a_serialized_status():
+    status = messages.message("slice_ros/msg/SloStatus")(instance=0x0123456789ABCDEF, policy="slack")
+    assert messages.codec("slice_ros/msg/SloStatus").encode(status)[INSTANCE] == struct.pack("<Q", 0x0123456789ABCDEF)
 
 
 def test_every_truncation_of_a_message_is_a_decode_error():
