@@ -311,7 +311,8 @@ def measure(arguments: argparse.Namespace, console: Console) -> list[Row]:
         for rate_hz in arguments.rates
         for name, alone in (("llama-server", False), (arguments.policy, False), (arguments.policy, True))
     ]
-    traffic = [write_prompts(writer, case.traffic()) for case in cases]
+    # Other letters in each, so that no server finds a prompt of an earlier run in its cache.
+    traffic = [write_prompts(writer, case.traffic(), seed) for seed, case in enumerate(cases)]
     writer.shutdown()
     device = device_name(replace(config, n_gpu_layers=arguments.gpu_layers))
     rows: list[Row] = []

@@ -148,9 +148,9 @@ def replay(
     return [recorder.outcome(arrival) for arrival in arrivals]
 
 
-def write_prompts(engine: Engine, arrivals: Sequence[Arrival]) -> list[Arrival]:
-    """Give each goal a prompt of random letters, of the length in tokens that its script says. No two begin alike."""
-    rng = random.Random(0)
+def write_prompts(engine: Engine, arrivals: Sequence[Arrival], seed: int = 0) -> list[Arrival]:
+    """Give each goal a prompt of random letters, of the length in tokens that its script says. No two begin alike, of two seeds neither."""
+    rng = random.Random(seed)
     return [replace(a, request=replace(a.request, prompt=_prompt(engine, a.lengths.prompt_tokens, rng))) for a in arrivals]
 
 
