@@ -79,10 +79,12 @@ def run(parsed: argparse.Namespace) -> int:
         exit_status: int = COMMANDS[parsed.command].run(parsed)
     except KeyboardInterrupt:
         return 130
-    except RuntimeError as error:
+    except Exception as error:
         ros = sys.modules.get("slice_ros.ros")  # not every command needs it
-        if ros is None or not isinstance(error, ros.RCLError):
+        if ros is None or not isinstance(error, (ros.ExternalShutdownException, ros.RCLError)):
             raise
+        if isinstance(error, ros.ExternalShutdownException) or "context is not valid" in str(error):
+            return 130  # a signal, which rclpy may notice first while it waits
         print(f"slice-ros {parsed.command}: {ros.refusal(error)}", file=sys.stderr)  # noqa: T201
         return 1
     return exit_status

@@ -12,7 +12,7 @@ from serving import READY_S, Peer, serving
 
 from slice_ros.cli import COMMANDS, main, make_parser
 from slice_ros.commands.serve import ros_arguments
-from slice_ros.ros import RCLError, rclpy, refusal
+from slice_ros.ros import ExternalShutdownException, RCLError, rclpy, refusal
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -83,6 +83,19 @@ def test_what_ros_refuses_is_a_sentence(arguments, monkeypatch, capsys):
     assert sentence == (
         f"slice-ros {arguments[0]}: ROS refuses it: failed to create topic [rr/slice_cli/get_parametersReply] for unknown reasons"
     )
+
+
+@pytest.mark.parametrize("end", [ExternalShutdownException(), RCLError("the given context is not valid, rcl_shutdown() was called")])
+def test_a_signal_that_ros_notices_ends_a_command_with_130(end, monkeypatch, capsys):
+    def interrupted(*_args, **_options):
+        raise end
+
+    monkeypatch.setattr(rclpy, "create_node", interrupted)
+    try:
+        assert main(["status"]) == 130
+    finally:
+        rclpy.try_shutdown()
+    assert capsys.readouterr().err == ""
 
 
 def test_where_sros2_is_on_what_ros_refuses_says_where_to_look(monkeypatch):

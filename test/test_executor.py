@@ -408,7 +408,7 @@ def test_a_shutdown_from_another_thread_ends_spin():
 
 SPINNING = """
 import sys, time
-from slice_ros.ros import ExternalShutdownException, rclpy
+from slice_ros.ros import ExternalShutdownException, RCLError, rclpy
 rclpy.init(args=[])
 node = rclpy.create_node("spinning")
 def ready():
@@ -417,7 +417,7 @@ def ready():
 timer = node.create_timer(0.01, ready)
 try:
     rclpy.spin(node)
-except (KeyboardInterrupt, ExternalShutdownException) as end:
+except (KeyboardInterrupt, ExternalShutdownException, RCLError) as end:
     print(type(end).__name__, flush=True)
 finally:
     node.destroy_node()
@@ -444,7 +444,8 @@ def test_a_signal_ends_an_endless_spin(number):
     with subprocess.Popen([sys.executable, "-c", SPINNING], stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        assert process.stdout.read().strip() in ("KeyboardInterrupt", "ExternalShutdownException")
+        # rclpy's spin may also fail, since its context is gone when it waits again, or just return.
+        assert process.stdout.read().strip() in ("KeyboardInterrupt", "ExternalShutdownException", *("RCLError", "") * (LAYER == "rclpy"))
         assert process.wait(LONG_S) == 0
 
 
