@@ -257,6 +257,8 @@ def test_the_command_tells_a_pipe_how_it_went_and_ends_with_its_promise(tmp_path
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
 def test_a_demo_whose_terminal_is_closed_leaves_no_process(number):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("these tests were started with nohup, and the demo will take it that it was")
     command = [sys.executable, "-m", "slice_ros.cli", "demo", "--engine", "simulated", "--policies", "slack"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as demo:
         deadline = time.monotonic() + 60.0
