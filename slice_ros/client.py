@@ -171,7 +171,7 @@ class SliceClient:
 
     Coroutines are awaited in ``async def`` callbacks of that node, or run with ``executor.create_task``. A server that dies or freezes
     ends its goals with GoalFailed (code ENGINE_DIED) within two seconds, later where the node's own callbacks block: its status is its
-    heartbeat. (Feedback is none: where callbacks block, it is heard long after it was said.)
+    heartbeat. Where that is late, whatever else a busy server says shows that it lives, unless callbacks block: then it was said long ago.
 
     Args:
         node: whose executor does the work.
@@ -187,6 +187,7 @@ class SliceClient:
         self._watch = node.create_timer(WATCH_PERIOD_S, self._look_after_server)
         self._watched_s = time.monotonic()
         self._spinning_s = 0.0
+        self._hears_at_once = True
         self._silent_s = 0.0
         self._instance: bytes | None = None
         self._unsure: set[Generation] = set()
@@ -318,9 +319,16 @@ class SliceClient:
 
     def _progressed(self, generation: Generation, message: Any) -> None:
         generation._heard_s = self._spinning_s
+        self._is_alive()
         generation._feedback(message.feedback.text)
 
+    def _is_alive(self) -> None:
+        """The server said something."""
+        if self._hears_at_once:
+            self._silent_s = 0.0
+
     def _answered(self, generation: Generation, sent: Any) -> None:
+        self._is_alive()
         if generation.done:  # taken for lost
             if sent.exception() is None and sent.result().accepted:
                 sent.result().cancel_goal_async()
@@ -337,6 +345,7 @@ class SliceClient:
         generation._handle.get_result_async().add_done_callback(lambda future: self._ended(generation, future))
 
     def _ended(self, generation: Generation, future: Any) -> None:
+        self._is_alive()
         if future.exception() is not None:
             self._finish(generation, GoalFailed(ErrorCode.INTERNAL, str(future.exception())))
             return
@@ -368,6 +377,7 @@ class SliceClient:
     def _look_after_server(self) -> None:
         now = time.monotonic()
         passed_s = min(now - self._watched_s, LONGEST_LOOK_S)
+        self._hears_at_once = now - self._watched_s < LONGEST_LOOK_S
         self._watched_s = now
         self._spinning_s += passed_s
         self._silent_s = self._silent_s + passed_s if self._in_flight else 0.0
