@@ -16,6 +16,9 @@ from slice_ros.paths import share_dir
 COSTS = ("chunk", "prompt_token", "kv_token", "further_row")
 """What a step costs beside its rows; each is a field in seconds, and a key of a profile in milliseconds."""
 
+PROMPT_COSTS = ("chunk", "prompt_token")
+"""Those of prompts."""
+
 
 class LatencyError(ValueError):
     """A device profile is missing or has impossible numbers."""
@@ -94,10 +97,12 @@ class LatencyModel:
         """Predicted extra seconds of a whole prompt beyond its row in the step."""
         return self.chunk_s + self.prompt_token_s * tokens
 
-    def scaled(self, factor: float) -> LatencyModel:
-        """A device whose steps all take ``factor`` times as long."""
+    def scaled(self, factor: float, prompts: float = 1.0) -> LatencyModel:
+        """A device whose steps all take ``factor`` times as long, and what prompts add to them ``prompts`` times as long as that."""
         table = tuple(factor * seconds for seconds in self.decode_s)
-        return LatencyModel(self.device, table, **{f"{name}_s": factor * getattr(self, f"{name}_s") for name in COSTS}, tile=self.tile)
+        factors = {name: factor * prompts if name in PROMPT_COSTS else factor for name in COSTS}
+        costs_s = {f"{name}_s": scale * getattr(self, f"{name}_s") for name, scale in factors.items()}
+        return LatencyModel(self.device, table, **costs_s, tile=self.tile)
 
     @classmethod
     def profile(cls, name: str) -> LatencyModel:

@@ -114,7 +114,7 @@ class Scheduler:
         self._arrivals = 0
         self._matrix = MaskMatrix()
         self._cursor = 0
-        self._planned_ratio = 1.0
+        self._planned_with = latency
         self._planned_s = 0.0
         self._taken_s = 0.0
         self._events: list[Event] = []
@@ -353,7 +353,7 @@ class Scheduler:
         matrix = matrix.split({task.goal_id: task.adapter for task in tasks})
         self._matrix = matrix if matrix.columns else MaskMatrix(((next_cell(tasks[0]),),))
         self._cursor = 0
-        self._planned_ratio = self._pace.ratio
+        self._planned_with = self._pace.latency
         self._planned_s = self._taken_s = 0.0
 
     def _resolve(self, planned: Column) -> Column:
@@ -431,7 +431,7 @@ class Scheduler:
         tasks, calibrated = [self._tasks[cell.goal_id] for cell in column], self._pace.calibrated
         kv_tokens = sum([task.kv_tokens for task in tasks]) if calibrated.kv_token_s else 0
         calibrated_s = calibrated.column_s(column, kv_tokens)
-        predicted_s = self._planned_ratio * calibrated_s
+        predicted_s = calibrated_s if self._planned_with is calibrated else self._planned_with.column_s(column, kv_tokens)
         for task, (_, prompt_tokens) in zip(tasks, column, strict=True):
             task.prompt_left -= prompt_tokens
             task.computed_tokens += max(1, prompt_tokens)
@@ -442,7 +442,8 @@ class Scheduler:
         self._planned_s += predicted_s
         self._taken_s += now - began
         self._meter.add(now - began, predicted_s, calibrated_s, len(outputs))
-        self._pace.observe(calibrated_s, now - began)
+        rows_s = calibrated.step_s(len(column), kv_tokens=kv_tokens)
+        self._pace.observe(rows_s, max(0.0, calibrated_s - rows_s), now - began)
         for goal_id, text, finish, logprob, failure in outputs:
             task = self._tasks[goal_id]
             if failure is not None:

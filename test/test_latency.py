@@ -25,6 +25,12 @@ def test_or_as_it_says():
     assert model.scaled(2.0).step_s(5) == pytest.approx(0.064)
 
 
+def test_prompts_can_be_scaled_further():
+    model = LatencyModel("d", (0.010,), chunk_s=0.003, prompt_token_s=0.001, kv_token_s=0.0001).scaled(2.0, prompts=3.0)
+    assert model.step_s(1, kv_tokens=10) == pytest.approx(0.022)
+    assert model.step_s(1, prompt_tokens=10, chunks=1, kv_tokens=10) == pytest.approx(0.022 + 6 * 0.013)
+
+
 def test_what_is_left_over_of_a_tile_is_that_of_all_tokens():
     tiles = LatencyModel("tiles", (0.012, 0.016, 0.020, 0.010), prompt_token_s=0.003, tile=4)
     assert tiles.step_s(3) == 0.020

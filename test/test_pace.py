@@ -23,7 +23,7 @@ STEP_S = PAPER.step_s(1)
 def observe(pace, ratio, seconds):
     """Steps of so many calibrated seconds."""
     for _ in range(round(seconds / STEP_S)):
-        pace.observe(STEP_S, ratio * STEP_S)
+        pace.observe(STEP_S, 0.0, ratio * STEP_S)
 
 
 def test_it_follows_a_device_down_and_up_again():
@@ -38,14 +38,56 @@ def test_it_follows_a_device_down_and_up_again():
 def test_an_odd_slow_step_changes_nothing(slow):
     pace = Pace(PAPER)
     for ratio in [1.0] * 5 + slow + [1.0] * 10:
-        pace.observe(STEP_S, ratio * STEP_S)
+        pace.observe(STEP_S, 0.0, ratio * STEP_S)
         assert pace.latency is PAPER
+
+
+PREFILLING = LatencyModel("prefilling", (STEP_S,), prompt_token_s=0.001, kv_token_s=1e-6)
+CHUNK_S = PREFILLING.prompt_s(100)
+
+
+def prefill(pace, ratio, prompt_ratio, chunks):
+    """Steps of one row with a prompt chunk, each followed by a few decodes, on such a device."""
+    for _ in range(chunks):
+        pace.observe(STEP_S, CHUNK_S, ratio * (STEP_S + prompt_ratio * CHUNK_S))
+        observe(pace, ratio, 5 * STEP_S)
+
+
+def test_what_prompts_cost_beside_decodes_is_followed_too_and_does_not_touch_these():
+    pace = Pace(PREFILLING)
+    prefill(pace, 0.75, 1.6, 50)
+    assert pace.latency.step_s(4, kv_tokens=100) == pytest.approx(0.75 * PREFILLING.step_s(4, kv_tokens=100), rel=0.05)
+    assert pace.latency.prompt_s(200) == pytest.approx(0.75 * 1.6 * PREFILLING.prompt_s(200), rel=0.05)
+    prefill(pace, 0.75, 1.0, 50)
+    assert pace.latency.prompt_s(200) == pytest.approx(0.75 * PREFILLING.prompt_s(200), rel=0.05)
+
+
+def test_prompts_alone_follow_a_device_that_throttles():
+    pace = Pace(PREFILLING)
+    for _ in range(30):
+        pace.observe(STEP_S, CHUNK_S, 2.0 * (STEP_S + CHUNK_S))
+    assert pace.latency.step_s(1, 100, 1) == pytest.approx(2.0 * PREFILLING.step_s(1, 100, 1), rel=0.05)
+
+
+@pytest.mark.parametrize("slow", [[50.0], [50.0, 50.0]], ids=["one", "two"])
+def test_nor_does_an_odd_slow_prompt(slow):
+    pace = Pace(PREFILLING)
+    for ratio in [1.0] * 5 + slow + [1.0] * 10:
+        pace.observe(STEP_S, CHUNK_S, ratio * (STEP_S + CHUNK_S))
+        assert pace.latency is PREFILLING
+
+
+def test_a_chunk_that_is_a_small_part_of_its_step_says_nothing_about_prompts():
+    pace = Pace(PREFILLING)
+    for _ in range(100):
+        pace.observe(1.0, 0.01, 1.009)
+        assert pace.latency is PREFILLING
 
 
 def test_noise_is_not_worth_another_model():
     pace = Pace(PAPER)
     for i in range(1000):
-        pace.observe(STEP_S, (0.997 if i % 2 else 1.003) * STEP_S)
+        pace.observe(STEP_S, 0.0, (0.997 if i % 2 else 1.003) * STEP_S)
         assert pace.latency is PAPER
 
 
@@ -54,6 +96,9 @@ def test_it_stays_a_model_whatever_the_clock_says(ratio):
     pace = Pace(PAPER)
     observe(pace, ratio, 10.0)
     assert 0.01 * STEP_S < pace.latency.step_s(1) < 100 * STEP_S
+    pace = Pace(PREFILLING)
+    prefill(pace, 1.0, ratio, 100)
+    assert 0.01 * CHUNK_S < pace.latency.prompt_s(100) < 100 * CHUNK_S
 
 
 def test_an_engine_that_keeps_its_times_is_planned_with_them():
