@@ -29,6 +29,10 @@ GoalInfo = messages.message("action_msgs/msg/GoalInfo")
 GoalStatus = messages.message("action_msgs/msg/GoalStatus")
 CancelGoal = messages.service("action_msgs/srv/CancelGoal")
 
+STATUS_SHARE = 0.05
+"""Share of the time that the states of all goals may take to publish: with a thousand of them, each time is many milliseconds, here and
+at every client."""
+
 
 class GoalResponse(Enum):
     """What a goal callback answers."""
@@ -198,6 +202,7 @@ class ActionServer:
         self._goals: dict[bytes, ServerGoalHandle] = {}
         self._pending_ids: set[bytes] = set()
         self._status_due = False
+        self._status_from_s = 0.0
         self.register_goal_callback(goal_callback)
         self.register_handle_accepted_callback(handle_accepted_callback)
         self.register_cancel_callback(cancel_callback)
@@ -377,23 +382,36 @@ class ActionServer:
         self._feedback.publish(self._feedback.msg_type(goal_id=goal_id, feedback=feedback))
 
     def _status_changed(self) -> None:
-        """Publish the goals' states soon: what changes in one turn of the executor goes out together."""
+        """Publish the goals' states soon: what changes in one turn of the executor goes out together, and more where they are many."""
         executor = self._node.executor
         with self._lock:
             if self._status_due:
                 return
             self._status_due = executor is not None
-        if executor is not None:
+            wait_s = self._status_from_s - time.monotonic()
+        if executor is None:
+            self._publish_status()
+        elif wait_s <= 0.0:
             executor.create_task(self._publish_status)
         else:
+            self._publish_status_in(wait_s)
+
+    def _publish_status_in(self, wait_s: float) -> None:
+        def publish() -> None:
+            self._node.destroy_timer(timer)
             self._publish_status()
 
+        timer = self._node.create_timer(wait_s, publish)
+
     def _publish_status(self) -> None:
+        began_s = time.monotonic()
         with self._lock:
             self._status_due = False
             states = [GoalStatus(goal_info=goal._goal_info, status=goal.status) for goal in self._goals.values()]
         with suppress(RCLError, InvalidHandle):
             self._status.publish(self._status.msg_type(status_list=states))
+        now_s = time.monotonic()
+        self._status_from_s = now_s + (now_s - began_s) / STATUS_SHARE
 
     def _forget_expired(self) -> None:
         now = time.monotonic()
