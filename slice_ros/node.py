@@ -75,6 +75,9 @@ LEAVE_S = 0.1
 
 DIAGNOSTICS_PERIOD_S = 1.0
 
+EVENTS_AT_ONCE = 32
+"""The engine's events that are handled before a status, a goal or a cancel has its turn: two full steps, some milliseconds."""
+
 CANCEL_PERIOD_S = 0.005
 """Time between looks whether a cancel that was accepted counts by now."""
 RESULT_KEPT_S = 60
@@ -241,7 +244,8 @@ class SliceServer(ManagedNode):
     async def _stop_engine(self) -> None:
         if self._host is not None:
             await self._in_thread(self._host.stop)
-            self._handle_events()
+            while self._events:
+                self._handle_events()
         self._host = self._ready = self._snapshot = None
 
     async def _in_thread(self, function: Callable[[], Any]) -> Any:
@@ -369,7 +373,8 @@ class SliceServer(ManagedNode):
         self._wake.trigger()
 
     def _handle_events(self) -> None:
-        while self._events:
+        """Take in some of what the engine has said; the rest comes after whatever else is due."""
+        for _ in range(min(len(self._events), EVENTS_AT_ONCE)):
             event = self._events.popleft()
             if isinstance(event, Progress):
                 self._progress(event)
@@ -379,6 +384,8 @@ class SliceServer(ManagedNode):
                 self._take_snapshot(event)
             elif event.check_id in self._checks:
                 self._checks[event.check_id].set_result(event)
+        if self._events:
+            self._wake.trigger()
 
     def _progress(self, event: Progress) -> None:
         goal = self._goals.get(event.goal_id)

@@ -14,11 +14,13 @@ from serving import READY_S, Peer, children_of, serving
 
 from slice_ros import client, qos, schemas
 from slice_ros.client import GoalFailed, SliceClient
+from slice_ros.events import Progress
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling
 from slice_ros.interfaces import CancelGoal, CheckSlo, Generate, GoalEvent, GoalStatus
 from slice_ros.node import SliceServer
-from slice_ros.ros import ActionClient, ActionServer, Future, Parameter, rclpy
+from slice_ros.ros import ActionClient, ActionServer, Future, Parameter, SingleThreadedExecutor, rclpy
 from slice_ros.slo import BestEffort, RealTime
+from slice_ros.task import SloReport
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -236,6 +238,22 @@ def test_a_client_takes_only_success_for_success(execute, kept_s, code, says):
         server.destroy()
         node.destroy_node()
         peer.close()
+
+
+def test_a_flood_of_events_from_the_engine_lets_others_have_their_turn():
+    server = SliceServer()
+    executor = SingleThreadedExecutor()
+    executor.add_node(server)
+    left = []
+    server.create_timer(0.0, lambda: left.append(len(server._events)))
+    try:
+        server._receive([Progress("of no goal", "", SloReport())] * 1000)
+        while server._events:
+            executor.spin_once(timeout_sec=1.0)
+        assert len(set(left)) > 10
+    finally:
+        executor.shutdown()
+        server.destroy_node()
 
 
 def test_an_error_in_the_server_ends_the_goal_with_internal_and_the_next_is_served(monkeypatch):
