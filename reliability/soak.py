@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -152,7 +152,8 @@ class Soak:
             many = ("--goals", str(each), "--clients", str(each), "--rate", "0", "--scale", "0")
             crowd = self._part(observer, "crowd", [many] * PROCESSES)
             observer.until(lambda: all(life.end is not None for life in observer.lives.of.values()), 10.0)
-            self._judge(steady, {**burst, **crowd}, memory, observer)
+            # Not before: who reads does not hear the status.
+            self._judge(records_of(steady), records_of([*burst, *crowd]), memory, observer)
         finally:
             for client in self._clients:
                 client.kill()
@@ -177,8 +178,8 @@ class Soak:
         each = self._goals // 3
         return [("--goals", str(each), "--rate", str(rate / 3), "--scale", str(scale))] * 3
 
-    def _part(self, observer: Observer, name: str, clients: list[tuple[str, ...]]) -> dict[str, Record]:
-        """Run these clients to their end, from one moment on; what they noted."""
+    def _part(self, observer: Observer, name: str, clients: list[tuple[str, ...]]) -> list[LoadClient]:
+        """Run these clients to their end, from one moment on."""
         go = self._folder / f"{name}.go"
         common = ("--patience", "120", "--start-when", str(go))
         started = [
@@ -196,7 +197,7 @@ class Soak:
             if (now := time.monotonic()) >= look_s and (engine := self._server.engine_pid) is not None:
                 self._footprints.append((Footprint.of(self._server.pid).memory, Footprint.of(engine).memory - observer.parked))
                 look_s = now + LOOK_PERIOD_S
-        return read(client.records for client in started)
+        return started
 
     def _judge(
         self,
@@ -272,6 +273,11 @@ class Soak:
             "status after it was due": spread(gap - STATUS_PERIOD_S for gap in observer.gaps_s),
             "cancel to end": spread(observer.cancels_s),
         }
+
+
+def records_of(clients: Iterable[LoadClient]) -> dict[str, Record]:
+    """What they noted of each goal."""
+    return read(client.records for client in clients)
 
 
 def grows_not(what: str, early: Sequence[int], late: Sequence[int], most: float) -> Check:
