@@ -3,12 +3,15 @@
 import argparse
 import json
 import math
+import signal
 import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from serving import READY_S, children_of, is_alive
 
 from slice_ros.bench import command, plots
 from slice_ros.bench.replay import replay, write_prompts
@@ -270,6 +273,21 @@ def test_a_run_without_arrivals_is_compared_as_well():
     cases = grid([load_workload("robot-mix")], [0.001], ["slack"], [0], duration_s=0.1)
     real, simulated = compare(cases, RealTime("paced", a_paced_engine(), SMOOTH))
     assert real.goals == simulated.goals == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_its_processes_end_with_it_and_not_after_their_case(number):
+    command = [sys.executable, "-m", "slice_ros.bench", "--duration", "100000", "--rates", "3", "--policies", "slack", "--jobs", "2"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as bench:
+        deadline_s = time.monotonic() + READY_S
+        while len(workers := [pid for pid in children_of(bench.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]) < 2:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)
+        time.sleep(1.0)  # they are in the middle of a case
+        bench.send_signal(number)
+    while any(is_alive(pid) for pid in workers):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
 
 
 def test_it_runs_as_a_module():

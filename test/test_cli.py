@@ -126,20 +126,21 @@ def test_serve_hands_its_options_on_as_ros_parameters():
     assert not any("scheduler.policy" in argument for argument in arguments)
 
 
-def test_an_interrupted_send_cancels_its_goal_and_ends_with_130():
+def test_a_send_that_is_told_to_end_cancels_its_goal_and_says_which_signal_it_was():
     rclpy.init(args=[])
     peer = Peer("interrupted")
     try:
         with serving("interrupted", "--engine", "simulated"):
             peer.client.wait_for_server(READY_S)
             command = [sys.executable, "-m", "slice_ros.cli", "send", "a long story", "--max-tokens", "8000", "--server", "/interrupted"]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as sending:
-                assert sending.stdout.read(1)
-                sending.send_signal(signal.SIGINT)
-                error = sending.communicate(timeout=10)[1]
-            assert sending.returncode == 130
-            assert error == b""
-            peer.spin_until(lambda: peer.status().running == 0)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as sending:
+                    assert sending.stdout.read(1)
+                    sending.send_signal(number)
+                    error = sending.communicate(timeout=10)[1]
+                assert sending.returncode == 128 + number
+                assert error == b""
+                peer.spin_until(lambda: peer.status().running == 0)
     finally:
         peer.close()
         rclpy.try_shutdown()

@@ -126,14 +126,6 @@ def test_where_nobody_answers_a_command_says_whom_it_asked_and_for_how_long(slic
     assert "/nobody within 0.3 s" in err
 
 
-def test_ctrl_c_ends_the_goal_and_not_only_the_command(slice_ros):
-    with started("send", *STORY, "interrupted") as sender:
-        goals_in_hand(slice_ros, "interrupted", 1)
-        sender.send_signal(signal.SIGINT)
-        assert sender.wait(READY_S) == 130
-    goals_in_hand(slice_ros, "interrupted", 0)
-
-
 # ---- status
 
 

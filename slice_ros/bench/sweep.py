@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -193,13 +195,25 @@ def _rows(cases: Sequence[Case], runner: Runner, jobs: int) -> Iterator[tuple[in
             yield index, run_case(case, runner)
         return
     # A forked child would inherit the locks that the terminal's progress bar happens to hold.
-    with ProcessPoolExecutor(min(jobs, len(cases)), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(jobs, len(cases)), multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         futures = {pool.submit(partial(run_case, runner=runner), case): index for index, case in enumerate(cases)}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """See to it that this process goes when the one that started it is gone, however that ended, and not after its case."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def fitting_bounds_scale(workload: Workload, latency: LatencyModel) -> float:

@@ -81,11 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
             generation = _send(client, arguments, slo, sampling)
             text = executor.create_task(_print(generation, quiet=arguments.json))
             while not text.done():
-                if interrupted():
+                if number := interrupted():
                     generation.cancel()
                     with suppress(GoalFailed):
                         executor.spin_until_future_complete(generation._end, timeout_sec=CANCEL_S)
-                    raise KeyboardInterrupt
+                    return 128 + number
                 executor.spin_once(timeout_sec=0.1)
         answer = text.result()
     except ServerNotFound as error:
@@ -131,19 +131,20 @@ def slo_of(arguments: argparse.Namespace) -> Slo:
 
 
 @contextmanager
-def _interruptions() -> Iterator[Callable[[], bool]]:
-    """Says whether Ctrl-C was pressed, which raises nothing here: an exception in the middle of a callback would leave the goal running."""
-    pressed = False
+def _interruptions() -> Iterator[Callable[[], int]]:
+    """The signal that asked this command to end, or 0. An exception in the middle of a callback would leave the goal running."""
+    caught = 0
 
-    def press(_number: int, _frame: object) -> None:
-        nonlocal pressed
-        pressed = True
+    def catch(number: int, _frame: object) -> None:
+        nonlocal caught
+        caught = number
 
-    before = signal.signal(signal.SIGINT, press)
+    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield lambda: pressed
+        yield lambda: caught
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _send(client: SliceClient, arguments: argparse.Namespace, slo: Slo, sampling: Sampling) -> Generation:
