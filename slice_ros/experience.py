@@ -10,6 +10,10 @@ from slice_ros.load import Load
 from slice_ros.outlook import Outlook
 from slice_ros.task import Task
 
+LEAST_SLACK_STEPS = 4.0
+"""Slack counts as no less than so many steps of the goal alone: shorter steps for one that is tighter still hardly help the next such goal,
+and keep all others from sharing theirs."""
+
 
 class Experience:
     """Fed with arrivals and ends; read through ``lengths`` and ``load``."""
@@ -30,7 +34,7 @@ class Experience:
                 job.expected,
                 latency.prompt_s(task.prompt_tokens),
                 window_s,
-                max(job.latest_s - task.arrival_s, job.token_s),
+                max(job.latest_s - task.arrival_s, LEAST_SLACK_STEPS * job.token_s),
             )
 
     def ended(self, task: Task, *, completed: bool) -> None:
