@@ -11,7 +11,7 @@ from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 from slice_ros.latency import LatencyModel
 from slice_ros.task import Task
 
-REMEMBERED = 4096
+REMEMBERED = 1024
 """Ended goals that ``after`` may still name; older ones are unknown."""
 
 
