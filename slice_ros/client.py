@@ -26,8 +26,9 @@ SERVER_LOST_S = 1.3
 INSTANCE = slice(12, 20)
 """Where that field stands in a serialized status. To decode all of it, with its mask matrix, is much work where clients are many."""
 UNHEARD_S = 10.0
-"""After so long without news of a goal from a server that lives its result is asked for again, in case that an answer was lost on its way.
-A goal of which the server did not even say whether it takes it is given up then."""
+"""After so long without news of a goal from a server that lives its result is asked for again: an answer may have been lost on its way."""
+UNTAKEN_S = 30.0
+"""A goal of which the server has not even said whether it takes it is given up after so long."""
 
 
 class ServerNotFound(Exception):
@@ -386,10 +387,12 @@ class SliceClient:
             for generation in list(self._in_flight):
                 self._lose(generation)
             return
-        for generation in [each for each in self._in_flight if self._spinning_s - each._heard_s > UNHEARD_S]:
+        for generation in list(self._in_flight):
+            unheard_s = self._spinning_s - generation._heard_s
             if generation._handle is not None:
-                self._ask(generation)
-            else:
+                if unheard_s > UNHEARD_S:
+                    self._ask(generation)
+            elif unheard_s > UNTAKEN_S:
                 message = f"the server {self._server} did not say whether it takes the goal; send it again"
                 self._finish(generation, GoalFailed(ErrorCode.INTERNAL, message))
         if self._unsure_s > LONGEST_LOOK_S:

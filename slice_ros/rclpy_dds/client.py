@@ -119,22 +119,21 @@ class Client(Waitable):
             self._pending.pop(sequence, None)
 
     def take(self) -> Callable[[], Any] | None:
-        sample = self._reader.take()
-        if sample is None:
-            return None
-        try:
-            request_id = RequestId.of(sample.data)
-            if request_id.client != self._id:
-                return None  # replies reach every client of the service
-            with self._lock:
-                future = self._pending.pop(request_id.sequence, None)
-            if future is None:
+        while (sample := self._reader.take()) is not None:
+            try:
+                request_id = RequestId.of(sample.data)
+                if request_id.client != self._id:
+                    continue  # replies reach every client of the service
+                with self._lock:
+                    future = self._pending.pop(request_id.sequence, None)
+                if future is None:
+                    continue
+                response = self._response_codec.decode(sample.data, REQUEST_HEADER_SIZE)
+            except DecodeError as error:
+                self._node.get_logger().error(f"dropped a reply of {self.srv_name}: {error}", throttle_duration_sec=1.0)
                 return None
-            response = self._response_codec.decode(sample.data, REQUEST_HEADER_SIZE)
-        except DecodeError as error:
-            self._node.get_logger().error(f"dropped a reply of {self.srv_name}: {error}", throttle_duration_sec=1.0)
-            return None
-        return partial(future.set_result, response)
+            return partial(future.set_result, response)
+        return None
 
     def service_is_ready(self) -> bool:
         """Is there a server that gets requests and whose replies arrive? One server must do both: they share a ``serviceid``."""

@@ -6,8 +6,9 @@ import inspect
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from slice_ros.rclpy_dds import messages
@@ -111,15 +112,10 @@ class ActionClient:
         self._goal_client = client("send_goal", impl.SendGoalService, goal_service_qos_profile)
         self._cancel_client = client("cancel_goal", impl.CancelGoalService, cancel_service_qos_profile)
         self._feedback_codec = messages.codec(impl.FeedbackMessage.__msgtype__)
-        self._feedback = node.create_subscription(
-            impl.FeedbackMessage,
-            f"{name}/_action/feedback",
-            self._on_feedback,
-            feedback_sub_qos_profile,
-            callback_group=callback_group,
-            raw=True,  # all clients hear all goals' feedback: decode only one's own
-        )
-        group = callback_group or node.default_callback_group
+        group, feedback_name = callback_group or node.default_callback_group, node.resolve_topic_name(f"{name}/_action/feedback")
+        feedback = _Feedback(node, impl.FeedbackMessage, feedback_name, self._on_feedback, group, feedback_sub_qos_profile, raw=True)
+        feedback.listeners = self._feedback_callbacks
+        self._feedback = node.add_entity(feedback)
         result_name = node.resolve_service_name(f"{name}/_action/get_result")
         self._result_client = node.add_entity(
             _ResultClient(node, impl.GetResultService, result_name, result_service_qos_profile, group, self._feedback)
@@ -247,6 +243,19 @@ def _state_of(goal_id: bytes, data: bytes) -> int | None:
     after = start + _ID_SIZE - HEADER_SIZE
     place = HEADER_SIZE + after + -after % 4 + _STAMP_SIZE
     return data[place] if start >= 0 and place < len(data) else None
+
+
+class _Feedback(Subscription):
+    """Passes over what is for other clients: everybody hears all goals' feedback."""
+
+    listeners: Mapping[bytes, Any] = MappingProxyType({})
+    """By goal id."""
+
+    def take(self) -> Callable[[], Any] | None:
+        while (sample := self._reader.take()) is not None:
+            if sample.data[HEADER_SIZE : HEADER_SIZE + _ID_SIZE] in self.listeners:
+                return partial(self.callback, sample.data)
+        return None
 
 
 class _ResultClient(Client):
