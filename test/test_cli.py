@@ -133,7 +133,8 @@ def test_a_send_that_is_told_to_end_cancels_its_goal_and_says_which_signal_it_wa
         with serving("interrupted", "--engine", "simulated"):
             peer.client.wait_for_server(READY_S)
             command = [sys.executable, "-m", "slice_ros.cli", "send", "a long story", "--max-tokens", "8000", "--server", "/interrupted"]
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            hung_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]  # these tests may run under nohup
+            for number in (signal.SIGINT, signal.SIGTERM, *hung_up):
                 with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as sending:
                     assert sending.stdout.read(1)
                     sending.send_signal(number)
@@ -141,6 +142,14 @@ def test_a_send_that_is_told_to_end_cancels_its_goal_and_says_which_signal_it_wa
                 assert sending.returncode == 128 + number
                 assert error == b""
                 peer.spin_until(lambda: peer.status().running == 0)
+            with subprocess.Popen(["nohup", *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True) as sending:
+                assert sending.stdout.read(1)
+                sending.send_signal(signal.SIGHUP)
+                peer.spin_until(lambda: peer.status().running == 1)
+                assert sending.poll() is None
+                sending.terminate()
+                sending.communicate(timeout=10)
+            assert sending.returncode == 128 + signal.SIGTERM
     finally:
         peer.close()
         rclpy.try_shutdown()

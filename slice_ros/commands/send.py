@@ -139,7 +139,10 @@ def _interruptions() -> Iterator[Callable[[], int]]:
         nonlocal caught
         caught = number
 
-    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, catch) for number in numbers}
     try:
         yield lambda: caught
     finally:
