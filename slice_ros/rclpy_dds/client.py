@@ -131,7 +131,7 @@ class Client(Waitable):
                 response = self._response_codec.decode(sample.data, REQUEST_HEADER_SIZE)
             except DecodeError as error:
                 self._node.get_logger().error(f"dropped a reply of {self.srv_name}: {error}", throttle_duration_sec=1.0)
-                return None
+                continue
             return partial(future.set_result, response)
         return None
 

@@ -55,17 +55,21 @@ class Subscription(Waitable):
 
     topic = topic_name
 
+    def wants(self, data: bytes) -> bool:  # noqa: ARG002 - for subclasses
+        """Whether these bytes are to be decoded and handed over; others are passed over."""
+        return True
+
     def take(self) -> Callable[[], Any] | None:
-        sample = self._reader.take()
-        if sample is None:
-            return None
-        if self.raw:
-            return partial(self.callback, sample.data)
-        try:
-            return partial(self.callback, self._codec.decode(sample.data))
-        except DecodeError as error:
-            self._node.get_logger().error(f"dropped a message on {self._topic}: {error}", throttle_duration_sec=1.0)
-            return None
+        while (sample := self._reader.take()) is not None:
+            if not self.wants(sample.data):
+                continue
+            if self.raw:
+                return partial(self.callback, sample.data)
+            try:
+                return partial(self.callback, self._codec.decode(sample.data))
+            except DecodeError as error:
+                self._node.get_logger().error(f"dropped a message on {self._topic}: {error}", throttle_duration_sec=1.0)
+        return None
 
     def get_publisher_count(self) -> int:
         """Writers that are connected now."""

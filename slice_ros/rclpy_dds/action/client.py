@@ -8,12 +8,11 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from slice_ros.rclpy_dds import messages
 from slice_ros.rclpy_dds.callback_groups import CallbackGroup
-from slice_ros.rclpy_dds.cdr import HEADER_SIZE, DecodeError
+from slice_ros.rclpy_dds.cdr import HEADER_SIZE
 from slice_ros.rclpy_dds.client import Client, wait_for_match
 from slice_ros.rclpy_dds.qos import QoSProfile, qos_profile_action_status_default, qos_profile_default, qos_profile_services_default
 from slice_ros.rclpy_dds.subscription import Subscription
@@ -111,11 +110,12 @@ class ActionClient:
 
         self._goal_client = client("send_goal", impl.SendGoalService, goal_service_qos_profile)
         self._cancel_client = client("cancel_goal", impl.CancelGoalService, cancel_service_qos_profile)
-        self._feedback_codec = messages.codec(impl.FeedbackMessage.__msgtype__)
         group, feedback_name = callback_group or node.default_callback_group, node.resolve_topic_name(f"{name}/_action/feedback")
-        feedback = _Feedback(node, impl.FeedbackMessage, feedback_name, self._on_feedback, group, feedback_sub_qos_profile, raw=True)
-        feedback.listeners = self._feedback_callbacks
-        self._feedback = node.add_entity(feedback)
+        self._feedback = node.add_entity(
+            _Feedback(
+                node, impl.FeedbackMessage, feedback_name, self._on_feedback, group, feedback_sub_qos_profile, self._feedback_callbacks
+            )
+        )
         result_name = node.resolve_service_name(f"{name}/_action/get_result")
         self._result_client = node.add_entity(
             _ResultClient(node, impl.GetResultService, result_name, result_service_qos_profile, group, self._feedback)
@@ -217,15 +217,9 @@ class ActionClient:
         future._resume_when_done(on_result)
         return future
 
-    def _on_feedback(self, data: bytes) -> Any:
-        callback = self._feedback_callbacks.get(data[HEADER_SIZE : HEADER_SIZE + _ID_SIZE])
-        if callback is None:
-            return None
-        try:
-            return callback(self._feedback_codec.decode(data))
-        except DecodeError as error:
-            self._node.get_logger().error(f"dropped feedback of {self._action_name}: {error}", throttle_duration_sec=1.0)
-            return None
+    def _on_feedback(self, message: Any) -> Any:
+        callback = self._feedback_callbacks.get(bytes(message.goal_id.uuid))
+        return callback(message) if callback is not None else None
 
     def _on_status(self, data: bytes) -> None:
         """Take the states of this client's goals out of those of everybody's, which to decode would be most of the work in a crowd."""
@@ -246,16 +240,27 @@ def _state_of(goal_id: bytes, data: bytes) -> int | None:
 
 
 class _Feedback(Subscription):
-    """Passes over what is for other clients: everybody hears all goals' feedback."""
+    """Passes over what is for other clients: everybody hears all goals' feedback.
 
-    listeners: Mapping[bytes, Any] = MappingProxyType({})
-    """By goal id."""
+    Args:
+        listeners: goals whose feedback is wanted, by id.
+    """
 
-    def take(self) -> Callable[[], Any] | None:
-        while (sample := self._reader.take()) is not None:
-            if sample.data[HEADER_SIZE : HEADER_SIZE + _ID_SIZE] in self.listeners:
-                return partial(self.callback, sample.data)
-        return None
+    def __init__(
+        self,
+        node: Node,
+        msg_type: Any,
+        topic: str,
+        callback: Callable[[Any], Any],
+        callback_group: CallbackGroup,
+        qos_profile: QoSProfile,
+        listeners: Mapping[bytes, Any],
+    ) -> None:
+        super().__init__(node, msg_type, topic, callback, callback_group, qos_profile, raw=False)
+        self._listeners = listeners
+
+    def wants(self, data: bytes) -> bool:
+        return data[HEADER_SIZE : HEADER_SIZE + _ID_SIZE] in self._listeners
 
 
 class _ResultClient(Client):

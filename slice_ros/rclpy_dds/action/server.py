@@ -398,7 +398,7 @@ class ActionServer:
 
     def _publish_status_in(self, wait_s: float) -> None:
         def publish() -> None:
-            self._node.destroy_timer(timer)
+            timer.destroy()
             self._publish_status()
 
         timer = self._node.create_timer(wait_s, publish)
