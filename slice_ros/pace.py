@@ -40,11 +40,6 @@ class Pace:
         self._latency = calibrated
 
     @property
-    def ratio(self) -> float:
-        """Time of a step now / its calibrated time, prompts apart."""
-        return self._ratio
-
-    @property
     def latency(self) -> LatencyModel:
         """Step times at those ratios; the same object until one changes."""
         return self._latency

@@ -431,7 +431,7 @@ class Scheduler:
         tasks, calibrated = [self._tasks[cell.goal_id] for cell in column], self._pace.calibrated
         kv_tokens = sum([task.kv_tokens for task in tasks]) if calibrated.kv_token_s else 0
         calibrated_s = calibrated.column_s(column, kv_tokens)
-        predicted_s = calibrated_s if self._planned_with is calibrated else self._planned_with.column_s(column, kv_tokens)
+        predicted_s = self._planned_with.column_s(column, kv_tokens)
         for task, (_, prompt_tokens) in zip(tasks, column, strict=True):
             task.prompt_left -= prompt_tokens
             task.computed_tokens += max(1, prompt_tokens)
