@@ -37,7 +37,8 @@ class Footprint:
     @classmethod
     def of(cls, pid: int) -> Footprint:
         process = psutil.Process(pid)
-        return cls(_anonymous(pid), process.num_fds(), process.num_threads())
+        memory = process.memory_info()
+        return cls(memory.rss - memory.shared, process.num_fds(), process.num_threads())
 
 
 class Server:
@@ -164,11 +165,6 @@ def _stand_back(pid: int) -> None:
         os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
     with suppress(OSError):
         Path(f"/proc/{pid}/autogroup").write_text(f"{NICENESS}")
-
-
-def _anonymous(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * int(status.partition("RssAnon:")[2].split()[0])
 
 
 def _copy(stream: IO[bytes], path: Path) -> None:
