@@ -9,7 +9,7 @@ import tempfile
 
 import pytest
 
-from slice_ros.ros import confine_to_loopback
+from slice_ros.ros import confine_to_loopback, rclpy
 
 # Inherited by the processes that tests start. A domain of this run's own keeps it apart from other runs on the machine, and each of
 # pytest-xdist's workers, gw0, gw1, ..., counts on from the one that it inherits.
@@ -25,6 +25,14 @@ confine_to_loopback()
 cache = tempfile.TemporaryDirectory(prefix="slice_ros-test-", ignore_cleanup_errors=True)
 os.environ["XDG_CACHE_HOME"] = cache.name
 atexit.register(cache.cleanup)
+
+
+@pytest.fixture(scope="module")
+def ros():
+    """The default context, for all tests of a module."""
+    rclpy.init(args=[])
+    yield
+    rclpy.try_shutdown()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from slice_ros.interfaces import Generate, GoalStatus
-from slice_ros.ros import LAYER, ActionClient, ActionServer, Node, SingleThreadedExecutor, rclpy
+from slice_ros.ros import LAYER, ActionClient, ActionServer, Node, SingleThreadedExecutor
 
 if LAYER == "rclpy":
     pytest.skip("rclpy has its own", allow_module_level=True)
@@ -22,11 +22,7 @@ GoalStatusArray = messages.message("action_msgs/msg/GoalStatusArray")
 States = messages.codec(GoalStatusArray.__msgtype__)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ros():
-    rclpy.init(args=[])
-    yield
-    rclpy.try_shutdown()
+pytestmark = pytest.mark.usefixtures("ros")
 
 
 def an_array(states):

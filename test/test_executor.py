@@ -32,11 +32,7 @@ LONG_S = 20.0
 dds_only = pytest.mark.skipif(LAYER == "rclpy", reason="rclpy does otherwise")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ros():
-    rclpy.init(args=[])
-    yield
-    rclpy.try_shutdown()
+pytestmark = pytest.mark.usefixtures("ros")
 
 
 @pytest.fixture

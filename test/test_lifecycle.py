@@ -34,12 +34,7 @@ from slice_ros.lifecycle import ManagedNode, TransitionError
 from slice_ros.models import default_model_path
 from slice_ros.ros import LAYER, Parameter, SingleThreadedExecutor, rclpy
 
-
-@pytest.fixture(scope="module", autouse=True)
-def ros():
-    rclpy.init(args=[])
-    yield
-    rclpy.try_shutdown()
+pytestmark = pytest.mark.usefixtures("ros")
 
 
 class Manager(Peer):

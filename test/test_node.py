@@ -22,12 +22,7 @@ from slice_ros.ros import ActionClient, ActionServer, Future, Parameter, SingleT
 from slice_ros.slo import BestEffort, RealTime
 from slice_ros.task import SloReport
 
-
-@pytest.fixture(scope="module", autouse=True)
-def ros():
-    rclpy.init(args=[])
-    yield
-    rclpy.try_shutdown()
+pytestmark = pytest.mark.usefixtures("ros")
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from slice_ros.interfaces import (
     SloStatus,
     String,
 )
-from slice_ros.ros import LAYER, ActionClient, Node, Parameter, QoSProfile, SingleThreadedExecutor, qos, rclpy
+from slice_ros.ros import LAYER, ActionClient, Node, Parameter, QoSProfile, SingleThreadedExecutor, qos
 
 PEER = Path(__file__).with_name("ros_peer.py")
 LONG_S = 20.0
@@ -118,11 +118,7 @@ def require(layer: str) -> None:
         pytest.skip("cyclonedds is not installed here")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ros():
-    rclpy.init(args=[])
-    yield
-    rclpy.try_shutdown()
+pytestmark = pytest.mark.usefixtures("ros")
 
 
 @pytest.fixture(scope="module", params=["dds", "rclpy"])

@@ -7,14 +7,9 @@ from array import array
 import pytest
 
 from slice_ros.interfaces import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
-from slice_ros.ros import ClockType, Duration, Node, Parameter, ParameterException, ParameterNotDeclaredException, Time, rclpy
+from slice_ros.ros import ClockType, Duration, Node, Parameter, ParameterException, ParameterNotDeclaredException, Time
 
-
-@pytest.fixture(scope="module", autouse=True)
-def ros():
-    rclpy.init(args=[])
-    yield
-    rclpy.try_shutdown()
+pytestmark = pytest.mark.usefixtures("ros")
 
 
 @pytest.fixture
