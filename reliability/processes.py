@@ -116,9 +116,13 @@ class Server:
 
 
 class LoadClient:
-    """A ``python -m reliability.load`` process, its records in a file. It stands back behind the server, with which it shares the cores."""
+    """A ``python -m reliability.load`` process, its records in a file.
 
-    def __init__(self, server: str, records: Path, *arguments: str) -> None:
+    Args:
+        stands_back: behind the server, with which it shares the cores. On a machine that others use as well, these take its time then.
+    """
+
+    def __init__(self, server: str, records: Path, *arguments: str, stands_back: bool = False) -> None:
         self.records = records
         self._process = subprocess.Popen(
             [sys.executable, "-m", "reliability.load", "--server", server, "--records", str(records), *arguments],
@@ -126,7 +130,8 @@ class LoadClient:
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
-        _stand_back(self.pid)
+        if stands_back:
+            _stand_back(self.pid)
 
     @property
     def pid(self) -> int:

@@ -182,8 +182,14 @@ class Soak:
         """Run these clients to their end, from one moment on."""
         go = self._folder / f"{name}.go"
         common = ("--patience", "120", "--start-when", str(go))
+        is_quiet = self._slowness <= 1.0  # else whatever makes the machine slow would keep the clients from hearing the server at all
         started = [
-            LoadClient(NAME, self._folder / f"{name}{i}.jsonl", "--seed", str(self._rng.randrange(10**6)), *common, *arguments)
+            LoadClient(
+                NAME,
+                self._folder / f"{name}{i}.jsonl",
+                *("--seed", str(self._rng.randrange(10**6)), *common, *arguments),
+                stands_back=is_quiet,
+            )
             for i, arguments in enumerate(clients)
         ]
         self._clients += started
