@@ -188,8 +188,12 @@ def test_every_goal_whose_cancel_was_accepted_is_canceled_however_early_it_came(
         results = {bytes(handle.goal_id.uuid): await handle.get_result_async() for handle in handles}
         return [(results[goal_id].status, results[goal_id].result.error_code) for goal_id in accepted & results.keys()]
 
+    ends = []
     try:
-        ends = peer.run(race())
+        for _ in range(5):  # now and then the server takes in all cancels before the goals
+            ends += peer.run(race())
+            if len(ends) > 8:
+                break
     finally:
         goals.destroy()
         peer.node.destroy_client(cancels)
