@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 MEMORY_S = 30.0
 """An arrival counts for about this long."""
+FIRST_S = 1.0
+"""Less than so long after the first arrival nothing is expected: how often goals arrive cannot be told from one or two."""
 FORGOTTEN = 1e-9
 """Arrivals of which no more than so many tokens are left are as if there had been none."""
 
@@ -28,6 +30,10 @@ class Traffic:
     prompt_share: float = 0.0
     variance: float = 0.0
     slack_s: float = math.inf
+
+    def share(self, token_s: float) -> float:
+        """Share of the time that they take, if an output token takes ``token_s``."""
+        return self.rate * token_s + self.prompt_share
 
 
 class Load:
@@ -57,9 +63,9 @@ class Load:
     def traffic(self, now: float) -> Traffic:
         """What to expect from ``now`` on."""
         age_s = self._fade(now)
-        if self._tokens <= 0.0:
+        if self._tokens <= 0.0 or age_s < FIRST_S:
             return Traffic()
-        seconds = MEMORY_S * (1.0 - math.exp(-max(age_s, 1.0) / MEMORY_S))
+        seconds = MEMORY_S * (1.0 - math.exp(-age_s / MEMORY_S))
         return Traffic(
             self._tokens / seconds,
             self._tokens / self._window_s,

@@ -40,6 +40,7 @@ class Outlook:
         hope_s: the same if its answer is as long as suits it best; once it is past, its SLO is out of reach.
         is_real_time: the task's class.
         is_promised: whether the plan keeps its SLO; the others have the time that is left.
+        is_pressed: whether it goes by its due time beside the real-time tasks, as it could not wait for them.
     """
 
     task: Task
@@ -61,6 +62,7 @@ class Outlook:
     hope_s: float = math.inf
     is_real_time: bool = False
     is_promised: bool = False
+    is_pressed: bool = False
 
     @classmethod
     def bare(cls, task: Task, latency: LatencyModel) -> Outlook:

@@ -12,7 +12,7 @@ from slice_ros.engines.simulated import Lengths as TrueLengths
 from slice_ros.goal import ErrorCode
 from slice_ros.latency import LatencyModel
 from slice_ros.lengths import Lengths
-from slice_ros.load import MEMORY_S, Load, Traffic
+from slice_ros.load import FIRST_S, MEMORY_S, Load, Traffic
 from slice_ros.outlook import Outlook
 from slice_ros.policies import DEFAULT_POLICY, Limits, make_policy
 from slice_ros.policies.promises import select
@@ -145,6 +145,14 @@ def test_load_is_the_rate_of_what_arrives_and_is_forgotten():
     assert traffic.fastest == pytest.approx(20)
     assert traffic.prompt_share == pytest.approx(0.030, rel=0.03)
     assert load.traffic(200.0 + 10 * MEMORY_S).rate < 0.01
+
+
+def test_nothing_is_expected_before_a_rate_can_be_known():
+    load = Load()
+    load.observe(5.0, 10, 0.030, 0.5, 0.4)
+    assert load.traffic(5.0 + 0.99 * FIRST_S) == Traffic()
+    assert load.traffic(5.0 + FIRST_S).rate == pytest.approx(10, rel=0.03)
+    assert load.traffic(5.0 + FIRST_S).share(token_s=0.020) == pytest.approx(0.2 + 0.03, rel=0.03)
 
 
 @pytest.mark.parametrize("slo", [CONTROL, BestEffort()], ids=["real-time", "best effort"])
@@ -298,20 +306,56 @@ def test_the_worked_example_of_the_documentation():
     policy.ended(control, completed=True)
     second = policy.plan(tasks[:3], 0.056, PAPER, LIMITS)
     assert [ids(second, j) for j in range(len(second))] == [["ben", "anna"]] * 6
-    assert ids(taught(Slack(), control=4, chat=20).plan([*tasks[:3], a_task("control", CONTROL, order=4)], 0.0, FLAT, LIMITS)) == [
-        "control", "ben", "anna", "dora"]  # fmt: skip
+    control.token_times_s = []
+    assert ids(taught(Slack(), control=4, chat=20).plan(tasks, 0.0, FLAT, LIMITS)) == ["control", "ben", "anna", "dora"]
 
 
 def test_an_arrival_is_counted_once_however_often_plans_are_made():
     policy = Slack()
     tasks = [a_task("a", CONTROL, order=1), a_task("b", CONTROL, order=2)]
     policy.plan(tasks, 0.0, PAPER, LIMITS)
-    once = policy._experience.load.traffic(0.0)
+    once = policy._experience.load.traffic(FIRST_S)
     assert once.rate > 0.0
-    policy.plan(tasks, 0.0, PAPER, LIMITS)
-    assert policy._experience.load.traffic(0.0) == once
-    policy.plan([*tasks, a_task("c", CONTROL, order=3)], 0.0, PAPER, LIMITS)
-    assert policy._experience.load.traffic(0.0).rate == pytest.approx(1.5 * once.rate)
+    policy.plan(tasks, FIRST_S, PAPER, LIMITS)
+    assert policy._experience.load.traffic(FIRST_S) == once
+    policy.plan([*tasks, a_task("c", CONTROL, order=3)], FIRST_S, PAPER, LIMITS)
+    assert policy._experience.load.traffic(FIRST_S).rate == pytest.approx(1.5 * once.rate, rel=0.02)  # the first two have faded a little
+
+
+# ---- real-time tasks that could wait, and best-effort ones that could not
+
+
+def _control_and_a_tight_one(policy, deadline_s, now=0.0):
+    """Control has 10 tokens to go, 140 ms, and 1.5 s for them; the other one 5, 70 ms."""
+    control = a_task("control", CONTROL, max_tokens=10, order=9, arrival_s=now)
+    tight = a_task("tight", BestEffort(deadline_s=deadline_s), max_tokens=5, order=10, arrival_s=now)
+    control.kind, tight.kind = "control", "tight"
+    return policy.plan([control, tight], now, PAPER, LIMITS).rows
+
+
+def test_a_real_time_task_waits_for_one_that_could_not_wait_for_twice_its_work():
+    assert _control_and_a_tight_one(taught(Slack(), control=10, tight=5), 0.34)[0] == "tight"  # 270 ms of slack
+    assert _control_and_a_tight_one(taught(Slack(), control=10, tight=5), 0.36)[0] == "control"  # 290 ms
+
+
+def test_a_real_time_task_waits_for_none_that_is_due_after_it():
+    policy = taught(Slack(), control=10, tight=5)
+    control = a_task("control", RealTime(deadline_s=0.25), max_tokens=10, order=1)
+    tight = a_task("tight", BestEffort(deadline_s=0.26), max_tokens=5, order=2)
+    control.kind, tight.kind = "control", "tight"
+    assert policy.plan([control, tight], 0.0, PAPER, LIMITS).rows[0] == "control"
+
+
+@pytest.mark.parametrize(("every_s", "first"), [(0.5, "control"), (2.0, "tight")])
+def test_real_time_tasks_wait_for_nobody_where_many_more_are_expected(every_s, first):
+    """140 ms of work twice a second take 0.28 of the time, every two seconds 0.07."""
+    policy = taught(Slack(), control=10, tight=5)
+    for number in range(8):
+        past = a_task("past", CONTROL, max_tokens=10, order=number, arrival_s=every_s * number)
+        past.kind = "control"
+        policy.plan([past], past.arrival_s, PAPER, LIMITS)
+        policy.ended(past, completed=False)
+    assert _control_and_a_tight_one(policy, 0.34, now=every_s * 8)[0] == first
 
 
 # ---- prompts
@@ -334,8 +378,8 @@ def test_a_prompt_alone_is_cut_to_what_real_time_goals_like_those_before_could_w
     policy.plan([past], 0.0, PER_TOKEN, LIMITS)
     past.token_times_s.append(0.02)
     policy.ended(past, completed=True)
-    (cell,) = policy.plan([a_task("chat", VOICE, prompt_tokens=500, order=2)], 0.1, PER_TOKEN, LIMITS).columns[0]
-    assert 80 <= cell.prompt_tokens <= 91  # half of 200 ms, less the row's 10; the memory of it has hardly faded
+    (cell,) = policy.plan([a_task("chat", VOICE, prompt_tokens=500, order=2)], FIRST_S, PER_TOKEN, LIMITS).columns[0]
+    assert 80 <= cell.prompt_tokens <= 95  # half of 200 ms, less the row's 10; the memory of it has faded a little
 
 
 def test_a_prompt_of_flat_cost_is_never_cut():
@@ -344,7 +388,7 @@ def test_a_prompt_of_flat_cost_is_never_cut():
     past = a_task("past", RealTime(ttft_ms=60), order=1)  # 40 ms of work: 20 ms of slack, so steps should take 10 ms
     policy.plan([past], 0.0, latency, LIMITS)
     policy.ended(past, completed=False)
-    matrix = policy.plan([a_task("chat", VOICE, prompt_tokens=500, order=2)], 0.1, latency, LIMITS)
+    matrix = policy.plan([a_task("chat", VOICE, prompt_tokens=500, order=2)], FIRST_S, latency, LIMITS)
     assert matrix.columns[0][0].prompt_tokens == 500
 
 

@@ -282,6 +282,13 @@ def test_real_time_rows_come_first_in_order_of_due_time():
     assert columns(jobs())[0] == ["sooner", "later", "soon"]
 
 
+def test_a_pressed_row_goes_by_its_due_time_beside_real_time_ones():
+    pressed = a_job("pressed", due_s=5.1)
+    pressed.is_pressed = True
+    jobs = real_time("later", due_s=9.0), a_job("soon", due_s=1.0), pressed, real_time("sooner", due_s=5.0)
+    assert columns(jobs)[0] == ["sooner", "pressed", "later", "soon"]
+
+
 def test_spare_tasks_of_several_adapters_take_turns():
     others = [spare(name, adapter=name[0]) for name in ("x1", "x2", "y1", "z1")]
     assert columns((), others) == [["x1", "x2"], ["y1"], ["z1"], ["x1", "x2"], ["y1"], ["z1"]]

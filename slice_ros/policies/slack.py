@@ -13,7 +13,7 @@ from slice_ros.load import Traffic
 from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.outlook import Outlook
 from slice_ros.policies.base import Limits, narrowed
-from slice_ros.policies.promises import keepable, select, step_s_by_rows
+from slice_ros.policies.promises import keepable, select, step_s_by_rows, token_s_by_width
 from slice_ros.residency import Room
 from slice_ros.slo import ServiceClass
 from slice_ros.task import Task
@@ -30,6 +30,10 @@ SPARE_WORTH = 0.1
 """The same for a row that nothing was promised to."""
 REACTION = 0.5
 """No step takes longer than this share of the least slack with which real-time goals have arrived: the next one has to wait for its end."""
+LITTLE_LOAD = 0.15
+"""Real-time tasks let others go first while those to come are expected to take less than this share of the time, ..."""
+PRESSED = 2.0
+"""... but only promised ones that could not wait for this many times the real-time work in hand."""
 SHORTEST_CHUNK = 16
 """Prompts are not cut to pieces shorter than this, in tokens."""
 SPARE_SHARE = 0.02
@@ -39,7 +43,9 @@ SPARE_SHARE = 0.02
 class Slack:
     """Real-time tasks first, by due time; of the best-effort ones those whose SLO can be kept beside them; the others in spare time.
 
-    Its state is what it has learnt (answer lengths by kind, real-time traffic) and the time it owes to the oldest spare tasks.
+    Where little real-time work is to be expected, real-time tasks wait for promised best-effort ones that could not wait for them, if
+    these are due before them. Its state is what it has learnt (answer lengths by kind, real-time traffic) and the time it owes to the
+    oldest spare tasks.
     """
 
     name = "slack"
@@ -103,6 +109,8 @@ class Slack:
         promised += select(candidates, traffic, now, latency, limits, room)
         for job in promised:
             job.is_promised = True
+        if traffic.share(token_s_by_width(latency, limits)[-1]) < LITTLE_LOAD:
+            mark_pressed(promised, now)
         spare = [
             *(job for job in real_time if not job.is_promised),
             *unbounded,
@@ -110,6 +118,13 @@ class Slack:
             *sorted(hopeless, key=lambda job: not job.is_real_time),
         ]
         return promised, spare
+
+
+def mark_pressed(promised: Sequence[Outlook], now: float) -> None:
+    """Find the best-effort tasks that could not wait for the real-time ones."""
+    if work_s := sum(job.needed_s for job in promised if job.is_real_time):
+        for job in promised:
+            job.is_pressed = not job.is_real_time and job.latest_s - now < PRESSED * work_s
 
 
 def _those_in_room(spare: Sequence[Outlook], room: Room, most: int) -> list[Outlook]:
@@ -196,7 +211,7 @@ def build_columns(
 
 
 def _urgency(job: Outlook) -> tuple[bool, float]:
-    return not job.is_real_time, job.due_s
+    return not (job.is_real_time or job.is_pressed), job.due_s
 
 
 Rows = list[tuple[Outlook, int]]
@@ -210,7 +225,7 @@ def choose_rows(
 
     Where one more row costs as much as a step of its own, urgent tasks run alone; where it costs little, all run together. Prompts and
     KV tokens do not count in that, as they take their time in any step. A row that would make the step longer than ``longest_s`` or the
-    slack of a promised row before it is left out, or its prompt is cut, but for the first row and real-time decodes.
+    slack of a promised row before it is left out, or its prompt is cut, but for the first row; real-time decodes heed the slack alone.
 
     Args:
         jobs: in order of urgency.
@@ -219,7 +234,8 @@ def choose_rows(
     """
     rows: Rows = []
     best_rows, best, worth, real_time_worth = 0, 0.0, 0.0, 1.0
-    allowed_s, serial_s = longest_s, 0.0
+    serial_s = step_s = 0.0
+    slack_s = math.inf
     budget = limits.max_step_tokens
     for job in jobs:
         if rows and job.task.adapter != rows[0][0].task.adapter:
@@ -227,15 +243,16 @@ def choose_rows(
         decode_s = row_s[len(rows) + 1]
         is_real_time = job.is_promised and job.is_real_time
         own_s = latency.kv_token_s * job.kv_tokens
+        left_s = slack_s if is_real_time and not job.prompt_left else min(longest_s, slack_s)
+        left_s = max(left_s, step_s) - decode_s - serial_s - own_s  # what makes the step no longer than it is does no harm
         chunk, share = 0, 1.0
         if job.prompt_left:
-            room_s = longest_s - decode_s - serial_s - own_s - latency.chunk_s
-            chunk = _chunk(min(job.prompt_left, budget), room_s, latency, must=not rows)
+            chunk = _chunk(min(job.prompt_left, budget), left_s - latency.chunk_s, latency, must=not rows)
             if not chunk:
                 continue
             share = chunk / job.prompt_left
             own_s += latency.prompt_s(chunk)
-        elif rows and not is_real_time and decode_s + serial_s + own_s > longest_s:
+        elif rows and left_s < 0.0:
             continue
         rows.append((job, chunk))
         serial_s += own_s
@@ -246,8 +263,8 @@ def choose_rows(
         else:
             worth += share * (BEST_EFFORT_WORTH if job.is_promised else SPARE_WORTH)
         if job.is_promised:
-            allowed_s = min(allowed_s, (job.latest_s if is_real_time else job.hope_s) - now + row_s[1] + own_s)
-        longest_s = max(allowed_s, decode_s + serial_s)  # what makes the step no longer than it is does no harm
+            slack_s = min(slack_s, (job.latest_s if is_real_time else job.hope_s) - now + row_s[1] + own_s)
+        step_s = decode_s + serial_s
         if worth >= best * decode_s:
             best_rows, best = len(rows), worth / decode_s
         if len(rows) == limits.max_batch or budget < 1:
