@@ -6,16 +6,19 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NoReturn
 from unittest.mock import patch
 
+from slice_ros import scheduler
 from slice_ros.bench.simulate import attainment, simulate
 from slice_ros.bench.workload_file import load_workload
 from slice_ros.latency import LatencyModel
 from slice_ros.lengths import Lengths
-from slice_ros.load import Load, Traffic
+from slice_ros.load import Traffic
 from slice_ros.outlook import Outlook
 from slice_ros.policies import promises, slack
+from slice_ros.policies.base import Limits
+from slice_ros.residency import Room
 from slice_ros.task import Task
 
 RATES_HZ = (1.5, 2.0, 3.0, 5.0)
@@ -25,9 +28,17 @@ def _everybody(jobs: Sequence[Outlook], *_: Any) -> list[Outlook]:
     return list(jobs)
 
 
-def _first_come(jobs: Sequence[Outlook], *situation: Any) -> list[Outlook]:
-    made = promises.Promises(*situation)
+def _first_come(jobs: Sequence[Outlook], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits, _: Room) -> list[Outlook]:
+    made = promises.Promises(traffic, now, latency, limits)
     return [job for job in sorted(jobs, key=lambda job: job.task.order) if made.take(job)]
+
+
+def _expecting_none(jobs: Sequence[Outlook], _: Traffic, *situation: Any) -> list[Outlook]:
+    return promises.select(jobs, Traffic(), *situation)
+
+
+def _fail(message: str, *arguments: object) -> NoReturn:
+    raise AssertionError(message % arguments)
 
 
 def _always_hopeful(task: Task, now: float, latency: LatencyModel, lengths: Lengths) -> Outlook:
@@ -55,12 +66,14 @@ VARIANTS: dict[str, Sequence[Any]] = {
     "as it is": (),
     "everything is promised": (patch.object(slack, "select", _everybody),),
     "all real-time goals are promised": (patch.object(slack, "keepable", _everybody),),
-    "no room for arrivals": (patch.object(Load, "traffic", lambda *_: Traffic()),),
+    "no room for arrivals": (patch.object(slack, "select", _expecting_none),),
     "no caution": (patch.object(promises, "CAUTION", 0.0),),
     "promises first come, first served": (patch.object(slack, "select", _first_come),),
     "lengths not learnt": (patch.object(Lengths, "observe", lambda *_: None),),
     "the hopeless go on": (patch.object(Outlook, "of", _always_hopeful), patch.object(Task, "is_lost", lambda *_: False)),
     "steps as wide as they can be": (_constants(BEST_EFFORT_WORTH=1.0, SPARE_WORTH=1.0, URGENCY_DECAY=1.0),),
+    "real-time goals wait for nobody": (_constants(LITTLE_LOAD=-1.0),),
+    "real-time goals wait under load, too": (_constants(LITTLE_LOAD=math.inf),),
     "due times regardless of class": (patch.object(slack, "_urgency", lambda job: job.due_s),),
     "nothing for spare tasks": (_constants(SPARE_SHARE=0.0),),
 }
@@ -76,7 +89,7 @@ def main(seeds: int) -> None:
         for rate in RATES_HZ:
             total = real_time = 0.0
             for seed in range(seeds):
-                with _without(*patches):
+                with _without(patch.object(scheduler.logger, "exception", _fail), *patches):
                     outcomes = simulate(workload.traffic(rate, 300.0, seed), slack.Slack(), latency)
                 total += attainment(outcomes) / seeds
                 real_time += attainment([outcome for outcome in outcomes if outcome.arrival.request.slo.is_real_time]) / seeds

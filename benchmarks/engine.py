@@ -215,7 +215,10 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         YardstickError: llama.cpp's program cannot be built, or does not run.
     """
     sequences = [int(number) for number in arguments.sequences.split(",")]
-    context = max(1024, -(-max(*sequences, BETWEEN_SEQUENCES) * (arguments.prompt_tokens + arguments.tokens + 8) // 256) * 256)
+    of_each = arguments.prompt_tokens + arguments.tokens + 8
+    # The scheduler's goals may have twice the tokens, so that none ends while it is measured.
+    cells = max(max(sequences) * of_each, BETWEEN_SEQUENCES * (of_each + arguments.tokens), 1024)
+    context = -(-cells // 256) * 256
     config = LlamaConfig(
         arguments.model,
         n_ctx=context,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from unittest.mock import patch
 
 from slice_ros.bench.optimum import Instance, attained, most_attained, random_instance
-from slice_ros.load import Load, Traffic
 from slice_ros.policies import POLICIES, make_policy
 
 
@@ -16,8 +14,6 @@ def main(count: int) -> None:
     """Print, for each policy, goals attained of the optimum's, and how many instances are so many goals short of it."""
     mixed = [random_instance(seed) for seed in range(count)]
     compare("both classes", mixed)
-    with patch.object(Load, "traffic", lambda *_: Traffic()):  # the optimum knows that there are none
-        compare("both classes, no further real-time goals expected", mixed)
     compare("the same goals, all best-effort", [instance.of_one_class() for instance in mixed])
 
 

@@ -111,6 +111,11 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("gpu.main_gpu", 0, "index of the GPU that computes all of the model; 0 or a tensor_split spreads it over all", 0, 64),
         Parameter("gpu.tensor_split", "", "share of the model on each GPU, as in '0.6,0.4'; empty = llama.cpp's own choice"),
         Parameter(
+            "gpu.cuda_graphs",
+            False,
+            "let llama.cpp record the kernels of steps as CUDA graphs: up to 5 % faster, but 0.3.36 crashed with them on an H200",
+        ),
+        Parameter(
             "gpu.rpc_servers",
             "",
             "other computers that take a share of the model, as in '10.0.0.2:50052'; comma-separated; for a build with RPC=1; empty = none",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 
+from slice_ros.latency import LatencyModel
 from slice_ros.outlook import Outlook
 from slice_ros.task import Task
 
@@ -72,6 +73,14 @@ def first_to_go(holders: Sequence[Task], members: Sequence[str]) -> Task:
     """
     may = (task for task in holders if [task.goal_id] != list(members))
     return min(may, key=lambda task: (task.is_real_time, task.goal_id in members, -task.order))
+
+
+def worth_copying_s(computed: int, latency: LatencyModel) -> float:
+    """How long a copy of a task's KV may take, in one direction, to be worth while: less than half as long as to compute it again.
+
+    Where prompts take long, on a CPU, any copy is; a GPU computes most of them sooner than their cells come back from host memory.
+    """
+    return latency.prompt_s(computed) / 2
 
 
 def copy_time(real_time: Iterable[Outlook], now: float) -> float:

@@ -20,7 +20,7 @@ from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.outlook import Outlook
 from slice_ros.pace import Pace
 from slice_ros.policies.base import Limits, Policy, next_cell
-from slice_ros.residency import claim, copy_time, first_to_go, unclaimed, victims
+from slice_ros.residency import claim, copy_time, first_to_go, unclaimed, victims, worth_copying_s
 from slice_ros.task import SloReport, Task
 
 logger = logging.getLogger(__name__)
@@ -394,20 +394,24 @@ class Scheduler:
             if not giving_way:
                 return False
             victim = giving_way.pop(0)
-            self._evict(victim, max(0.0, copy_until_s - self._clock.now()))
+            self._evict(victim, copy_until_s)
             holders.remove(victim)
-        cached = self._engine.open(task.goal_id, max(0.0, copy_until_s - self._clock.now()))
+        cached = self._engine.open(task.goal_id, self._copy_s(task.prompt_tokens + task.tokens, copy_until_s))
         if task.started_s is None:
             task.cached_tokens = cached
         task.prompt_left = task.prompt_tokens + task.tokens - cached
         task.is_open = True
         return True
 
-    def _evict(self, task: Task, copy_s: float) -> None:
-        self._engine.evict(task.goal_id, copy_s)
+    def _evict(self, task: Task, copy_until_s: float) -> None:
+        self._engine.evict(task.goal_id, self._copy_s(task.kv_tokens, copy_until_s))
         self._look_up(task)
         task.is_open = False
         self._replan()  # where it was to decode, all its tokens would be computed
+
+    def _copy_s(self, tokens: int, until_s: float) -> float:
+        """How long a copy of the KV of so many tokens may take."""
+        return max(0.0, min(until_s - self._clock.now(), worth_copying_s(tokens, self._pace.latency)))
 
     def _has_place(self, task: Task, holders: Sequence[Task]) -> bool:
         return self._unclaimed(holders) >= claim(task) and len(holders) < self._engine.info.max_sequences
@@ -461,7 +465,7 @@ class Scheduler:
             self._end(holders[0], error=GoalError(ErrorCode.OVERLOADED, str(error)))
             return ()
         victim = first_to_go(holders, [cell.goal_id for cell in column])
-        self._evict(victim, 0.0)
+        self._evict(victim, -math.inf)
         return tuple(cell for cell in column if cell.goal_id != victim.goal_id)
 
     def _snapshot(self, now: float) -> Snapshot:

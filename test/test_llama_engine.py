@@ -606,6 +606,14 @@ def test_a_file_that_is_no_model_is_refused_with_a_sentence(
     assert sentence in str(raised.value)
 
 
+@pytest.mark.parametrize(("cuda_graphs", "expected"), [(False, "1"), (True, None)])
+def test_cuda_graphs_are_off_unless_asked_for(model_path, monkeypatch, cuda_graphs, expected):
+    monkeypatch.setenv(loading.NO_CUDA_GRAPHS, "")  # so that it is as before afterwards
+    monkeypatch.delenv(loading.NO_CUDA_GRAPHS)
+    LlamaEngine(LlamaConfig(model_path, n_ctx=256, cuda_graphs=cuda_graphs)).shutdown()
+    assert os.environ.get(loading.NO_CUDA_GRAPHS) == expected
+
+
 @pytest.mark.parametrize("fields", [{"n_ctx": 0}, {"n_seq_max": 257}, {"type_k": "f64"}, {"tensor_split": (1.0,) * 99}])
 def test_an_impossible_configuration_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(EngineError, match=next(iter(fields))):

@@ -3,9 +3,10 @@
 import math
 import threading
 import time
+from dataclasses import replace
 
 import pytest
-from builders import CONTROL, QA, Bench, a_goal, a_task
+from builders import CONTROL, PAPER, QA, Bench, a_goal, a_task
 
 from slice_ros.admission import Admission
 from slice_ros.engines.base import Output
@@ -21,6 +22,9 @@ from slice_ros.policies.base import next_cell
 from slice_ros.residency import LONGEST_COPY_S
 from slice_ros.scheduler import LONGEST_PAST, MOST_ROWS, Scheduler, next_due_s
 from slice_ros.slo import BestEffort, OnMiss, RealTime
+
+DEAR_PROMPTS = replace(PAPER, prompt_token_s=1.0)
+"""With which it always pays to copy KV."""
 
 
 class Fixed:
@@ -358,15 +362,31 @@ def test_a_tokens_probability_is_passed_on():
     assert progress.logprob == TokenLogprob("x", -0.5)
 
 
-@pytest.mark.parametrize(("deadline_s", "copy_s"), [(0.4, 0.0386), (100.0, 0.1)])
+@pytest.mark.parametrize(("deadline_s", "copy_s"), [(1.4, 0.0386), (100.0, 0.1)])
 def test_copies_of_kv_have_a_tenth_of_the_least_slack_of_the_real_time_goals(deadline_s, copy_s):
-    bench = Bench(Fixed(everyone()))
+    bench = Bench(Fixed(everyone()), DEAR_PROMPTS)
     given = []
     opened = bench.engine.open
     bench.engine.open = lambda goal_id, copy_s: given.append((goal_id, copy_s)) or opened(goal_id, copy_s)
     bench.submit(a_goal("be"), a_goal("rt", RealTime(deadline_s=deadline_s), max_tokens=1), a_goal("rt2", RealTime(deadline_s=200.0)))
-    bench.turn()  # one token takes 14 ms
+    bench.turn()  # one token takes 14 ms, one of a prompt a second
     assert given == [(name, pytest.approx(copy_s)) for name in ("be", "rt", "rt2")]
+
+
+def test_kv_is_copied_only_where_that_is_quicker_than_to_compute_it_again():
+    """20 tokens of prompt and some of an answer, a millisecond each: a copy out may take half of that, and so may one back."""
+    bench = Bench(latency=replace(PAPER, prompt_token_s=0.001), lengths={"be": Lengths(20, 40)}, context_tokens=100)
+    given = []
+    evict, opened = bench.engine.evict, bench.engine.open
+    bench.engine.evict = lambda goal_id, copy_s: given.append(("evict", goal_id, copy_s)) or evict(goal_id, copy_s)
+    bench.engine.open = lambda goal_id, copy_s: given.append(("open", goal_id, copy_s)) or opened(goal_id, copy_s)
+    bench.submit(a_goal("be", QA, max_tokens=40))
+    bench.turn(11)
+    bench.submit(a_goal("rt", CONTROL, prompt_tokens=20, max_tokens=60))
+    bench.scheduler.set_policy(Fixed(lambda tasks: MaskMatrix(((next_cell(tasks[-1]),),))))
+    bench.turn()
+    computed = 20 + bench.tokens("be")
+    assert given[1:] == [("evict", "be", pytest.approx(computed * 0.001 / 2)), ("open", "rt", pytest.approx(20 * 0.001 / 2))]
 
 
 def test_snapshots_show_the_matrix_in_force():
@@ -541,7 +561,7 @@ def test_such_a_goal_does_not_wait_for_the_bound_to_pass():
 
 
 def test_best_effort_goals_give_way_the_youngest_first_when_the_kv_cells_run_out():
-    bench = Bench(lengths={f"be{i}": Lengths(20, 40) for i in range(3)}, context_tokens=200)
+    bench = Bench(latency=DEAR_PROMPTS, lengths={f"be{i}": Lengths(20, 40) for i in range(3)}, context_tokens=200)
     bench.submit(*(a_goal(f"be{i}", QA, max_tokens=40) for i in range(3)))  # 60 of 200 cells each
     bench.turn(5)
     evicted = []

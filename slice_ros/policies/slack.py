@@ -30,8 +30,8 @@ SPARE_WORTH = 0.1
 """The same for a row that nothing was promised to."""
 REACTION = 0.5
 """No step takes longer than this share of the least slack with which real-time goals have arrived: the next one has to wait for its end."""
-LITTLE_LOAD = 0.15
-"""Real-time tasks let others go first while those to come are expected to take less than this share of the time, ..."""
+LITTLE_LOAD = 0.05
+"""Real-time tasks let others go first while all can be kept, and those to come should take less than this share of the time, ..."""
 PRESSED = 2.0
 """... but only promised ones that could not wait for this many times the real-time work in hand."""
 SHORTEST_CHUNK = 16
@@ -103,13 +103,14 @@ class Slack:
                 candidates.append(job)
         limits = narrowed(limits, tasks)
         promised = keepable(real_time, now, latency, limits)
+        any_left_out = len(promised) < len(real_time)
         for job in promised:
             if not job.task.is_open:
                 room.take(job.task)
         promised += select(candidates, traffic, now, latency, limits, room)
         for job in promised:
             job.is_promised = True
-        if traffic.share(token_s_by_width(latency, limits)[-1]) < LITTLE_LOAD:
+        if not any_left_out and traffic.share(token_s_by_width(latency, limits)[-1]) < LITTLE_LOAD:
             mark_pressed(promised, now)
         spare = [
             *(job for job in real_time if not job.is_promised),

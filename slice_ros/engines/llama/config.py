@@ -34,6 +34,7 @@ class LlamaConfig:
         n_gpu_layers: layers on the GPU, where llama.cpp was built for one; negative is all.
         main_gpu: index of the GPU that computes all of the model; 0 spreads it over all GPUs, as does ``tensor_split``.
         tensor_split: share of the model for each GPU; empty splits by free memory.
+        cuda_graphs: let llama.cpp record the kernels of steps as CUDA graphs, which some of its releases crash with.
         rpc_servers: ``host:port`` of computers whose devices take a share of the model, too, where llama.cpp was built with RPC.
         adapters: LoRA adapters, each a name and a GGUF file.
         flash_attn: let llama.cpp use flash attention where the device has it.
@@ -56,6 +57,7 @@ class LlamaConfig:
     n_gpu_layers: int = -1
     main_gpu: int = 0
     tensor_split: tuple[float, ...] = ()
+    cuda_graphs: bool = False
     rpc_servers: tuple[str, ...] = ()
     adapters: tuple[tuple[str, str], ...] = ()
     flash_attn: bool = True

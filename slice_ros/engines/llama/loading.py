@@ -20,6 +20,9 @@ from slice_ros.engines.llama.rpc import add_servers
 
 _logger = logging.getLogger(__name__)
 
+NO_CUDA_GRAPHS = "GGML_CUDA_DISABLE_GRAPHS"
+"""Environment variable that llama.cpp looks at when it first computes on a GPU; any value turns graphs off."""
+
 
 def load(config: LlamaConfig) -> tuple[Any, dict[str, Any], Any]:
     """Model, its adapters by name, and context.
@@ -28,6 +31,8 @@ def load(config: LlamaConfig) -> tuple[Any, dict[str, Any], Any]:
         EngineError: one of them cannot be made.
     """
     path = _gguf(config.model_path)
+    if not config.cuda_graphs:
+        os.environ.setdefault(NO_CUDA_GRAPHS, "1")
     llama_cpp.llama_backend_init()
     add_servers(config.rpc_servers)
     with log.collect_errors() as errors:
