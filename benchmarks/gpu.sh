@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Measures this package on a machine with an NVIDIA GPU, from nothing to one report in docs/results.
 #
-#   benchmarks/gpu.sh [--device cuda|cpu] [--model-shape NAME] [--type TYPE] [--rates HZ,...] [--duration S] [--threads N] [--quick]
+#   benchmarks/gpu.sh [--device cuda|cpu] [--model-shape NAME] [--type TYPE] [--rates HZ,...] [--duration S] [--policies NAME,...] [--threads N] [--quick]
 #
 #   --device       cpu measures without a GPU (default: cuda)
 #   --model-shape  whose shape the model has, with random weights (default: chatglm2-6b)
 #   --type         of its matrices (default: q4_0)
 #   --rates        goals a second for slice-ros bench (default: 2,4,8,16)
 #   --duration     seconds of traffic at each rate (default: 60)
+#   --policies     for slice-ros bench (default: all; a baseline takes long to serve what came while it was overloaded)
 #   --threads      of llama.cpp (default: 0, the physical cores)
 #   --quick        a few steps of each kind: shows that everything runs; the figures mean nothing
 #
@@ -19,16 +20,16 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-DEVICE=cuda SHAPE=chatglm2-6b TYPE=q4_0 RATES=2,4,8,16 DURATION=60 THREADS=0 QUICK=
+DEVICE=cuda SHAPE=chatglm2-6b TYPE=q4_0 RATES=2,4,8,16 DURATION=60 POLICIES= THREADS=0 QUICK=
 VENV=${VENV:-.venv-gpu}
 
 die() { printf '%s\n' "gpu: $*" >&2; exit 1; }
-usage() { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+usage() { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 
 while [[ $# -gt 0 ]]; do
     case $1 in
     --quick) QUICK=1; shift ;;
-    --device | --model-shape | --type | --rates | --duration | --threads)
+    --device | --model-shape | --type | --rates | --duration | --policies | --threads)
         [[ $# -gt 1 ]] || usage
         name=${1#--}; name=${name#model-}; printf -v "${name^^}" %s "$2"; shift 2 ;;
     *) usage ;;
@@ -59,6 +60,7 @@ MODEL=$BUILD/$SHAPE-$TYPE.gguf
 NAME=$SHAPE-$TYPE-$DEVICE
 REPORT=docs/results/$NAME.md
 ENGINE=() BENCH=(--rates "$RATES" --duration "$DURATION" --seeds 1)
+[[ -z $POLICIES ]] || BENCH+=(--policies "$POLICIES")
 [[ -z $QUICK ]] || ENGINE=(--sequences 1,4 --tokens 8 --pairs 1) BENCH=(--rates 0.5 --duration 4 --seeds 1 --policies slack,orca)
 
 # A command and what it prints go into the report, its messages into the log.

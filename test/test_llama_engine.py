@@ -606,6 +606,17 @@ def test_a_file_that_is_no_model_is_refused_with_a_sentence(
     assert sentence in str(raised.value)
 
 
+def test_a_step_without_logits_is_waited_for_as_well(engine, monkeypatch):
+    """As a GPU computes while llama_decode returns, its time would count as the next step's."""
+    waited = []
+    wait = llama_cpp.llama_synchronize
+    monkeypatch.setattr(llama_cpp, "llama_synchronize", lambda context: waited.append(context) or wait(context))
+    assert engine.prepare(GoalRequest("g", Slo(), 4, prompt="x" * 50)) == 50
+    engine.open("g")
+    assert engine.step((Cell("g", 30),)) == []
+    assert len(waited) == 1
+
+
 @pytest.mark.parametrize(("cuda_graphs", "expected"), [(False, "1"), (True, None)])
 def test_cuda_graphs_are_off_unless_asked_for(model_path, monkeypatch, cuda_graphs, expected):
     monkeypatch.setenv(loading.NO_CUDA_GRAPHS, "")  # so that it is as before afterwards

@@ -165,6 +165,7 @@ class LlamaEngine:
             if is_complete:
                 complete.append((goal_id, goal))
         if not complete:
+            llama_cpp.llama_synchronize(self._context)  # a GPU has only begun: the next step would seem to take this one's time
             return []
         logits = self._logits(len(complete))
         rows = zip(complete, most_likely(logits), logits, strict=True)
