@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
 from reliability.isolation import isolate
 from reliability.load import draw
@@ -43,6 +44,14 @@ PROCESSES = 4
 """Clients of a burst come from so many processes."""
 
 
+class Look(NamedTuple):
+    """What a server holds at one moment: bytes of its processes, and goals."""
+
+    node: int
+    engine: int
+    in_hand: int
+
+
 class Observer:
     """A node of this process: it hears status and events, and cancels a goal of its own now and then."""
 
@@ -55,20 +64,23 @@ class Observer:
         self.lives = Lives()
         self.node.create_subscription(GoalEvent, f"/{NAME}/goal_events", self.lives.hear, GOAL_EVENTS)
         self.node.create_subscription(SloStatus, f"/{NAME}/slo_status", self._hear, 100)
-        self._heard_s = float("nan")
-        self.parked = 0
-        """Bytes that the engine keeps of goals which gave way, as it was allowed to."""
+        self._published_s = float("nan")
+        self.status = SloStatus()
+        """The latest."""
         self.gaps_s: list[float] = []
+        """From one status to the next, by their stamps: this node has thousands of events to read beside them."""
+        self.heard_s: list[float] = []
+        """From a status's stamp until it is heard here."""
         self.cancels_s: list[float] = []
         self._canceled: Generation | None = None
         self._asked_s = 0.0
         self._next_s = 0.0
 
     def _hear(self, status: SloStatus) -> None:
-        self.parked = status.kv_parked_bytes
-        now = time.monotonic()
-        self.gaps_s.append(now - self._heard_s)
-        self._heard_s = now
+        published_s = status.stamp.sec + 1e-9 * status.stamp.nanosec
+        self.gaps_s.append(published_s - self._published_s)
+        self.heard_s.append(time.time() - published_s)
+        self._published_s, self.status = published_s, status
 
     def turn(self) -> None:
         """Look once, for a twentieth of a second at most."""
@@ -132,7 +144,7 @@ class Soak:
         self._folder, self._goals, self._seconds, self._burst, self._crowd = folder, goals, minutes * 60.0, burst, crowd
         self._rng, self._slowness = random.Random(seed), slowness
         self._clients: list[LoadClient] = []
-        self._footprints: list[tuple[int, int]] = []
+        self._looks: list[Look] = []
         self.figures: dict[str, object] = {}
         self.checks: list[Check] = []
 
@@ -144,8 +156,9 @@ class Soak:
             observer.client.wait_for_server(READY_S)
             rate, scale = self._fit(observer)
             observer.gaps_s.clear()
+            observer.heard_s.clear()
             steady = self._part(observer, "steady", self._steady(rate, scale))
-            memory = list(self._footprints)
+            looks = list(self._looks)
             each = max(1, self._burst // PROCESSES)
             burst = self._part(observer, "burst", [("--goals", str(each), "--rate", "0", "--scale", "0")] * PROCESSES)
             each = max(1, self._crowd // PROCESSES)
@@ -153,7 +166,7 @@ class Soak:
             crowd = self._part(observer, "crowd", [many] * PROCESSES)
             observer.until(lambda: all(life.end is not None for life in observer.lives.of.values()), 10.0)
             # Not before: who reads does not hear the status.
-            self._judge(records_of(steady), records_of([*burst, *crowd]), memory, observer)
+            self._judge(records_of(steady), records_of([*burst, *crowd]), looks, observer)
         finally:
             for client in self._clients:
                 client.kill()
@@ -201,7 +214,9 @@ class Soak:
             observer.turn()
             observer.cancel_now_and_then()
             if (now := time.monotonic()) >= look_s and (engine := self._server.engine_pid) is not None:
-                self._footprints.append((Footprint.of(self._server.pid).memory, Footprint.of(engine).memory - observer.parked))
+                status = observer.status
+                node, parked = Footprint.of(self._server.pid).memory, status.kv_parked_bytes  # kept of goals which gave way, as it may
+                self._looks.append(Look(node, Footprint.of(engine).memory - parked, status.queued + status.running))
                 look_s = now + LOOK_PERIOD_S
         return started
 
@@ -209,7 +224,7 @@ class Soak:
         self,
         steady: Mapping[str, Record],
         sudden: Mapping[str, Record],
-        memory: list[tuple[int, int]],
+        looks: Sequence[Look],
         observer: Observer,
     ) -> None:
         records = {**steady, **sudden}
@@ -218,8 +233,8 @@ class Soak:
         lost = [goal_id for goal_id, record in records.items() if len(record.ends) != 1]
         refused = [record for record in sudden.values() if record.code != "NONE"]
         first, last = attainment_of_ends(steady)
-        tenth = max(1, len(memory) // 10)
-        early, late = memory[tenth : 2 * tenth] or memory[:1], memory[-tenth:]
+        tenth = max(1, len(looks) // 10)
+        early, late = looks[tenth : 2 * tenth] or looks[:1], looks[-tenth:]
         status_s, cancel_s = max(observer.gaps_s) - STATUS_PERIOD_S, max(observer.cancels_s, default=float("nan"))
         whole = [life for life in lives.values() if life.is_whole]
         served = [life for life in whole if life.has_succeeded]
@@ -240,9 +255,11 @@ class Soak:
             Check(
                 "every goal's end is published once", all(life.counts.get(FINISHED) == 1 for life in lives.values()), f"{len(lives)} goals"
             ),
-            grows_not("node", [look[0] for look in early], [look[0] for look in late], GROWTH * self._slowness),
-            grows_not("engine", [look[1] for look in early], [look[1] for look in late], GROWTH * self._slowness),
-            Check(f"status comes within {allowed_s:g} s of when it is due", status_s <= allowed_s, f"latest {status_s * 1e3:.0f} ms"),
+            grows_not("node", [look.node for look in early], [look.node for look in late], GROWTH * self._slowness),
+            grows_not("engine", [look.engine for look in early], [look.engine for look in late], GROWTH * self._slowness),
+            Check(
+                f"status is published within {allowed_s:g} s of when it is due", status_s <= allowed_s, f"latest {status_s * 1e3:.0f} ms"
+            ),
             Check(
                 f"a canceled goal ends within {allowed_s:g} s",
                 cancel_s <= allowed_s,
@@ -276,7 +293,9 @@ class Soak:
             "stamp of an end's event, after the last token": spread(last_s for _, last_s in delays_s),
             "first token at its client, after the token": spread(client_first),
             "end at its client, after the last token": spread(client_last),
-            "status after it was due": spread(gap - STATUS_PERIOD_S for gap in observer.gaps_s),
+            "status published, after it was due": spread(gap - STATUS_PERIOD_S for gap in observer.gaps_s),
+            "status heard, after it was published": spread(observer.heard_s),
+            "goals in hand, second and last tenth": ", ".join(f"{mean([look.in_hand for look in part]):.0f}" for part in (early, late)),
             "cancel to end": spread(observer.cancels_s),
         }
 
