@@ -225,6 +225,7 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         n_seq_max=max(*sequences, BETWEEN_SEQUENCES),
         n_threads=arguments.threads,
         n_gpu_layers=arguments.gpu_layers,
+        cuda_graphs=arguments.cuda_graphs,
     )
     engine = LlamaEngine(config)
     try:
@@ -305,6 +306,7 @@ def main() -> int:
     parser.add_argument("--type", default="q4_0", choices=sorted(QUANTIZATIONS), help="type of its matrices (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of llama.cpp on both sides; 0 = the physical cores (default)")
     parser.add_argument("--gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU, if there is one; -1 = all (default)")
+    parser.add_argument("--cuda-graphs", action="store_true", help="let the engine use CUDA graphs; llama-batched-bench does")
     parser.add_argument("--sequences", default="1,4,8,16,32", metavar="N,...", help="how many decode together (default: %(default)s)")
     parser.add_argument("--prompt-tokens", type=int, default=32, metavar="N", help="length of each prompt (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=64, metavar="N", help="tokens that each sequence decodes (default: %(default)s)")

@@ -60,8 +60,8 @@ MODEL=$BUILD/$SHAPE-$TYPE.gguf
 NAME=$SHAPE-$TYPE-$DEVICE
 REPORT=docs/results/$NAME.md
 ENGINE=() BENCH=(--rates "$RATES" --duration "$DURATION" --seeds 1)
-[[ -z $POLICIES ]] || BENCH+=(--policies "$POLICIES")
 [[ -z $QUICK ]] || ENGINE=(--sequences 1,4 --tokens 8 --pairs 1) BENCH=(--rates 0.5 --duration 4 --seeds 1 --policies slack,orca)
+[[ -z $POLICIES ]] || BENCH+=(--policies "$POLICIES")
 
 # A command and what it prints go into the report, its messages into the log.
 measured() {

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import llama_cpp
 
+from slice_ros.engines.llama.loading import NO_CUDA_GRAPHS
 from slice_ros.paths import cache_dir
 
 LIBRARIES = Path(llama_cpp.__file__).parent / "lib"
@@ -45,8 +46,10 @@ def program(name: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """What the programs run under: libllama where it is found."""
-    return {**os.environ, "LD_LIBRARY_PATH": f"{LIBRARIES}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
+    """What the programs run under: libllama where it is found, and CUDA graphs, which this package's engine turns off for itself."""
+    environment = {**os.environ, "LD_LIBRARY_PATH": f"{LIBRARIES}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
+    environment.pop(NO_CUDA_GRAPHS, None)
+    return environment
 
 
 def _build(name: str) -> None:

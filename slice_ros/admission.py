@@ -122,7 +122,7 @@ def _predict_best_effort(
     be_width = best_width([BEST_EFFORT_WORTH] * rows, latency, limits)
     be_step_s = latency.step_s(be_width) * rows / be_width
     rt_token_s = step_s / rt_rows
-    busy = min(traffic.rate * rt_token_s + traffic.prompt_share, BUSIEST)
+    busy = min(traffic.share(rt_token_s), BUSIEST)
     gap_s = be_step_s / (1.0 - busy)
     backlog_s = sum(_work_s(job, rt_token_s) for job in real_time)
     if best_width([1.0] + [BEST_EFFORT_WORTH] * rows, latency, limits) > 1:  # it rides in the real-time tasks' steps

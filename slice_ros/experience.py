@@ -10,7 +10,7 @@ from slice_ros.load import Load
 from slice_ros.outlook import Outlook
 from slice_ros.task import Task
 
-LEAST_SLACK_STEPS = 4.0
+LEAST_SLACK_STEPS = 6.0
 """Slack counts as no less than so many steps of the goal alone: shorter steps for one that is tighter still hardly help the next such goal,
 and keep all others from sharing theirs."""
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 MEMORY_S = 30.0
 """An arrival counts for about this long."""
-FIRST_S = 1.0
-"""Less than so long after the first arrival nothing is expected: how often goals arrive cannot be told from one or two."""
+PRIOR_S = 5.0
+"""Before the first arrival there is taken to have been none for so long: how often goals arrive cannot be told from one or two."""
 FORGOTTEN = 1e-9
 """Arrivals of which no more than so many tokens are left are as if there had been none."""
 
@@ -30,6 +30,11 @@ class Traffic:
     prompt_share: float = 0.0
     variance: float = 0.0
     slack_s: float = math.inf
+
+    @property
+    def goals_hz(self) -> float:
+        """How many of them arrive a second, if all need equally many tokens."""
+        return self.rate**2 / self.variance if self.variance else math.inf if self.rate else 0.0
 
     def share(self, token_s: float) -> float:
         """Share of the time that they take, if an output token takes ``token_s``."""
@@ -63,9 +68,9 @@ class Load:
     def traffic(self, now: float) -> Traffic:
         """What to expect from ``now`` on."""
         age_s = self._fade(now)
-        if self._tokens <= 0.0 or age_s < FIRST_S:
+        if self._tokens <= 0.0:
             return Traffic()
-        seconds = MEMORY_S * (1.0 - math.exp(-age_s / MEMORY_S))
+        seconds = MEMORY_S * (1.0 - math.exp(-(PRIOR_S + age_s) / MEMORY_S))
         return Traffic(
             self._tokens / seconds,
             self._tokens / self._window_s,

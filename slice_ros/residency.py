@@ -75,12 +75,15 @@ def first_to_go(holders: Sequence[Task], members: Sequence[str]) -> Task:
     return min(may, key=lambda task: (task.is_real_time, task.goal_id in members, -task.order))
 
 
-def worth_copying_s(computed: int, latency: LatencyModel) -> float:
-    """How long a copy of a task's KV may take, in one direction, to be worth while: less than half as long as to compute it again.
+def is_worth_copying(tokens: int, token_s: float, latency: LatencyModel) -> bool:
+    """Whether so many tokens' KV is copied out and back sooner than it is computed again.
 
-    Where prompts take long, on a CPU, any copy is; a GPU computes most of them sooner than their cells come back from host memory.
+    Where prompts take long, on a CPU, it always is; a GPU may compute them sooner than their cells come back from host memory.
+
+    Args:
+        token_s: how long a token's copy takes, in one direction.
     """
-    return latency.prompt_s(computed) / 2
+    return 2 * token_s * tokens <= latency.prompt_s(tokens)
 
 
 def copy_time(real_time: Iterable[Outlook], now: float) -> float:

@@ -20,7 +20,7 @@ from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.outlook import Outlook
 from slice_ros.pace import Pace
 from slice_ros.policies.base import Limits, Policy, next_cell
-from slice_ros.residency import claim, copy_time, first_to_go, unclaimed, victims, worth_copying_s
+from slice_ros.residency import claim, copy_time, first_to_go, is_worth_copying, unclaimed, victims
 from slice_ros.task import SloReport, Task
 
 logger = logging.getLogger(__name__)
@@ -399,7 +399,10 @@ class Scheduler:
         cached = self._engine.open(task.goal_id, self._copy_s(task.prompt_tokens + task.tokens, copy_until_s))
         if task.started_s is None:
             task.cached_tokens = cached
+        planned_left = task.prompt_left
         task.prompt_left = task.prompt_tokens + task.tokens - cached
+        if task.prompt_left > planned_left:
+            self._replan()  # of what was kept in host memory, less was copied back
         task.is_open = True
         return True
 
@@ -411,7 +414,9 @@ class Scheduler:
 
     def _copy_s(self, tokens: int, until_s: float) -> float:
         """How long a copy of the KV of so many tokens may take."""
-        return max(0.0, min(until_s - self._clock.now(), worth_copying_s(tokens, self._pace.latency)))
+        if not is_worth_copying(tokens, self._engine.copy_token_s, self._pace.latency):
+            return 0.0
+        return max(0.0, until_s - self._clock.now())
 
     def _has_place(self, task: Task, holders: Sequence[Task]) -> bool:
         return self._unclaimed(holders) >= claim(task) and len(holders) < self._engine.info.max_sequences

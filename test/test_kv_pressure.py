@@ -15,7 +15,7 @@ from slice_ros import residency
 from slice_ros.clock import MonotonicClock
 from slice_ros.engines import EngineInfo, KvUse, Output
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
-from slice_ros.engines.llama.host_cache import PIECE
+from slice_ros.engines.llama.host_cache import PIECE, REMEMBERED_S
 from slice_ros.events import Finished, Progress
 from slice_ros.goal import ErrorCode, GoalRequest
 from slice_ros.latency import LatencyModel
@@ -25,7 +25,7 @@ from slice_ros.models import START_SHAPE, make_start_model
 from slice_ros.outlook import Outlook
 from slice_ros.policies import POLICIES, Policy, make_policy
 from slice_ros.policies.base import next_cell
-from slice_ros.residency import LONGEST_COPY_S, Room, claim, copy_time, first_to_go, unclaimed, victims
+from slice_ros.residency import LONGEST_COPY_S, Room, claim, copy_time, first_to_go, is_worth_copying, unclaimed, victims
 from slice_ros.scheduler import Scheduler
 from slice_ros.slo import RealTime, Slo
 
@@ -176,6 +176,26 @@ def test_without_time_nothing_is_copied(model_path: Path) -> None:
     engine.evict("b")
     assert engine.open("b", copy_s=0.0) == 0, "it computes again rather than make others wait"
     engine.shutdown()
+
+
+def test_the_time_of_copies_is_known_for_a_while(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = an_engine(model_path, n_ctx=1024, prefix_cache=0)
+    assert engine.copy_token_s == 0.0
+    started(engine, goal("a"))
+    began_s = time.monotonic()
+    engine.evict("a")
+    assert 0.0 < engine.copy_token_s < time.monotonic() - began_s
+    now_s = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now_s() + REMEMBERED_S)
+    assert engine.copy_token_s == 0.0, "so that what was slow once is tried again"
+    engine.shutdown()
+
+
+def test_kv_is_worth_a_copy_out_and_back_that_is_quicker_than_computing_it() -> None:
+    latency = LatencyModel("any", (0.010,), chunk_s=0.010, prompt_token_s=0.001)
+    assert is_worth_copying(100, 0.00055, latency)  # 110 ms, as the prompt
+    assert not is_worth_copying(100, 0.00056, latency)
+    assert is_worth_copying(100, 0.0, LatencyModel("prompts for nothing", (0.010,))), "where no copy was measured"
 
 
 # ---- who gives way

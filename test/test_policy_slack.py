@@ -12,11 +12,11 @@ from slice_ros.engines.simulated import Lengths as TrueLengths
 from slice_ros.goal import ErrorCode
 from slice_ros.latency import LatencyModel
 from slice_ros.lengths import Lengths
-from slice_ros.load import FIRST_S, MEMORY_S, Load, Traffic
+from slice_ros.load import MEMORY_S, PRIOR_S, Load, Traffic
 from slice_ros.outlook import Outlook
 from slice_ros.policies import DEFAULT_POLICY, Limits, make_policy
 from slice_ros.policies.promises import select
-from slice_ros.policies.slack import SPARE_SHARE, Slack, best_width
+from slice_ros.policies.slack import SPARE_SHARE, Slack, best_width, mark_pressed
 from slice_ros.slo import BestEffort, OnMiss, RealTime
 
 LIMITS = Limits()
@@ -38,6 +38,13 @@ def running(task, times_s):
 
 def outlook(task, now=0.0, latency=PAPER, lengths=None):
     return Outlook.of(task, now, latency, lengths or Lengths())
+
+
+def taught_lengths(**lengths):
+    known = Lengths()
+    for kind, tokens in lengths.items():
+        known.observe(kind, tokens)
+    return known
 
 
 def taught(policy, **lengths):
@@ -147,12 +154,16 @@ def test_load_is_the_rate_of_what_arrives_and_is_forgotten():
     assert load.traffic(200.0 + 10 * MEMORY_S).rate < 0.01
 
 
-def test_nothing_is_expected_before_a_rate_can_be_known():
+def test_one_arrival_tells_no_rate_and_many_tell_one_at_once():
     load = Load()
     load.observe(5.0, 10, 0.030, 0.5, 0.4)
-    assert load.traffic(5.0 + 0.99 * FIRST_S) == Traffic()
-    assert load.traffic(5.0 + FIRST_S).rate == pytest.approx(10, rel=0.03)
-    assert load.traffic(5.0 + FIRST_S).share(token_s=0.020) == pytest.approx(0.2 + 0.03, rel=0.03)
+    assert load.traffic(5.0).rate == pytest.approx(10 / PRIOR_S, rel=0.1)
+    assert load.traffic(5.0).goals_hz == pytest.approx(1 / PRIOR_S, rel=0.1)
+    assert load.traffic(5.0).slack_s == 0.4
+    assert load.traffic(5.0).share(token_s=0.020) == pytest.approx((0.2 + 0.03) / PRIOR_S, rel=0.1)
+    for _ in range(49):
+        load.observe(5.1, 10, 0.030, 0.5, 0.4)
+    assert load.traffic(5.1).rate == pytest.approx(500 / PRIOR_S, rel=0.1)
 
 
 @pytest.mark.parametrize("slo", [CONTROL, BestEffort()], ids=["real-time", "best effort"])
@@ -314,12 +325,12 @@ def test_an_arrival_is_counted_once_however_often_plans_are_made():
     policy = Slack()
     tasks = [a_task("a", CONTROL, order=1), a_task("b", CONTROL, order=2)]
     policy.plan(tasks, 0.0, PAPER, LIMITS)
-    once = policy._experience.load.traffic(FIRST_S)
+    once = policy._experience.load.traffic(0.0)
     assert once.rate > 0.0
-    policy.plan(tasks, FIRST_S, PAPER, LIMITS)
-    assert policy._experience.load.traffic(FIRST_S) == once
-    policy.plan([*tasks, a_task("c", CONTROL, order=3)], FIRST_S, PAPER, LIMITS)
-    assert policy._experience.load.traffic(FIRST_S).rate == pytest.approx(1.5 * once.rate, rel=0.02)  # the first two have faded a little
+    policy.plan(tasks, 0.0, PAPER, LIMITS)
+    assert policy._experience.load.traffic(0.0) == once
+    policy.plan([*tasks, a_task("c", CONTROL, order=3)], 0.0, PAPER, LIMITS)
+    assert policy._experience.load.traffic(0.0).rate == pytest.approx(1.5 * once.rate)
 
 
 # ---- real-time tasks that could wait, and best-effort ones that could not
@@ -344,6 +355,18 @@ def test_a_real_time_task_waits_for_none_that_is_due_after_it():
     tight = a_task("tight", BestEffort(deadline_s=0.26), max_tokens=5, order=2)
     control.kind, tight.kind = "control", "tight"
     assert policy.plan([control, tight], 0.0, PAPER, LIMITS).rows[0] == "control"
+
+
+@pytest.mark.parametrize(("deadline_s", "waits"), [(0.54, True), (0.52, False)])
+def test_a_real_time_task_waits_for_none_that_would_make_it_late(deadline_s, waits):
+    """The other one has 392 ms of work to do until 490 ms, and control needs 140 itself."""
+    lengths = taught_lengths(control=10, tight=28)
+    control = a_task("control", RealTime(deadline_s=deadline_s), max_tokens=10, order=1)
+    tight = a_task("tight", BestEffort(deadline_s=0.49), max_tokens=28, order=2)
+    control.kind, tight.kind = "control", "tight"
+    jobs = [outlook(task, lengths=lengths) for task in (control, tight)]
+    mark_pressed(jobs, 0.0, PAPER, LIMITS)
+    assert [job.is_pressed for job in jobs] == [False, waits]
 
 
 @pytest.mark.parametrize(("every_s", "first"), [(0.5, "control"), (4.0, "tight")])
@@ -378,8 +401,8 @@ def test_a_prompt_alone_is_cut_to_what_real_time_goals_like_those_before_could_w
     policy.plan([past], 0.0, PER_TOKEN, LIMITS)
     past.token_times_s.append(0.02)
     policy.ended(past, completed=True)
-    (cell,) = policy.plan([a_task("chat", VOICE, prompt_tokens=500, order=2)], FIRST_S, PER_TOKEN, LIMITS).columns[0]
-    assert 80 <= cell.prompt_tokens <= 95  # half of 200 ms, less the row's 10; the memory of it has faded a little
+    (cell,) = policy.plan([a_task("chat", VOICE, prompt_tokens=500, order=2)], 0.1, PER_TOKEN, LIMITS).columns[0]
+    assert 80 <= cell.prompt_tokens <= 91  # half of 200 ms, less the row's 10; the memory of it has hardly faded
 
 
 def test_a_prompt_of_flat_cost_is_never_cut():
@@ -388,7 +411,7 @@ def test_a_prompt_of_flat_cost_is_never_cut():
     past = a_task("past", RealTime(ttft_ms=60), order=1)  # 40 ms of work: 20 ms of slack, so steps should take 10 ms
     policy.plan([past], 0.0, latency, LIMITS)
     policy.ended(past, completed=False)
-    matrix = policy.plan([a_task("chat", VOICE, prompt_tokens=500, order=2)], FIRST_S, latency, LIMITS)
+    matrix = policy.plan([a_task("chat", VOICE, prompt_tokens=500, order=2)], 0.1, latency, LIMITS)
     assert matrix.columns[0][0].prompt_tokens == 500
 
 
@@ -479,7 +502,7 @@ def test_more_chats_than_there_are_cells_for_are_served_one_after_the_other_and_
 def test_it_attains_nearly_what_any_schedule_could():
     mixed = [random_instance(seed) for seed in range(60)]
     assert mean_share(instance.of_one_class() for instance in mixed) >= 0.95
-    assert mean_share(mixed) >= 0.85, "what real-time goals take costs some of the others, and more of them are begun than can be kept"
+    assert mean_share(mixed) >= 0.93, "what real-time goals take costs some of the others"
 
 
 def mean_share(instances):

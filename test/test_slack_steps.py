@@ -282,6 +282,28 @@ def test_real_time_rows_come_first_in_order_of_due_time():
     assert columns(jobs())[0] == ["sooner", "later", "soon"]
 
 
+def test_a_real_time_decode_makes_no_more_urgent_row_late():
+    latency = rows_of(0.0117)
+    assert chosen(real_time("a", latest_s=5.0018), real_time("b"), latency=latency, now=5.0) == ["a", "b"]
+    assert chosen(real_time("a", latest_s=5.0016), real_time("b"), latency=latency, now=5.0) == ["a"]
+    late = real_time("a", latest_s=4.9, hope_s=5.0018)  # late already, unless its answer is longer than it may be
+    assert chosen(late, real_time("b"), latency=latency, now=5.0) == ["a", "b"]
+
+
+def test_real_time_decodes_join_beyond_what_goals_to_come_could_wait():
+    assert chosen(real_time("a"), real_time("b"), longest_s=0.011, latency=rows_of(0.0117)) == ["a", "b"]
+    assert chosen(real_time("a"), a_job("b"), longest_s=0.011, latency=rows_of(0.0117)) == ["a"]
+
+
+def test_a_row_that_makes_a_step_with_a_prompt_no_longer_is_never_left_out():
+    """However the sum of its parts is rounded."""
+    latency = LatencyModel("flat", (0.02, 0.02), prompt_token_s=0.0001)
+    for tokens in range(1, 200):
+        urgent = a_job("urgent", real_time=True, prompt=tokens, latest_s=5.0)
+        urgent.prompt_s = latency.prompt_s(tokens)
+        assert chosen(urgent, real_time("b"), latency=latency, now=5.0) == [("urgent", tokens), "b"]
+
+
 def test_a_pressed_row_goes_by_its_due_time_beside_real_time_ones():
     pressed = a_job("pressed", due_s=5.1)
     pressed.is_pressed = True

@@ -54,6 +54,10 @@ class ScriptedEngine:
     def kv(self) -> KvUse:
         return self._inner.kv
 
+    @property
+    def copy_token_s(self) -> float:
+        return self._inner.copy_token_s
+
     def held(self, goal_ids: Collection[str]) -> int:
         return self._inner.held(goal_ids)
 

@@ -83,6 +83,10 @@ class Engine(Protocol):
     @property
     def kv(self) -> KvUse: ...
 
+    @property
+    def copy_token_s(self) -> float:
+        """How long a token's KV takes to host memory, or back, as copies of the last seconds did; 0 = there were none."""
+
     def held(self, goal_ids: Collection[str]) -> int:
         """KV cells that any of these open goals holds; one that several of them share counts once."""
 

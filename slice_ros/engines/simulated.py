@@ -68,6 +68,10 @@ class SimulatedEngine:
     def kv(self) -> KvUse:
         return KvUse(self.held(self._sequences), self._info.context_tokens)
 
+    @property
+    def copy_token_s(self) -> float:
+        return 0.0
+
     def held(self, goal_ids: Collection[str]) -> int:
         return sum(self._sequences[goal_id].kv_tokens for goal_id in goal_ids)
 

@@ -18,6 +18,8 @@ from slice_ros.residency import Room
 
 CAUTION = 1.5
 """Standard deviations of the work to come that a promise leaves room for."""
+UNLIKELY = 0.5 * math.erfc(CAUTION / math.sqrt(2.0))
+"""How likely it is that more comes than that, 0.067: while it is less likely that any goal arrives, none has to be left room for."""
 MOST_DUE_TIMES = 12
 """Deadlines that promises are checked against at most; beyond that the two closest count as the earlier of them."""
 
@@ -77,7 +79,8 @@ class Promises:
 
         seconds(tokens(T)) + serial(T) + CAUTION * deviation(T) <= T        tokens(T) = T * sum(rates) + sum(left, due by T)
 
-    where serial work (prompts, KV tokens) takes its time in any step, and lengths and arrivals vary independently.
+    where serial work (prompts, KV tokens) takes its time in any step, and lengths and arrivals vary independently; arrivals do not count
+    in the deviation where T is so short that hardly any comes.
     """
 
     def __init__(self, traffic: Traffic, now: float, latency: LatencyModel, limits: Limits) -> None:
@@ -86,6 +89,7 @@ class Promises:
         self._row_s = step_s_by_rows(latency, limits)
         self._token_s = token_s_by_width(latency, limits)
         self._arrivals_variance = traffic.variance
+        self._quiet_s = UNLIKELY / traffic.goals_hz if traffic.goals_hz else math.inf
         self._even = _Even(traffic.rate, traffic.fastest, traffic.prompt_share, 0.0)
         self._lumps: list[_Lump] = []
 
@@ -117,7 +121,8 @@ class Promises:
                 continue
             all_tokens = even.rate * due_s + tokens
             needed_s = self.seconds(all_tokens, max(even.fastest * due_s, longest))
-            deviation = math.sqrt(variance + even.variance * due_s**2 + self._arrivals_variance * due_s) * needed_s / all_tokens
+            arrivals_variance = self._arrivals_variance * due_s if due_s > self._quiet_s else 0.0
+            deviation = math.sqrt(variance + even.variance * due_s**2 + arrivals_variance) * needed_s / all_tokens
             if needed_s + serial_s + even.serial_share * due_s + CAUTION * deviation > due_s:
                 return False
         return True

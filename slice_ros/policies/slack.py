@@ -31,7 +31,7 @@ SPARE_WORTH = 0.1
 REACTION = 0.5
 """No step takes longer than this share of the least slack with which real-time goals have arrived: the next one has to wait for its end."""
 LITTLE_LOAD = 0.05
-"""Real-time tasks let others go first while all can be kept, and those to come should take less than this share of the time, ..."""
+"""Real-time tasks let others go first while none has to be left out, and those to come should take less than this share of the time, ..."""
 PRESSED = 2.0
 """... but only promised ones that could not wait for this many times the real-time work in hand."""
 SHORTEST_CHUNK = 16
@@ -111,7 +111,7 @@ class Slack:
         for job in promised:
             job.is_promised = True
         if not any_left_out and traffic.share(token_s_by_width(latency, limits)[-1]) < LITTLE_LOAD:
-            mark_pressed(promised, now)
+            mark_pressed(promised, now, latency, limits)
         spare = [
             *(job for job in real_time if not job.is_promised),
             *unbounded,
@@ -121,11 +121,14 @@ class Slack:
         return promised, spare
 
 
-def mark_pressed(promised: Sequence[Outlook], now: float) -> None:
-    """Find the best-effort tasks that could not wait for the real-time ones."""
-    if work_s := sum(job.needed_s for job in promised if job.is_real_time):
-        for job in promised:
-            job.is_pressed = not job.is_real_time and job.latest_s - now < PRESSED * work_s
+def mark_pressed(promised: Sequence[Outlook], now: float, latency: LatencyModel, limits: Limits) -> None:
+    """Find the best-effort tasks that could not wait for the real-time ones, if all of these can be kept beside them."""
+    real_time = [job for job in promised if job.is_real_time]
+    work_s = sum(job.needed_s for job in real_time if job.due_s < math.inf)
+    pressed = [job for job in promised if not job.is_real_time and job.latest_s - now < PRESSED * work_s]
+    if pressed and len(keepable([*real_time, *pressed], now, latency, limits)) == len(real_time) + len(pressed):
+        for job in pressed:
+            job.is_pressed = True
 
 
 def _those_in_room(spare: Sequence[Outlook], room: Room, most: int) -> list[Outlook]:
@@ -244,16 +247,17 @@ def choose_rows(
         decode_s = row_s[len(rows) + 1]
         is_real_time = job.is_promised and job.is_real_time
         own_s = latency.kv_token_s * job.kv_tokens
-        left_s = slack_s if is_real_time and not job.prompt_left else min(longest_s, slack_s)
-        left_s = max(left_s, step_s) - decode_s - serial_s - own_s  # what makes the step no longer than it is does no harm
+        most_s = slack_s if is_real_time and not job.prompt_left else min(longest_s, slack_s)
+        most_s = max(most_s, step_s)  # what makes the step no longer than it is does no harm
         chunk, share = 0, 1.0
         if job.prompt_left:
-            chunk = _chunk(min(job.prompt_left, budget), left_s - latency.chunk_s, latency, must=not rows)
+            room_s = most_s - decode_s - serial_s - own_s - latency.chunk_s
+            chunk = _chunk(min(job.prompt_left, budget), room_s, latency, must=not rows)
             if not chunk:
                 continue
             share = chunk / job.prompt_left
             own_s += latency.prompt_s(chunk)
-        elif rows and left_s < 0.0:
+        elif rows and decode_s + serial_s + own_s > most_s:
             continue
         rows.append((job, chunk))
         serial_s += own_s
@@ -264,7 +268,8 @@ def choose_rows(
         else:
             worth += share * (BEST_EFFORT_WORTH if job.is_promised else SPARE_WORTH)
         if job.is_promised:
-            slack_s = min(slack_s, (job.latest_s if is_real_time else job.hope_s) - now + row_s[1] + own_s)
+            start_s = job.latest_s if is_real_time and job.latest_s >= now else job.hope_s
+            slack_s = min(slack_s, start_s - now + row_s[1] + own_s)
         step_s = decode_s + serial_s
         if worth >= best * decode_s:
             best_rows, best = len(rows), worth / decode_s

@@ -96,6 +96,10 @@ class LlamaEngine:
     def kv(self) -> KvUse:
         return KvUse(self._cache.used, self._cache.total, self._cache.kept, self._host.used)
 
+    @property
+    def copy_token_s(self) -> float:
+        return self._host.token_s
+
     def held(self, goal_ids: Collection[str]) -> int:
         return self._cache.held({sequence for goal_id in goal_ids if (sequence := self._goals[goal_id].sequence) is not None})
 
@@ -300,5 +304,6 @@ class LlamaEngine:
         self._batch.add(array("i", [0]), 0, 1, 0, wants_logits=True)
         try:
             self._decode()
+            llama_cpp.llama_synchronize(self._context)
         finally:
             llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)

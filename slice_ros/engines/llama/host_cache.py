@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from slice_ros.engines.llama.kv_cache import KvCache
 
 PIECE = 256
 """Tokens that are copied at once; a copy ends between pieces when its time is over."""
+
+REMEMBERED_S = 10.0
+"""For so long a measured rate tells whether copies are worth while."""
 
 FIRST_RATE = 1e9
 """Bytes per second that copies are taken to reach before some are measured; few machines are slower."""
@@ -49,6 +53,13 @@ class HostCache:
         self._most_bytes = most_bytes
         self._pieces: dict[str, list[_Piece]] = {}
         self._copied_bytes, self._copied_s = FIRST_RATE / 100, 0.01
+        self._token_bytes = 0.0
+        self._measured_s = -math.inf
+
+    @property
+    def token_s(self) -> float:
+        """Time of a token's copy, s; 0 where none was measured lately, so that what was slow once is tried again now and then."""
+        return self._token_bytes / self.rate if time.monotonic() < self._measured_s + REMEMBERED_S else 0.0
 
     @property
     def rate(self) -> float:
@@ -79,6 +90,7 @@ class HostCache:
             end = min(first + PIECE, computed)
             llama_cpp.llama_memory_seq_cp(self._memory, sequence, self._scratch, first, end)
             size = llama_cpp.llama_state_seq_get_size(self._context, self._scratch)
+            self._token_bytes = size / (end - first)
             data = self._read(size) if self._allows(size, until_s) and self.used + size <= self._most_bytes else None
             llama_cpp.llama_memory_seq_rm(self._memory, self._scratch, -1, -1)
             if data is None:
@@ -138,6 +150,7 @@ class HostCache:
         """Recent copies count more: what was measured before weighs half as much each time."""
         self._copied_bytes = (self._copied_bytes + size) / 2
         self._copied_s = (self._copied_s + taken_s) / 2
+        self._measured_s = time.monotonic()
 
 
 def _bytes(data: npt.NDArray[np.uint8]) -> Any:
