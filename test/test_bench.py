@@ -296,3 +296,15 @@ def test_it_runs_as_a_module():
     )
     assert done.returncode == 0, done.stderr
     assert "SLO attainment" in done.stdout
+
+
+def test_few_kv_cells_make_a_simulated_device_slower():
+    case = Case("fastserve", ROBOT_MIX, 2.0, 0, 60.0)
+    few, plenty = (run_case(case, Simulated(SMOOTH, limits={"context_tokens": cells})) for cells in (1000, 32768))
+    assert few.e2e_s_mean_be > 1.1 * plenty.e2e_s_mean_be
+
+
+def test_a_run_in_real_time_is_simulated_with_its_engines_limits():
+    engine = PacedEngine(SimulatedEngine(SMOOTH, context_tokens=5000, max_sequences=7, max_step_tokens=99), SMOOTH)
+    twin = RealTime("paced", engine, SMOOTH).simulated()
+    assert twin.limits == {"context_tokens": 5000, "max_sequences": 7, "max_step_tokens": 99}

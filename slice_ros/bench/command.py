@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     engine.add_argument(
         "--threads", type=int, default=0, metavar="N", help="threads of llama.cpp; 0 = the physical cores (default: %(default)s)"
     )
-    engine.add_argument("--context", type=int, default=8192, metavar="TOKENS", help="KV cells of llama.cpp (default: %(default)s)")
+    engine.add_argument("--context", type=int, metavar="TOKENS", help="KV cells (default: 8192 of llama.cpp, 32768 simulated)")
     engine.add_argument("--max-batch", type=int, default=16, metavar="N", help="goals in one step at most (default: %(default)s)")
 
     traffic = parser.add_argument_group("what arrives")
@@ -248,7 +248,8 @@ def _runner(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[R
     """What serves, and how long its steps take."""
     if arguments.engine == "simulated" or arguments.rows:
         latency = LatencyModel.profile(arguments.device or DEFAULT_PROFILE)
-        yield Simulated(latency, arguments.max_batch), latency
+        limits = {"context_tokens": arguments.context} if arguments.context else None
+        yield Simulated(latency, arguments.max_batch, limits=limits), latency
         return
     latency_or_none = LatencyModel.profile(arguments.device or DEFAULT_PROFILE) if arguments.device or arguments.engine == "paced" else None
     engine = _llama(arguments)
@@ -270,7 +271,7 @@ def _llama(arguments: argparse.Namespace) -> Engine:
     from slice_ros.models import start_model_path
 
     model = arguments.model or start_model_path()
-    return LlamaEngine(LlamaConfig(model, n_ctx=arguments.context, n_threads=arguments.threads, prefix_cache=0))
+    return LlamaEngine(LlamaConfig(model, n_ctx=arguments.context or 8192, n_threads=arguments.threads, prefix_cache=0))
 
 
 def _measured(engine: Engine, max_batch: int, console: Console) -> LatencyModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from slice_ros.bench.workload import Arrival
@@ -73,19 +73,26 @@ class Recorder:
 
 
 def simulate(
-    arrivals: Sequence[Arrival], policy: Policy, latency: LatencyModel, *, max_batch: int = 16, actual: LatencyModel | None = None
+    arrivals: Sequence[Arrival],
+    policy: Policy,
+    latency: LatencyModel,
+    *,
+    max_batch: int = 16,
+    actual: LatencyModel | None = None,
+    limits: Mapping[str, int] | None = None,
 ) -> list[Outcome]:
     """Serve the traffic to its last goal.
 
     Args:
         latency: predicts the steps.
         actual: what they really take, if not that.
+        limits: of the engine, if not those of ``SimulatedEngine``, by the names of its arguments.
 
     Returns:
         One outcome per arrival, in order of arrival.
     """
     clock = VirtualClock()
-    engine = SimulatedEngine(actual or latency, clock, {a.request.goal_id: a.lengths for a in arrivals})
+    engine = SimulatedEngine(actual or latency, clock, {a.request.goal_id: a.lengths for a in arrivals}, **(limits or {}))
     recorder = Recorder()
     scheduler = Scheduler(engine, policy, latency, recorder, clock=clock, max_batch=max_batch)
     for arrival in arrivals:

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
@@ -64,11 +64,13 @@ class Simulated:
     Args:
         latency: predicts the steps.
         actual: what they really take, if not that.
+        limits: as ``simulate`` takes them.
     """
 
     latency: LatencyModel
     max_batch: int = 16
     actual: LatencyModel | None = None
+    limits: Mapping[str, int] | None = None
 
     engine = "simulated"
 
@@ -77,7 +79,7 @@ class Simulated:
         return self.latency.device
 
     def run(self, arrivals: Sequence[Arrival], policy: Policy) -> list[Outcome]:
-        return simulate(arrivals, policy, self.latency, max_batch=self.max_batch, actual=self.actual)
+        return simulate(arrivals, policy, self.latency, max_batch=self.max_batch, actual=self.actual, limits=self.limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +108,9 @@ class RealTime:
         return replay(arrivals, policy, self.inner, self.latency, max_batch=self.max_batch, on_step=self.steps.append)
 
     def simulated(self) -> Simulated:
-        """A simulator that plans as the latest run did, and whose steps take what they took there, if there were any."""
-        return Simulated(self.latency, self.max_batch, fit_mean_latency(self.device, self.steps) if self.steps else None)
+        """A simulator with the engine's limits that plans as the latest run did, and whose steps take what they took there, if any did."""
+        limits = {name: getattr(self.inner.info, name) for name in ("context_tokens", "max_sequences", "max_step_tokens")}
+        return Simulated(self.latency, self.max_batch, fit_mean_latency(self.device, self.steps) if self.steps else None, limits)
 
 
 def grid(
