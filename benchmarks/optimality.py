@@ -1,8 +1,8 @@
-"""How far each policy is from the optimum on small random instances: ``python benchmarks/optimality.py [instances]``."""
+"""How far each policy is from the optimum on small random instances."""
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from slice_ros.bench.optimum import Instance, attained, most_attained, random_in
 from slice_ros.policies import POLICIES, make_policy
 
 
-def main(count: int) -> None:
+def main(count: int, first: int) -> None:
     """Print, for each policy, goals attained of the optimum's, and how many instances are so many goals short of it."""
-    mixed = [random_instance(seed) for seed in range(count)]
+    mixed = [random_instance(seed) for seed in range(first, first + count)]
     compare("both classes", mixed)
     compare("the same goals, all best-effort", [instance.of_one_class() for instance in mixed])
 
@@ -30,4 +30,8 @@ def compare(what: str, instances: Sequence[Instance]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("instances", type=int, nargs="?", default=200)
+    parser.add_argument("first_seed", type=int, nargs="?", default=0)
+    arguments = parser.parse_args()
+    main(arguments.instances, arguments.first_seed)
