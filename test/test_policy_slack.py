@@ -15,7 +15,7 @@ from slice_ros.lengths import Lengths
 from slice_ros.load import MEMORY_S, PRIOR_S, Load, Traffic
 from slice_ros.outlook import Outlook
 from slice_ros.policies import DEFAULT_POLICY, Limits, make_policy
-from slice_ros.policies.promises import select
+from slice_ros.policies.promises import Promises, select
 from slice_ros.policies.slack import SPARE_SHARE, Slack, best_width, mark_pressed
 from slice_ros.slo import BestEffort, OnMiss, RealTime
 
@@ -365,7 +365,7 @@ def test_a_real_time_task_waits_for_none_that_would_make_it_late(deadline_s, wai
     tight = a_task("tight", BestEffort(deadline_s=0.49), max_tokens=28, order=2)
     control.kind, tight.kind = "control", "tight"
     jobs = [outlook(task, lengths=lengths) for task in (control, tight)]
-    mark_pressed(jobs, 0.0, PAPER, LIMITS)
+    mark_pressed(jobs, Promises(Traffic(), 0.0, PAPER, LIMITS), 0.0)
     assert [job.is_pressed for job in jobs] == [False, waits]
 
 

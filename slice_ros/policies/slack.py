@@ -13,7 +13,7 @@ from slice_ros.load import Traffic
 from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.outlook import Outlook
 from slice_ros.policies.base import Limits, narrowed
-from slice_ros.policies.promises import keepable, select, step_s_by_rows, token_s_by_width
+from slice_ros.policies.promises import Promises, keepable, select, step_s_by_rows, token_s_by_width
 from slice_ros.residency import Room
 from slice_ros.slo import ServiceClass
 from slice_ros.task import Task
@@ -111,7 +111,7 @@ class Slack:
         for job in promised:
             job.is_promised = True
         if not any_left_out and traffic.share(token_s_by_width(latency, limits)[-1]) < LITTLE_LOAD:
-            mark_pressed(promised, now, latency, limits)
+            mark_pressed(promised, Promises(traffic, now, latency, limits), now)
         spare = [
             *(job for job in real_time if not job.is_promised),
             *unbounded,
@@ -121,12 +121,12 @@ class Slack:
         return promised, spare
 
 
-def mark_pressed(promised: Sequence[Outlook], now: float, latency: LatencyModel, limits: Limits) -> None:
-    """Find the best-effort tasks that could not wait for the real-time ones, if all of these can be kept beside them."""
+def mark_pressed(promised: Sequence[Outlook], promises: Promises, now: float) -> None:
+    """Find the best-effort tasks that could not wait for the real-time ones, if all of these can be kept beside them, with caution."""
     real_time = [job for job in promised if job.is_real_time]
     work_s = sum(job.needed_s for job in real_time if job.due_s < math.inf)
     pressed = [job for job in promised if not job.is_real_time and job.latest_s - now < PRESSED * work_s]
-    if pressed and len(keepable([*real_time, *pressed], now, latency, limits)) == len(real_time) + len(pressed):
+    if pressed and all(promises.take(job) for job in (*real_time, *pressed)):
         for job in pressed:
             job.is_pressed = True
 
