@@ -369,6 +369,16 @@ def test_a_real_time_task_waits_for_none_that_would_make_it_late(deadline_s, wai
     assert [job.is_pressed for job in jobs] == [False, waits]
 
 
+def test_a_real_time_task_that_nothing_is_due_of_any_more_presses_nobody():
+    """Nor is it asked whether it fits, as no time is its last."""
+    policy = taught(Slack(), test=5)
+    begun = running(a_task("begun", RealTime(ttft_ms=100), order=1), [0.0])
+    tight = a_task("tight", BestEffort(deadline_s=0.15), max_tokens=5, order=2)
+    control = a_task("control", CONTROL, max_tokens=5, order=3)
+    assert policy.plan([begun, tight], 0.0, PAPER, LIMITS).rows[0] == "begun"
+    assert policy.plan([begun, tight, control], 0.0, PAPER, LIMITS).rows[0] == "tight"
+
+
 @pytest.mark.parametrize(("every_s", "first"), [(0.5, "control"), (4.0, "tight")])
 def test_real_time_tasks_wait_for_nobody_where_many_more_are_expected(every_s, first):
     """140 ms of work twice a second take 0.28 of the time, every four seconds 0.035."""

@@ -123,8 +123,8 @@ class Slack:
 
 def mark_pressed(promised: Sequence[Outlook], promises: Promises, now: float) -> None:
     """Find the best-effort tasks that could not wait for the real-time ones, if all of these can be kept beside them, with caution."""
-    real_time = [job for job in promised if job.is_real_time]
-    work_s = sum(job.needed_s for job in real_time if job.due_s < math.inf)
+    real_time = [job for job in promised if job.is_real_time and job.end_s < math.inf]
+    work_s = sum(job.needed_s for job in real_time)
     pressed = [job for job in promised if not job.is_real_time and job.latest_s - now < PRESSED * work_s]
     if pressed and all(promises.take(job) for job in (*real_time, *pressed)):
         for job in pressed:
