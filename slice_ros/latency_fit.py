@@ -27,12 +27,13 @@ SHORTEST_STEP_S = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One measured step: how many rows, how many prompt tokens in all of them, KV tokens before it, and its time."""
+    """One measured step: how many rows, prompt tokens in all of them, KV tokens before it, its time, and when it ended in its run."""
 
     rows: int
     prompt_tokens: int
     kv_tokens: int
     taken_s: float
+    ended_s: float = 0.0
 
 
 def fit_latency(device: str, steps: Sequence[Step]) -> LatencyModel:

@@ -45,6 +45,7 @@ class ScriptedEngine:
         self._left = {goal_id: length.output_tokens for goal_id, length in lengths.items()}
         self._in_hand: set[str] = set()
         self._busy_since_s = math.inf
+        self._start_s = time.monotonic()
 
     @property
     def info(self) -> EngineInfo:
@@ -79,7 +80,8 @@ class ScriptedEngine:
         began_s = min(self._busy_since_s, time.monotonic())
         outputs = self._inner.step(column)
         self._busy_since_s = time.monotonic()
-        self._on_step(Step(len(column), sum(cell.prompt_tokens for cell in column), 0, self._busy_since_s - began_s))
+        prompt_tokens, ended_s = sum(cell.prompt_tokens for cell in column), self._busy_since_s - self._start_s
+        self._on_step(Step(len(column), prompt_tokens, 0, self._busy_since_s - began_s, ended_s))
         return [self._scripted(output) for output in outputs]
 
     def evict(self, goal_id: str, copy_s: float = math.inf) -> int:

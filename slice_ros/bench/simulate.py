@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from slice_ros.bench.slowness import Slowness
 from slice_ros.bench.workload import Arrival
 from slice_ros.clock import VirtualClock
 from slice_ros.engines.simulated import SimulatedEngine
@@ -79,6 +80,7 @@ def simulate(
     *,
     max_batch: int = 16,
     actual: LatencyModel | None = None,
+    slowness: Slowness | None = None,
     limits: Mapping[str, int] | None = None,
 ) -> list[Outcome]:
     """Serve the traffic to its last goal.
@@ -86,13 +88,15 @@ def simulate(
     Args:
         latency: predicts the steps.
         actual: what they really take, if not that.
+        slowness: of the machine, in the course of the run.
         limits: of the engine, if not those of ``SimulatedEngine``, by the names of its arguments.
 
     Returns:
         One outcome per arrival, in order of arrival.
     """
     clock = VirtualClock()
-    engine = SimulatedEngine(actual or latency, clock, {a.request.goal_id: a.lengths for a in arrivals}, **(limits or {}))
+    lengths = {a.request.goal_id: a.lengths for a in arrivals}
+    engine = SimulatedEngine(actual or latency, clock, lengths, slowness=(slowness or Slowness()).at, **(limits or {}))
     recorder = Recorder()
     scheduler = Scheduler(engine, policy, latency, recorder, clock=clock, max_batch=max_batch)
     for arrival in arrivals:

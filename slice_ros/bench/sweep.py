@@ -17,6 +17,7 @@ from typing import Protocol
 from slice_ros.bench.replay import replay
 from slice_ros.bench.rows import Row, measured, percentile
 from slice_ros.bench.simulate import Outcome, simulate
+from slice_ros.bench.slowness import Slowness
 from slice_ros.bench.workload import Arrival, Workload
 from slice_ros.engines.base import Engine
 from slice_ros.latency import LatencyModel
@@ -64,12 +65,13 @@ class Simulated:
     Args:
         latency: predicts the steps.
         actual: what they really take, if not that.
-        limits: as ``simulate`` takes them.
+        slowness, limits: as ``simulate`` takes them.
     """
 
     latency: LatencyModel
     max_batch: int = 16
     actual: LatencyModel | None = None
+    slowness: Slowness | None = None
     limits: Mapping[str, int] | None = None
 
     engine = "simulated"
@@ -79,7 +81,9 @@ class Simulated:
         return self.latency.device
 
     def run(self, arrivals: Sequence[Arrival], policy: Policy) -> list[Outcome]:
-        return simulate(arrivals, policy, self.latency, max_batch=self.max_batch, actual=self.actual, limits=self.limits)
+        return simulate(
+            arrivals, policy, self.latency, max_batch=self.max_batch, actual=self.actual, slowness=self.slowness, limits=self.limits
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +112,15 @@ class RealTime:
         return replay(arrivals, policy, self.inner, self.latency, max_batch=self.max_batch, on_step=self.steps.append)
 
     def simulated(self) -> Simulated:
-        """A simulator with the engine's limits that plans as the latest run did, and whose steps take what they took there, if any did."""
+        """A simulator with the engine's limits that plans as the latest run did, and whose steps take what they took there, if any did.
+
+        That is one fit to all of them, times how slow the machine was in each second.
+        """
         limits = {name: getattr(self.inner.info, name) for name in ("context_tokens", "max_sequences", "max_step_tokens")}
-        return Simulated(self.latency, self.max_batch, fit_mean_latency(self.device, self.steps) if self.steps else None, limits)
+        if not self.steps:
+            return Simulated(self.latency, self.max_batch, limits=limits)
+        actual = fit_mean_latency(self.device, self.steps)
+        return Simulated(self.latency, self.max_batch, actual, Slowness.of(self.steps, actual), limits)
 
 
 def grid(

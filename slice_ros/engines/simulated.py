@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from slice_ros.clock import VirtualClock
@@ -42,6 +42,7 @@ class SimulatedEngine:
     latency: how long steps take.
     clock: moved forward by each step; without one, steps take no time (``PacedEngine`` makes them last on a real clock).
     lengths: prompt and answer length by goal id; where absent, a prompt token is four characters and an answer ``max_tokens``.
+    slowness: factor on the time of a step that begins at a moment of the clock.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class SimulatedEngine:
         clock: VirtualClock | None = None,
         lengths: Mapping[str, Lengths] | None = None,
         *,
+        slowness: Callable[[float], float] = lambda _: 1.0,
         context_tokens: int = 32768,
         max_sequences: int = 256,
         max_step_tokens: int = 2048,
@@ -57,6 +59,7 @@ class SimulatedEngine:
         self._latency = latency
         self._clock = clock
         self._lengths = lengths or {}
+        self._slowness = slowness
         self._info = EngineInfo("simulated", latency.device, context_tokens, max_sequences, max_step_tokens, context_tokens)
         self._sequences: dict[str, _Sequence] = {}
 
@@ -100,7 +103,7 @@ class SimulatedEngine:
     def step(self, column: Column) -> list[Output]:
         kv_tokens = sum(self._sequences[cell.goal_id].kv_tokens for cell in column) if self._latency.kv_token_s else 0
         if self._clock is not None:
-            self._clock.advance(self._latency.column_s(column, kv_tokens))
+            self._clock.advance(self._latency.column_s(column, kv_tokens) * self._slowness(self._clock.now()))
         outputs = []
         for goal_id, prompt_tokens in column:
             sequence = self._sequences[goal_id]
