@@ -1,9 +1,10 @@
 """What is promised beside the real-time traffic, summed up by hand: one token takes 10 ms, one row a step."""
 
 import math
+from dataclasses import replace
 
 import pytest
-from builders import a_task
+from builders import CONTROL, PAPER, a_task
 
 from slice_ros.latency import LatencyModel
 from slice_ros.load import Traffic
@@ -219,3 +220,13 @@ def test_a_new_due_time_may_make_room_among_the_others():
     assert lumps[0] == _Lump(1.0, 7.0, 3.0, 0.0, 0.0)
     assert lumps[-1].due_s == 5000.0
     assert from_s == 1.0
+
+
+def test_a_first_token_is_due_by_ttft_and_the_others_by_the_end():
+    promises = Promises(Traffic(), 5.0, PAPER, Limits(4))
+    job = Outlook(a_task("g", CONTROL), 0, 10, None, 0.014, prompt_s=0.1, likely=10, needed=12.0, end_s=6.5, due_s=5.5)
+    assert list(promises.lumps(job)) == [(0.5, 1.0, 1.0, 0.1, 0.0), (1.5, 9.0, 10.0, 0.0, 0.0)]
+    of_two = replace(job, likely=2, needed=2.0)
+    assert list(promises.lumps(of_two)) == [(0.5, 1.0, 1.0, 0.1, 0.0), (1.5, 1.0, 2.0, 0.0, 0.0)]
+    begun = replace(job, tokens=1, prompt_s=0.0)
+    assert list(promises.lumps(begun)) == [(1.5, 9.0, 9.0, 0.0, 0.0)]
