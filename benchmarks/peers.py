@@ -48,8 +48,6 @@ from slice_ros.models import QUANTIZATIONS, SHAPES
 from slice_ros.ros import ActionClient, SingleThreadedExecutor, rclpy
 from slice_ros.task import Task
 
-DISCOVERY_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
-"""Both sides are on this machine: DDS stays on it, too, unless this says otherwise."""
 READY_S = 600.0
 """How long a server may take to load its model and measure its steps."""
 ENDED_S = 300.0
@@ -354,7 +352,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 
 def main() -> int:
-    os.environ.setdefault(DISCOVERY_RANGE, "LOCALHOST")
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # both sides are on this machine
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", type=Path, metavar="PATH", help="GGUF file; slice_server's answers may end early with one that ends them")

@@ -369,6 +369,14 @@ def test_a_real_time_task_waits_for_none_that_would_make_it_late(deadline_s, wai
     assert [job.is_pressed for job in jobs] == [False, waits]
 
 
+def test_nobody_is_pressed_where_there_is_no_real_time_task():
+    """Not even one that is late unless its answer is long: due times decide among best-effort tasks."""
+    job = outlook(a_task("behind", BestEffort(deadline_s=2.0), max_tokens=5), now=0.2, lengths=taught_lengths(test=5))
+    job.latest_s, job.hope_s = 0.1, 0.9
+    mark_pressed([job], Promises(Traffic(), 0.2, PAPER, LIMITS), 0.2)
+    assert not job.is_pressed
+
+
 def test_a_real_time_task_that_nothing_is_due_of_any_more_presses_nobody():
     """Nor is it asked whether it fits, as no time is its last."""
     policy = taught(Slack(), test=5)

@@ -126,7 +126,7 @@ def mark_pressed(promised: Sequence[Outlook], promises: Promises, now: float) ->
     real_time = [job for job in promised if job.is_real_time and job.end_s < math.inf]
     work_s = sum(job.needed_s for job in real_time)
     pressed = [job for job in promised if not job.is_real_time and job.latest_s - now < PRESSED * work_s]
-    if pressed and all(promises.take(job) for job in (*real_time, *pressed)):
+    if real_time and pressed and all(promises.take(job) for job in (*real_time, *pressed)):
         for job in pressed:
             job.is_pressed = True
 
