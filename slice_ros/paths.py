@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,12 @@ PACKAGE = Path(__file__).resolve().parent
 def share_dir() -> Path:
     """The directory that holds ``msg/``, ``action/``, ``srv/`` and ``config/``.
 
-    In this order: the share of the package as ROS 2 installed it, ``slice_ros/share`` of an installed wheel, the root of a source checkout.
+    In this order: the root of a source checkout, the share of the package as ROS 2 installed it, that of an installed wheel.
 
     Raises:
         FileNotFoundError: none of them holds the interface files; the sentence names the places looked at.
     """
-    candidates = [*_ament_share(), PACKAGE / "share", PACKAGE.parent]
+    candidates = [PACKAGE.parent, *_ament_share(), Path(sys.prefix) / "share" / "slice_ros"]
     for candidate in candidates:
         if (candidate / "action" / "Generate.action").is_file():
             return candidate
@@ -33,7 +34,7 @@ def _ament_share() -> list[Path]:
         return []
     try:
         return [Path(get_package_share_directory("slice_ros"))]
-    except LookupError:  # PackageNotFoundError: ROS 2 is here, the package was not built with it
+    except (LookupError, OSError):  # the package is not built with the ROS 2 that is here, or it has no AMENT_PREFIX_PATH, as from wheels
         return []
 
 
