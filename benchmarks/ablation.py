@@ -9,17 +9,17 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-from slice_ros import scheduler
 from slice_ros.bench.simulate import attainment, simulate
 from slice_ros.bench.workload_file import load_workload
-from slice_ros.latency import LatencyModel
-from slice_ros.lengths import Lengths
-from slice_ros.load import Traffic
-from slice_ros.outlook import Outlook
-from slice_ros.policies import promises, slack
-from slice_ros.policies.base import Limits
-from slice_ros.residency import Room
-from slice_ros.task import Task
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling import scheduler
+from slice_ros.scheduling.lengths import Lengths
+from slice_ros.scheduling.load import Traffic
+from slice_ros.scheduling.outlook import Outlook
+from slice_ros.scheduling.policies import promises, slack
+from slice_ros.scheduling.policies.base import Limits
+from slice_ros.scheduling.residency import Room
+from slice_ros.scheduling.task import Task
 
 RATES_HZ = (1.5, 2.0, 3.0, 5.0)
 

@@ -25,18 +25,18 @@ import yardstick
 from rich.console import Console
 from rich.table import Table
 
-from slice_ros.engines.base import EngineError
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama import engine as engine_module
 from slice_ros.engines.llama.loading import physical_cores
+from slice_ros.engines.llama.shapes import QUANTIZATIONS, SHAPES, make_model
 from slice_ros.goal import GoalRequest
-from slice_ros.latency import LatencyModel
+from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Cell, Column
-from slice_ros.models import QUANTIZATIONS, SHAPES, make_model
 from slice_ros.paths import cache_dir
-from slice_ros.policies import make_policy
-from slice_ros.policies.slack import COLUMNS
-from slice_ros.scheduler import Scheduler
+from slice_ros.scheduling.engine import EngineError
+from slice_ros.scheduling.policies import make_policy
+from slice_ros.scheduling.policies.slack import COLUMNS
+from slice_ros.scheduling.scheduler import Scheduler
 from slice_ros.slo import BestEffort
 
 GRAMMAR = 'root ::= "{" [a-z ]* "}"'

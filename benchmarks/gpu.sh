@@ -71,7 +71,7 @@ measured() {
     printf '```\n' >>"$BUILD/$NAME.md"
 }
 
-[[ -f $MODEL ]] || "$PYTHON" -m slice_ros.models --shape "$SHAPE" --type "$TYPE" --output "$MODEL"
+[[ -f $MODEL ]] || "$PYTHON" -m slice_ros.engines.llama.shapes --shape "$SHAPE" --type "$TYPE" --output "$MODEL"
 {
     echo "# $SHAPE $TYPE on $DEVICE"
     echo

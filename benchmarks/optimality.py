@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from slice_ros.bench.optimum import Instance, attained, most_attained, random_instance
-from slice_ros.policies import POLICIES, make_policy
+from slice_ros.scheduling.policies import POLICIES, make_policy
 
 
 def main(count: int, first: int) -> None:

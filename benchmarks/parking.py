@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import median
 
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
+from slice_ros.engines.llama.shapes import default_model_path
 from slice_ros.goal import GoalRequest
 from slice_ros.mask import Cell
-from slice_ros.models import default_model_path
 from slice_ros.slo import BestEffort
 
 LENGTHS = (256, 1024, 4096)

@@ -25,12 +25,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+import rclpy
 import yardstick
 from engine import shaped_model
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
 from rich.console import Console
 from rich.table import Table
 
-from slice_ros import qos
 from slice_ros.bench import plots
 from slice_ros.bench.replay import write_prompts
 from slice_ros.bench.rows import Row, write_rows
@@ -38,15 +40,15 @@ from slice_ros.bench.simulate import Outcome
 from slice_ros.bench.sweep import Case, row_of
 from slice_ros.bench.workload import Arrival
 from slice_ros.bench.workload_file import DEFAULT_WORKLOAD, load_workload
-from slice_ros.conversions import slo_msg
-from slice_ros.engines.base import EngineError
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.loading import device_name, physical_cores
+from slice_ros.engines.llama.shapes import QUANTIZATIONS, SHAPES
 from slice_ros.goal import ErrorCode
-from slice_ros.interfaces import Generate, SloStatus
-from slice_ros.models import QUANTIZATIONS, SHAPES
-from slice_ros.ros import ActionClient, SingleThreadedExecutor, rclpy
-from slice_ros.task import Task
+from slice_ros.ros import qos
+from slice_ros.ros.conversions import slo_msg
+from slice_ros.ros.interfaces import Generate, SloStatus
+from slice_ros.scheduling.engine import EngineError
+from slice_ros.scheduling.task import Task
 
 READY_S = 600.0
 """How long a server may take to load its model and measure its steps."""

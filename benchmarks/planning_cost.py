@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from slice_ros.admission import predict
 from slice_ros.engines.llama.prefixes import Prefixes
-from slice_ros.experience import Experience
-from slice_ros.latency import LatencyModel
-from slice_ros.policies import POLICIES, Limits, make_policy
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.admission import predict
+from slice_ros.scheduling.experience import Experience
+from slice_ros.scheduling.policies import POLICIES, Limits, make_policy
+from slice_ros.scheduling.task import Task
 from slice_ros.slo import BestEffort, RealTime
-from slice_ros.task import Task
 
 CONTROL = RealTime(tpot_ms=50, deadline_s=1.5)
 CHAT = BestEffort(ttft_ms=1000, tpot_ms=125)

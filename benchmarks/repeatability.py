@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from slice_ros import models
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
+from slice_ros.engines.llama import shapes as models
 from slice_ros.goal import GoalRequest, Sampling
 from slice_ros.mask import Cell
 from slice_ros.slo import Slo

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 
+import rclpy
+from rclpy.node import Node
+
 from slice_ros.client import GoalFailed, SliceClient
-from slice_ros.ros import Node, rclpy
 from slice_ros.slo import OnMiss, RealTime
 
 WAYPOINTS = {"dock": (0.0, 0.0), "kitchen": (4.0, 1.0), "lab": (2.0, 5.0), "hall": (1.0, 2.0)}

@@ -8,16 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reliability.inputs import damaged
-from reliability.rtps import Forger
-from slice_ros.interfaces import CancelGoal, ChangeState, Transition
+from action_msgs.srv import CancelGoal
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from slice_ros.rclpy_dds import messages, qos
 from slice_ros.rclpy_dds.cdr import HEADER_SIZE, DecodeError
 from slice_ros.rclpy_dds.dds import Participant, Policy, Qos, Reader, Writer
 from slice_ros.rclpy_dds.network import domain_id
 from slice_ros.rclpy_dds.qos import DurabilityPolicy, QoSProfile
 from slice_ros.rclpy_dds.service import REQUEST_HEADER_SIZE
-from slice_ros.ros import LAYER
+
+from reliability.inputs import damaged
+from reliability.rtps import Forger
+from slice_ros.ros.distributions import LAYER
 
 if LAYER == "rclpy":
     raise ImportError("what is no message can be said on slice_ros's own ROS layer only; set SLICE_ROS_LAYER=dds")

@@ -262,10 +262,13 @@ class Prober:
     """A node of this process, which sends goals of its own and looks at the server's endpoints and events."""
 
     def __init__(self) -> None:
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.signals import SignalHandlerOptions
+
         from slice_ros.client import SliceClient
-        from slice_ros.interfaces import GoalEvent
-        from slice_ros.qos import GOAL_EVENTS
-        from slice_ros.ros import SignalHandlerOptions, SingleThreadedExecutor, rclpy
+        from slice_ros.ros.interfaces import GoalEvent
+        from slice_ros.ros.qos import GOAL_EVENTS
 
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         self.node = rclpy.create_node("prober")
@@ -308,7 +311,7 @@ class Prober:
         return sum(self.node.count_publishers(topic) + self.node.count_subscribers(topic) for topic in topics)
 
     def close(self) -> None:
-        from slice_ros.ros import rclpy
+        import rclpy
 
         self._client.destroy()
         self.node.destroy_node()
@@ -319,7 +322,7 @@ def run(
     folder: Path, faults: int, seed: int, clients: int, rate: float, gap_s: float, pause_s: float, slowness: float
 ) -> tuple[list[Check], list[Fault], dict[str, object]]:
     """Do it all; everything it started is gone afterwards."""
-    from slice_ros.models import make_start_model
+    from slice_ros.engines.llama.shapes import make_start_model
 
     rng = random.Random(seed)
     make_start_model(folder / "model.gguf")

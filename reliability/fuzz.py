@@ -20,9 +20,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import rclpy
 import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+from slice_ros.rclpy_dds.arguments import parse, read_params_file
+from slice_ros.rclpy_dds.exceptions import UnknownROSArgsError
 
 from reliability.attacker import Attacker
 from reliability.inputs import ADAPTERS, TEXTS, damaged, messages_of
@@ -33,17 +38,14 @@ from reliability.report import Check, conclude
 from slice_ros.bench.workload import WorkloadError
 from slice_ros.bench.workload_file import load_workload
 from slice_ros.client import Answer, Generation, GoalFailed, SliceClient
-from slice_ros.conversions import uuid_msg
-from slice_ros.engines.base import EngineError
-from slice_ros.host import EngineHost
-from slice_ros.interfaces import Generate
-from slice_ros.latency import LatencyError, LatencyModel
-from slice_ros.models import make_adapter, make_start_model
-from slice_ros.parameters import PARAMETERS, ParameterError, check_all
-from slice_ros.presets import PREFIX, presets_of
-from slice_ros.rclpy_dds.arguments import parse, read_params_file
-from slice_ros.rclpy_dds.exceptions import UnknownROSArgsError
-from slice_ros.ros import SignalHandlerOptions, SingleThreadedExecutor, rclpy
+from slice_ros.engines.llama.shapes import make_adapter, make_start_model
+from slice_ros.latency.model import LatencyError, LatencyModel
+from slice_ros.parameters.presets import PREFIX, presets_of
+from slice_ros.parameters.table import PARAMETERS, ParameterError, check_all
+from slice_ros.process.host import EngineHost
+from slice_ros.ros.conversions import uuid_msg
+from slice_ros.ros.interfaces import Generate
+from slice_ros.scheduling.engine import EngineError
 
 NAME = "fuzz"
 READY_S = 90.0

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 from rosbags.interfaces import Nodetype
-
 from slice_ros.rclpy_dds import messages
 from slice_ros.rclpy_dds.cdr import Description
+
 from slice_ros.schemas import BY_NAME
 
 ADAPTERS = ("polite", "terse")

@@ -14,11 +14,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
 from reliability.records import Notes
 from slice_ros.client import Answer, Generation, SliceClient
-from slice_ros.ros import Node, SignalHandlerOptions, SingleThreadedExecutor, rclpy
+from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import BestEffort, OnMiss, RealTime, Slo
-from slice_ros.task import SloReport
 
 KINDS: tuple[tuple[str, float, Slo, tuple[int, int]], ...] = (
     ("control", 0.5, RealTime(tpot_ms=200, deadline_s=4.0, on_miss=OnMiss.ABORT), (4, 16)),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from slice_ros.engines.base import EngineError
 from slice_ros.engines.llama.config import LlamaConfig
 from slice_ros.engines.llama.engine import LlamaEngine
-from slice_ros.parameters import check_all
+from slice_ros.parameters.table import check_all
+from slice_ros.scheduling.engine import EngineError
 
 
 def main() -> None:

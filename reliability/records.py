@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from slice_ros.task import SloReport
+from slice_ros.scheduling.task import SloReport
 
 
 @dataclass(slots=True)

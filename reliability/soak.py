@@ -18,6 +18,10 @@ from pathlib import Path
 from statistics import mean, median
 from typing import NamedTuple
 
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
 from reliability.isolation import isolate
 from reliability.load import draw
 from reliability.processes import Footprint, LoadClient, Server
@@ -25,10 +29,9 @@ from reliability.records import Record, read
 from reliability.report import Check, conclude
 from reliability.verdicts import FINISHED, ROUNDING_S, Lives, disagreements, observed, reported, spread
 from slice_ros.client import Generation, SliceClient
-from slice_ros.interfaces import GoalEvent, SloStatus
-from slice_ros.models import make_start_model
-from slice_ros.qos import GOAL_EVENTS
-from slice_ros.ros import SignalHandlerOptions, SingleThreadedExecutor, rclpy
+from slice_ros.engines.llama.shapes import make_start_model
+from slice_ros.ros.interfaces import GoalEvent, SloStatus
+from slice_ros.ros.qos import GOAL_EVENTS
 
 NAME = "soak"
 OVERLOAD = 1.2

@@ -10,13 +10,18 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slice_ros import qos
-from slice_ros.conversions import duration_msg, message_msg, report_of, sampling_msg, slo_msg, uuid_msg
+import rclpy
+from action_msgs.msg import GoalStatus
+from rclpy.action import ActionClient
+from rclpy.node import Node
+from rclpy.task import Future
+
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling, TokenLogprob
-from slice_ros.interfaces import Generate, GoalStatus, SloStatus
-from slice_ros.ros import ActionClient, Future, Node, rclpy
+from slice_ros.ros import qos
+from slice_ros.ros.conversions import duration_msg, message_msg, report_of, sampling_msg, slo_msg, uuid_msg
+from slice_ros.ros.interfaces import Generate, SloStatus
+from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import BestEffort, Slo
-from slice_ros.task import SloReport
 
 WATCH_PERIOD_S = 0.1
 LONGEST_LOOK_S = 0.5

@@ -17,14 +17,18 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from slice_ros import qos
-from slice_ros.conversions import fill_result, report_msg, slo_of, uuid_msg
+import rclpy
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.task import Future
+
 from slice_ros.goal import ErrorCode, FinishReason, GoalError
-from slice_ros.interfaces import Generate, GoalEvent, SloStatus
-from slice_ros.presets import DEFAULTS, presets_of
-from slice_ros.ros import ActionServer, CancelResponse, Future, GoalResponse, SingleThreadedExecutor, rclpy
+from slice_ros.parameters.presets import DEFAULTS, presets_of
+from slice_ros.ros import qos
+from slice_ros.ros.conversions import fill_result, report_msg, slo_of, uuid_msg
+from slice_ros.ros.interfaces import Generate, GoalEvent, SloStatus
+from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import Slo
-from slice_ros.task import SloReport
 
 STATUS_PERIOD_S = 0.5
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from slice_ros.clock import VirtualClock
-from slice_ros.engines.base import KvFullError, Output
 from slice_ros.engines.simulated import Lengths, SimulatedEngine
-from slice_ros.events import Finished, Progress
 from slice_ros.goal import GoalRequest
-from slice_ros.latency import LatencyModel
+from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Column
-from slice_ros.policies import Policy, make_policy
-from slice_ros.scheduler import Scheduler
+from slice_ros.scheduling.clock import VirtualClock
+from slice_ros.scheduling.engine import KvFullError, Output
+from slice_ros.scheduling.events import Finished, Progress
+from slice_ros.scheduling.policies import Policy, make_policy
+from slice_ros.scheduling.scheduler import Scheduler
+from slice_ros.scheduling.task import Task
 from slice_ros.slo import BestEffort, RealTime, Slo
-from slice_ros.task import Task
 
 CONTROL = RealTime(tpot_ms=50, deadline_s=1.5)
 VOICE = BestEffort(ttft_ms=1000, tpot_ms=125)

@@ -8,8 +8,9 @@ import random
 import tempfile
 
 import pytest
+import rclpy
 
-from slice_ros.ros import confine_to_loopback, rclpy
+from slice_ros.ros.distributions import confine_to_loopback
 
 # Inherited by the processes that tests start. A domain of this run's own keeps it apart from other runs on the machine, and each of
 # pytest-xdist's workers, gw0, gw1, ..., counts on from the one that it inherits.

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
 
 from slice_ros.client import GoalFailed, SliceClient
-from slice_ros.interfaces import SloStatus
-from slice_ros.ros import SingleThreadedExecutor, rclpy
+from slice_ros.ros.interfaces import SloStatus
 
 READY_S = 60.0
 

@@ -5,13 +5,13 @@ import math
 import pytest
 from builders import CONTROL, PAPER, VOICE, Bench, a_goal, a_task
 
-from slice_ros.admission import Admission, predict
 from slice_ros.engines.simulated import Lengths
-from slice_ros.events import Checked
-from slice_ros.experience import Experience
 from slice_ros.goal import ErrorCode
-from slice_ros.latency import LatencyModel
-from slice_ros.policies import Limits
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.admission import Admission, predict
+from slice_ros.scheduling.events import Checked
+from slice_ros.scheduling.experience import Experience
+from slice_ros.scheduling.policies import Limits
 from slice_ros.slo import BestEffort, RealTime
 
 FLAT = LatencyModel("flat", (0.020,), chunk_s=0.030)

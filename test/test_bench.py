@@ -20,8 +20,8 @@ from slice_ros.bench.sweep import Case, RealTime, Simulated, compare, fitting_bo
 from slice_ros.bench.workload_file import load_workload
 from slice_ros.engines.paced import PacedEngine
 from slice_ros.engines.simulated import SimulatedEngine
-from slice_ros.latency import LatencyModel
-from slice_ros.policies import make_policy
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.policies import make_policy
 
 ROBOT_MIX = load_workload("robot-mix")
 SMOOTH = LatencyModel.profile("rtx4060ti-chatglm2-6b-int4-smooth")
@@ -256,7 +256,7 @@ def test_a_missing_model_is_a_failure_not_a_traceback(tmp_path, capsys):
 
 def test_llama_cpp_itself_serves_the_traffic_beside_its_simulation(tmp_path):
     pytest.importorskip("llama_cpp")
-    from slice_ros.models import make_start_model
+    from slice_ros.engines.llama.shapes import make_start_model
 
     make_start_model(tmp_path / "start.gguf")
     path = tmp_path / "rows.json"

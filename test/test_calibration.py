@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 from builders import PAPER
 
-from slice_ros.calibration import measure_latency, relative_errors
 from slice_ros.cli import main
-from slice_ros.clock import VirtualClock
-from slice_ros.engines.base import EngineError
+from slice_ros.engines.calibration import measure_latency, relative_errors
 from slice_ros.engines.simulated import SimulatedEngine
-from slice_ros.latency import LatencyModel
-from slice_ros.latency_fit import Step, fit_mean_latency
+from slice_ros.latency.fit import Step, fit_mean_latency
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.clock import VirtualClock
+from slice_ros.scheduling.engine import EngineError
 
 SAW_TOOTH = LatencyModel("saw", (0.014, 0.027, 0.038, 0.030, 0.050), chunk_s=0.002, prompt_token_s=0.00047, kv_token_s=1e-6)
 
@@ -190,7 +190,7 @@ def test_steps_of_all_kinds_together_give_the_model_they_follow():
 def test_llama_cpp_itself_is_measured_and_left_clean(tmp_path):
     pytest.importorskip("llama_cpp")
     from slice_ros.engines.llama import LlamaConfig, LlamaEngine
-    from slice_ros.models import make_start_model
+    from slice_ros.engines.llama.shapes import make_start_model
 
     make_start_model(tmp_path / "start.gguf")
     engine = LlamaEngine(LlamaConfig(tmp_path / "start.gguf", n_ctx=2048, n_seq_max=8, n_threads=1))
@@ -208,7 +208,7 @@ def test_llama_cpp_itself_is_measured_and_left_clean(tmp_path):
 def test_prompts_are_no_longer_than_the_model_was_trained_with(tmp_path, trained, is_enough):
     pytest.importorskip("llama_cpp")
     from slice_ros.engines.llama import LlamaConfig, LlamaEngine
-    from slice_ros.models import START_SHAPE, make_start_model
+    from slice_ros.engines.llama.shapes import START_SHAPE, make_start_model
 
     make_start_model(tmp_path / "short.gguf", shape=replace(START_SHAPE, block_count=1, context_length=trained))
     engine = LlamaEngine(LlamaConfig(tmp_path / "short.gguf", n_ctx=4096, n_seq_max=4, n_threads=1))
@@ -225,7 +225,7 @@ def test_prompts_are_no_longer_than_the_model_was_trained_with(tmp_path, trained
 
 def test_the_command_writes_a_profile_and_saves_it_for_servers(tmp_path, monkeypatch, capsys):
     pytest.importorskip("llama_cpp")
-    from slice_ros.models import make_start_model
+    from slice_ros.engines.llama.shapes import make_start_model
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     make_start_model(tmp_path / "start.gguf")

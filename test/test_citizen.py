@@ -7,13 +7,17 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from serving import READY_S, Peer, serving
 
-from slice_ros.conversions import slo_msg
 from slice_ros.goal import ErrorCode
-from slice_ros.interfaces import CheckSlo, DiagnosticArray, GoalEvent, SetParameters, SloStatus
 from slice_ros.monitor.feed import Feed
-from slice_ros.ros import DurabilityPolicy, Parameter, QoSProfile, ReliabilityPolicy, rclpy
+from slice_ros.ros.conversions import slo_msg
+from slice_ros.ros.interfaces import CheckSlo, GoalEvent, SloStatus
 from slice_ros.slo import BestEffort, RealTime
 
 LAUNCH = Path(__file__).parent.parent / "launch"

@@ -8,11 +8,13 @@ import subprocess
 import sys
 
 import pytest
+import rclpy
+from rclpy.executors import ExternalShutdownException
 from serving import READY_S, Peer, serving
 
 from slice_ros.cli import COMMANDS, main, make_parser
 from slice_ros.commands.serve import ros_arguments
-from slice_ros.ros import ExternalShutdownException, RCLError, rclpy, refusal
+from slice_ros.ros.distributions import RCLError, refusal
 
 
 @pytest.mark.parametrize("command", COMMANDS)

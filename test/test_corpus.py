@@ -10,7 +10,7 @@ from itertools import islice, pairwise
 import pytest
 
 from slice_ros.demo.language import CONTROL_PHRASES, NAMES, SIDES, TASKS, Example, velocity
-from slice_ros.models import SPECIAL_TOKENS
+from slice_ros.engines.llama.shapes import SPECIAL_TOKENS
 from training.corpus import held_out_examples, is_held_out, training_examples
 from training.tokenizer import Tokenizer
 

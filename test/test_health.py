@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from slice_ros.monitor.health import Level, diagnose_engine, diagnose_slo
-from slice_ros.monitor.recent import LastMinute
+from slice_ros.metrics.health import Level, diagnose_engine, diagnose_slo
+from slice_ros.metrics.last_minute import LastMinute
 
 
 def status(**changes):

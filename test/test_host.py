@@ -15,11 +15,11 @@ from contextlib import contextmanager
 import pytest
 from serving import is_alive, open_when_read
 
-from slice_ros.engines.base import EngineError
-from slice_ros.events import Event, Finished, Progress, Snapshot
 from slice_ros.goal import ErrorCode, FinishReason, GoalRequest
-from slice_ros.host import EngineHost, EngineState
-from slice_ros.parameters import check_all
+from slice_ros.parameters.table import check_all
+from slice_ros.process.host import EngineHost, EngineState
+from slice_ros.scheduling.engine import EngineError
+from slice_ros.scheduling.events import Event, Finished, Progress, Snapshot
 from slice_ros.slo import BestEffort
 
 FAST = {"engine.kind": "simulated"}
@@ -239,7 +239,7 @@ def test_an_error_that_nobody_foresaw_is_a_sentence_at_start(make_host):
 
 
 def test_a_process_that_ends_without_a_word_is_a_sentence_at_start(make_host, tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text("import os, sys\nif 'slice_ros.engine_process' in sys.orig_argv: os._exit(1)\n")
+    (tmp_path / "sitecustomize.py").write_text("import os, sys\nif 'slice_ros.process.main' in sys.orig_argv: os._exit(1)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(EngineError, match="ended with status 1"):
         make_host().start()
@@ -288,8 +288,8 @@ def test_the_engine_process_does_not_outlive_a_killed_node(engine, tmp_path):
     script = tmp_path / "node.py"
     script.write_text(
         "import threading, time\n"
-        "from slice_ros.host import EngineHost\n"
-        "from slice_ros.parameters import check_all\n"
+        "from slice_ros.process.host import EngineHost\n"
+        "from slice_ros.parameters.table import check_all\n"
         f"host = EngineHost(check_all({parameters}), print)\n"
         "threading.Thread(target=host.start, daemon=True).start()\n"
         f"while host.pid is None or ({engine == 'serves'} and host.ready is None): time.sleep(0.01)\n"

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import rclpy
 from builders import a_goal
 from hypothesis import given
 from hypothesis import strategies as st
 from serving import READY_S, Peer, serving
 
-from slice_ros import qos
 from slice_ros.client import GoalFailed
 from slice_ros.goal import ChatMessage, ErrorCode, GoalError
-from slice_ros.intake import LONGEST_NAME, MOST_ENTRIES, MOST_LABELS, Labels, Places, check_size
-from slice_ros.interfaces import GoalEvent
-from slice_ros.parameters import check_all
-from slice_ros.ros import rclpy
+from slice_ros.parameters.table import check_all
+from slice_ros.ros import qos
+from slice_ros.ros.interfaces import GoalEvent
+from slice_ros.server.intake import LONGEST_NAME, MOST_ENTRIES, MOST_LABELS, Labels, Places, check_size
 from slice_ros.slo import RealTime
 
 LIMITS = check_all({"limits.max_tokens": 100, "limits.prompt_bytes": 1000, "limits.grammar_bytes": 50})

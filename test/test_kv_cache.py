@@ -14,13 +14,13 @@ from slice_ros.engines import KvUse
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.cells import Cells
 from slice_ros.engines.llama.prefixes import Prefixes
-from slice_ros.events import Finished
+from slice_ros.engines.llama.shapes import START_SHAPE, make_start_model
 from slice_ros.goal import GoalRequest
-from slice_ros.latency import LatencyModel
+from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Cell
-from slice_ros.models import START_SHAPE, make_start_model
-from slice_ros.policies import make_policy
-from slice_ros.scheduler import Scheduler
+from slice_ros.scheduling.events import Finished
+from slice_ros.scheduling.policies import make_policy
+from slice_ros.scheduling.scheduler import Scheduler
 from slice_ros.slo import Slo
 
 SYSTEM = "You drive a robot in a warehouse. Answer with one command. The commands are: go, stop, turn left, turn right, dock. " * 4

@@ -11,22 +11,22 @@ from pathlib import Path
 import pytest
 from builders import CONTROL, QA, a_task
 
-from slice_ros import residency
-from slice_ros.clock import MonotonicClock
 from slice_ros.engines import EngineInfo, KvUse, Output
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.host_cache import PIECE, REMEMBERED_S
-from slice_ros.events import Finished, Progress
+from slice_ros.engines.llama.shapes import START_SHAPE, make_start_model
 from slice_ros.goal import ErrorCode, GoalRequest
-from slice_ros.latency import LatencyModel
-from slice_ros.lengths import Lengths
+from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Cell, Column, MaskMatrix
-from slice_ros.models import START_SHAPE, make_start_model
-from slice_ros.outlook import Outlook
-from slice_ros.policies import POLICIES, Policy, make_policy
-from slice_ros.policies.base import next_cell
-from slice_ros.residency import LONGEST_COPY_S, Room, claim, copy_time, first_to_go, is_worth_copying, unclaimed, victims
-from slice_ros.scheduler import Scheduler
+from slice_ros.scheduling import residency
+from slice_ros.scheduling.clock import MonotonicClock
+from slice_ros.scheduling.events import Finished, Progress
+from slice_ros.scheduling.lengths import Lengths
+from slice_ros.scheduling.outlook import Outlook
+from slice_ros.scheduling.policies import POLICIES, Policy, make_policy
+from slice_ros.scheduling.policies.base import next_cell
+from slice_ros.scheduling.residency import LONGEST_COPY_S, Room, claim, copy_time, first_to_go, is_worth_copying, unclaimed, victims
+from slice_ros.scheduling.scheduler import Scheduler
 from slice_ros.slo import RealTime, Slo
 
 PROMPT = "The robot drives from the dock to the third shelf and back again, then it waits for the door to open. "

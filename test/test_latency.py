@@ -2,7 +2,7 @@
 
 import pytest
 
-from slice_ros.latency import LatencyError, LatencyModel, profile_names
+from slice_ros.latency.model import LatencyError, LatencyModel, profile_names
 from slice_ros.mask import Cell
 
 

@@ -11,28 +11,21 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
-from types import ModuleType
 
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition, TransitionEvent
+from lifecycle_msgs.srv import ChangeState, GetAvailableStates, GetAvailableTransitions, GetState
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 from serving import READY_S, Peer, children_of, is_alive, open_when_read, serving
 
-from slice_ros.bond import Heartbeat
 from slice_ros.client import GoalFailed
+from slice_ros.engines.llama.shapes import default_model_path
 from slice_ros.goal import ErrorCode
-from slice_ros.interfaces import (
-    ChangeState,
-    DiagnosticArray,
-    GetAvailableStates,
-    GetAvailableTransitions,
-    GetState,
-    SetParameters,
-    SloStatus,
-    Transition,
-    TransitionEvent,
-)
-from slice_ros.lifecycle import ManagedNode, TransitionError
-from slice_ros.models import default_model_path
-from slice_ros.ros import LAYER, Parameter, SingleThreadedExecutor, rclpy
+from slice_ros.ros.interfaces import SloStatus
+from slice_ros.server.lifecycle import ManagedNode, TransitionError
 
 pytestmark = pytest.mark.usefixtures("ros")
 
@@ -102,7 +95,6 @@ def test_a_node_goes_through_its_life_and_back():
         assert children_of(server.pid) == []
 
 
-@pytest.mark.skipif(LAYER != "rclpy", reason="bondpy needs rclpy")
 def test_a_lifecycle_manager_has_a_bond_with_an_active_server_that_ends_when_it_is_deactivated():
     bondpy = pytest.importorskip("bondpy.bondpy", reason="bondpy is not installed")
     with managed("bound", to=("configure",)) as (_, manager):
@@ -116,19 +108,6 @@ def test_a_lifecycle_manager_has_a_bond_with_an_active_server_that_ends_when_it_
         assert manager.change("deactivate")
         manager.spin_until(lambda: seen == ["formed", "broken"], timeout_s=2.0)  # told, not found out by its silence
         bond.shutdown()
-
-
-@pytest.mark.skipif(LAYER == "rclpy", reason="rclpy has bonds")
-def test_without_rclpy_there_is_no_bond_even_where_bondpy_is_installed(monkeypatch):
-    module = ModuleType("bondpy.bondpy")
-    module.Bond = lambda *_: pytest.fail("a bond without rclpy")
-    monkeypatch.setitem(sys.modules, "bondpy", ModuleType("bondpy"))
-    monkeypatch.setitem(sys.modules, "bondpy.bondpy", module)
-    node = rclpy.create_node("lonely")
-    try:
-        Heartbeat(node, 0.1).end()
-    finally:
-        node.destroy_node()
 
 
 def test_an_inactive_server_rejects_goals():

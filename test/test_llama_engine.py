@@ -21,15 +21,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from slice_ros import models
 from slice_ros.engines import EngineError, KvFullError
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine, loading, sampler
+from slice_ros.engines.llama import shapes as models
 from slice_ros.engines.llama.sampler import Candidates, Sampler, make_chain
+from slice_ros.engines.llama.shapes import START_SHAPE, make_start_model
 from slice_ros.engines.llama.text import TextStream
 from slice_ros.goal import ChatMessage, ErrorCode, FinishReason, GoalError, GoalRequest, Sampling
 from slice_ros.mask import Cell
-from slice_ros.models import START_SHAPE, make_start_model
-from slice_ros.parameters import check_all
+from slice_ros.parameters.table import check_all
 from slice_ros.slo import Slo
 
 END_OF_TEXT, IM_START, IM_END = 256, 257, 258

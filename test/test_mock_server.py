@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
 
 from slice_ros.client import Answer, Generation, GoalFailed, SliceClient
 from slice_ros.goal import ChatMessage, ErrorCode
-from slice_ros.ros import SingleThreadedExecutor, rclpy
+from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import OnMiss, RealTime
-from slice_ros.task import SloReport
 from slice_ros.testing import MockServer, Script
 
 ANSWERS = {

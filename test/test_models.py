@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slice_ros import models
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
+from slice_ros.engines.llama import shapes as models
+from slice_ros.engines.llama.shapes import QUANTIZATIONS, SHAPES, default_model_path, make_model, make_start_model
 from slice_ros.goal import ChatMessage, GoalRequest
 from slice_ros.mask import Cell
-from slice_ros.models import QUANTIZATIONS, SHAPES, default_model_path, make_model, make_start_model
 from slice_ros.slo import Slo
 
 
@@ -117,7 +117,7 @@ def test_a_model_that_ships_with_the_package_wins(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_shipped_model")
 def test_several_processes_may_make_the_start_model_at_once(tmp_path: Path) -> None:
-    script = "from pathlib import Path; import sys; from slice_ros.models import make_start_model; make_start_model(Path(sys.argv[1]))"
+    script = "import pathlib, sys; from slice_ros.engines.llama.shapes import make_start_model as make; make(pathlib.Path(sys.argv[1]))"
     path = tmp_path / "start.gguf"
     processes = [subprocess.Popen([sys.executable, "-c", script, str(path)]) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]

@@ -7,11 +7,14 @@ import os
 import time
 
 import pytest
+import rclpy
+from rcl_interfaces.msg import SetParametersResult
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
 
-from slice_ros.interfaces import ClassStatus, MaskStatus, SetParameters, SetParametersResult, SloStatus
 from slice_ros.monitor.feed import Feed
 from slice_ros.monitor.history import History
-from slice_ros.ros import SingleThreadedExecutor, rclpy
+from slice_ros.ros.interfaces import ClassStatus, MaskStatus, SloStatus
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 

@@ -10,17 +10,24 @@ import sys
 import time
 
 import pytest
+import rclpy
+from action_msgs.msg import GoalStatus
+from action_msgs.srv import CancelGoal
+from rclpy.action import ActionClient, ActionServer
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.task import Future
 from serving import READY_S, Peer, children_of, serving
 
-from slice_ros import client, qos, schemas
+from slice_ros import client, schemas
 from slice_ros.client import GoalFailed, SliceClient
-from slice_ros.events import Progress
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling
-from slice_ros.interfaces import CancelGoal, CheckSlo, Generate, GoalEvent, GoalStatus
-from slice_ros.node import SliceServer
-from slice_ros.ros import ActionClient, ActionServer, Future, Parameter, SingleThreadedExecutor, rclpy
+from slice_ros.ros import qos
+from slice_ros.ros.interfaces import CheckSlo, Generate, GoalEvent
+from slice_ros.scheduling.events import Progress
+from slice_ros.scheduling.task import SloReport
+from slice_ros.server.node import SliceServer
 from slice_ros.slo import BestEffort, RealTime
-from slice_ros.task import SloReport
 
 pytestmark = pytest.mark.usefixtures("ros")
 
@@ -417,7 +424,7 @@ def checked(peer, **fields):
 
 
 def test_check_slo_predicts_and_judges(peer):
-    from slice_ros.conversions import slo_msg
+    from slice_ros.ros.conversions import slo_msg
 
     easy = checked(peer, prompt_tokens=32, max_tokens=20, slo=slo_msg(RealTime(deadline_s=10.0)))
     hard = checked(peer, prompt_tokens=32, max_tokens=2000, slo=slo_msg(RealTime(deadline_s=0.02)))

@@ -9,9 +9,9 @@ import math
 import pytest
 from builders import a_task
 
-from slice_ros.latency import LatencyModel
-from slice_ros.lengths import Lengths
-from slice_ros.outlook import Outlook
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.lengths import Lengths
+from slice_ros.scheduling.outlook import Outlook
 from slice_ros.slo import BestEffort, RealTime
 
 LATENCY = LatencyModel("d", (0.010,), chunk_s=0.005, prompt_token_s=0.001, kv_token_s=0.00001)

@@ -10,13 +10,13 @@ from builders import PAPER, Bench, a_goal
 
 from slice_ros.bench.simulate import Recorder, attainment
 from slice_ros.bench.workload_file import load_workload
-from slice_ros.clock import VirtualClock
 from slice_ros.engines.simulated import SimulatedEngine
-from slice_ros.events import Snapshot
-from slice_ros.latency import LatencyModel
-from slice_ros.pace import Pace
-from slice_ros.policies import make_policy
-from slice_ros.scheduler import Scheduler
+from slice_ros.latency.model import LatencyModel
+from slice_ros.latency.pace import Pace
+from slice_ros.scheduling.clock import VirtualClock
+from slice_ros.scheduling.events import Snapshot
+from slice_ros.scheduling.policies import make_policy
+from slice_ros.scheduling.scheduler import Scheduler
 
 STEP_S = PAPER.step_s(1)
 
@@ -201,9 +201,9 @@ class Slowed:
 
 def test_llama_cpp_at_half_its_speed_is_followed_within_two_seconds_and_back(tmp_path):
     pytest.importorskip("llama_cpp")
-    from slice_ros.calibration import measure_latency
+    from slice_ros.engines.calibration import measure_latency
     from slice_ros.engines.llama import LlamaConfig, LlamaEngine
-    from slice_ros.models import make_start_model
+    from slice_ros.engines.llama.shapes import make_start_model
 
     make_start_model(tmp_path / "start.gguf")
     clock = ThreadClock()

@@ -2,9 +2,9 @@
 
 from builders import PAPER, Bench, a_goal, a_task
 
-from slice_ros.latency import LatencyModel
-from slice_ros.policies import Limits
-from slice_ros.policies.fastserve import FastServe
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.policies import Limits
+from slice_ros.scheduling.policies.fastserve import FastServe
 
 SLOW_PROMPTS = LatencyModel("slow prompts", PAPER.decode_s, prompt_token_s=0.014)
 """A prompt token costs as much as a decode."""

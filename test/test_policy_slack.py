@@ -10,13 +10,13 @@ from slice_ros.bench.simulate import attainment, simulate
 from slice_ros.bench.workload import GoalClass, Uniform, Workload
 from slice_ros.engines.simulated import Lengths as TrueLengths
 from slice_ros.goal import ErrorCode
-from slice_ros.latency import LatencyModel
-from slice_ros.lengths import Lengths
-from slice_ros.load import MEMORY_S, PRIOR_S, Load, Traffic
-from slice_ros.outlook import Outlook
-from slice_ros.policies import DEFAULT_POLICY, Limits, make_policy
-from slice_ros.policies.promises import Promises, select
-from slice_ros.policies.slack import SPARE_SHARE, Slack, best_width, mark_pressed
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.lengths import Lengths
+from slice_ros.scheduling.load import MEMORY_S, PRIOR_S, Load, Traffic
+from slice_ros.scheduling.outlook import Outlook
+from slice_ros.scheduling.policies import DEFAULT_POLICY, Limits, make_policy
+from slice_ros.scheduling.policies.promises import Promises, select
+from slice_ros.scheduling.policies.slack import SPARE_SHARE, Slack, best_width, mark_pressed
 from slice_ros.slo import BestEffort, OnMiss, RealTime
 
 LIMITS = Limits()

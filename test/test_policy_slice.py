@@ -4,8 +4,8 @@ import pytest
 from builders import CONTROL, PAPER, QA, VOICE, Bench, a_goal, a_task
 
 from slice_ros.mask import DECODE
-from slice_ros.policies import Limits, PolicyError
-from slice_ros.policies.slice import Slice, cycle_time_s
+from slice_ros.scheduling.policies import Limits, PolicyError
+from slice_ros.scheduling.policies.slice import Slice, cycle_time_s
 from slice_ros.slo import BestEffort, RealTime
 
 LIMITS = Limits()

@@ -7,10 +7,10 @@ import threading
 import pytest
 from builders import Bench, a_goal
 
-from slice_ros.engine_protocol import Check, Submit
-from slice_ros.events import Checked, Finished
 from slice_ros.goal import ErrorCode, GoalError
-from slice_ros.preparation import Preparation
+from slice_ros.process.preparation import Preparation
+from slice_ros.process.protocol import Check, Submit
+from slice_ros.scheduling.events import Checked, Finished
 
 CANCELED = GoalError(ErrorCode.CANCELED, "the goal was canceled")
 

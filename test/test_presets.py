@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from slice_ros.conversions import slo_msg, slo_of
 from slice_ros.goal import ErrorCode, GoalError
-from slice_ros.interfaces import Slo as SloMsg
-from slice_ros.parameters import ParameterError
-from slice_ros.presets import DEFAULTS, presets_of
+from slice_ros.parameters.presets import DEFAULTS, presets_of
+from slice_ros.parameters.table import ParameterError
+from slice_ros.ros.conversions import slo_msg, slo_of
+from slice_ros.ros.interfaces import Slo as SloMsg
 from slice_ros.slo import BestEffort, OnMiss, RealTime
 
 CONTROL = RealTime(tpot_ms=50, deadline_s=1.5)

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from builders import CONTROL, PAPER, a_task
 
-from slice_ros.latency import LatencyModel
-from slice_ros.load import Traffic
-from slice_ros.outlook import Outlook
-from slice_ros.policies import Limits
-from slice_ros.policies.base import narrowed
-from slice_ros.policies.promises import MOST_DUE_TIMES, Promises, _Lump, _with_lump, keepable
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.load import Traffic
+from slice_ros.scheduling.outlook import Outlook
+from slice_ros.scheduling.policies import Limits
+from slice_ros.scheduling.policies.base import narrowed
+from slice_ros.scheduling.policies.promises import MOST_DUE_TIMES, Promises, _Lump, _with_lump, keepable
 from slice_ros.slo import BestEffort, RealTime
 
 TEN_MS = LatencyModel("10 ms a token", (0.010,))

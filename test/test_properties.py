@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slice_ros.engines.simulated import Lengths
-from slice_ros.events import Finished, Progress
 from slice_ros.goal import ErrorCode
-from slice_ros.latency import LatencyModel
-from slice_ros.policies import POLICIES, Limits, PolicyError, make_policy
-from slice_ros.policies.slice import Slice, cycle_time_s
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.events import Finished, Progress
+from slice_ros.scheduling.policies import POLICIES, Limits, PolicyError, make_policy
+from slice_ros.scheduling.policies.slice import Slice, cycle_time_s
 from slice_ros.slo import BestEffort, OnMiss, RealTime, ServiceClass, Slo
 
 NOW_S = 100.0

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
+from slice_ros.engines.llama.shapes import default_model_path
 from slice_ros.goal import GoalRequest
 from slice_ros.mask import Cell
-from slice_ros.models import default_model_path
 from slice_ros.slo import Slo
 from training.corpus import held_out_examples
 from training.evaluate import AT_ONCE, MAX_TOKENS, SCHEMAS, score

@@ -5,11 +5,11 @@ import logging
 import pytest
 
 pytest.importorskip("llama_cpp")
-from slice_ros import saved_latency
-from slice_ros.engines.base import EngineInfo
 from slice_ros.engines.llama import LlamaConfig
-from slice_ros.latency import LatencyModel
-from slice_ros.saved_latency import saved_or_measured, saved_path
+from slice_ros.latency.model import LatencyModel
+from slice_ros.process import saved_latency
+from slice_ros.process.saved_latency import saved_or_measured, saved_path
+from slice_ros.scheduling.engine import EngineInfo
 
 MEASURED = LatencyModel("as measured", (0.010, 0.012, 0.015), 0.001, 0.0005, 1e-6)
 INFO = EngineInfo("m.gguf", "a CPU, 1 threads", 2048, 64, 512, 2048)

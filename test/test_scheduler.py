@@ -8,19 +8,19 @@ from dataclasses import replace
 import pytest
 from builders import CONTROL, PAPER, QA, Bench, StrictEngine, a_goal, a_task
 
-from slice_ros.admission import Admission
-from slice_ros.engines.base import Output
 from slice_ros.engines.paced import PacedEngine
 from slice_ros.engines.simulated import Lengths, SimulatedEngine
-from slice_ros.events import Checked, Finished, Progress, Snapshot
 from slice_ros.goal import ErrorCode, FinishReason, GoalError, TokenLogprob
-from slice_ros.latency import LatencyModel
+from slice_ros.latency.model import LatencyModel
+from slice_ros.latency.pace import Pace
 from slice_ros.mask import DECODE, Cell, MaskMatrix
-from slice_ros.pace import Pace
-from slice_ros.policies import POLICIES, make_policy
-from slice_ros.policies.base import next_cell
-from slice_ros.residency import LONGEST_COPY_S
-from slice_ros.scheduler import LONGEST_PAST, MOST_ROWS, Scheduler, next_due_s
+from slice_ros.scheduling.admission import Admission
+from slice_ros.scheduling.engine import Output
+from slice_ros.scheduling.events import Checked, Finished, Progress, Snapshot
+from slice_ros.scheduling.policies import POLICIES, make_policy
+from slice_ros.scheduling.policies.base import next_cell
+from slice_ros.scheduling.residency import LONGEST_COPY_S
+from slice_ros.scheduling.scheduler import LONGEST_PAST, MOST_ROWS, Scheduler, next_due_s
 from slice_ros.slo import BestEffort, OnMiss, RealTime
 
 

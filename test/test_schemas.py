@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from slice_ros import schemas
 from slice_ros.client import Answer
 from slice_ros.demo.language import control, navigation
-from slice_ros.task import SloReport
+from slice_ros.scheduling.task import SloReport
 
 
 def accepts(schema: schemas.Schema, answer: object) -> bool:

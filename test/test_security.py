@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,12 +10,13 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+import rclpy
 from serving import READY_S, Peer, serving
 
 from slice_ros.goal import ErrorCode
-from slice_ros.interfaces import Generate
 from slice_ros.monitor.feed import Feed
-from slice_ros.ros import LAYER, RCLError, rclpy
+from slice_ros.ros.distributions import RCLError
+from slice_ros.ros.interfaces import Generate
 
 POLICIES = Path(__file__).parent.parent / "config" / "sros2"
 SECRET = "xyzzysecretplugh"
@@ -151,11 +151,3 @@ def test_no_prompt_and_no_answer_is_logged_at_any_level(server_and_log):
 def test_no_field_of_a_goal_is_a_path():
     words = {word for name in Generate.Goal.get_fields_and_field_types() for word in name.split("_")}
     assert not words & {"path", "file", "folder", "directory", "url", "model", "uri"}
-
-
-@pytest.mark.skipif(LAYER == "rclpy", reason="rclpy has SROS2")
-def test_a_layer_without_security_does_not_start_where_security_is_asked_for():
-    command = [sys.executable, "-c", "from slice_ros.ros import rclpy; rclpy.init()"]
-    ended = subprocess.run(command, env={**os.environ, "ROS_SECURITY_ENABLE": "true"}, capture_output=True, text=True, check=False)
-    assert ended.returncode != 0
-    assert "ROS_SECURITY_ENABLE is true" in ended.stderr

@@ -10,8 +10,8 @@ from slice_ros.bench.rows import mean
 from slice_ros.bench.simulate import attainment, simulate
 from slice_ros.bench.sweep import Case, Simulated, run_case
 from slice_ros.bench.workload_file import load_workload
-from slice_ros.latency import LatencyModel
-from slice_ros.policies import POLICIES, make_policy
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.policies import POLICIES, make_policy
 
 ROBOT_MIX = load_workload("robot-mix")
 FLAT = Simulated(LatencyModel.profile("rtx4060ti-chatglm2-6b-int4-flat"))

@@ -8,12 +8,12 @@ import math
 import pytest
 from builders import CONTROL, QA, a_task
 
-from slice_ros.latency import LatencyModel
+from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Cell
-from slice_ros.outlook import Outlook
-from slice_ros.policies import Limits
-from slice_ros.policies.promises import step_s_by_rows
-from slice_ros.policies.slack import SHORTEST_CHUNK, _chunk, _Debt, _with_row, best_width, build_columns, choose_rows
+from slice_ros.scheduling.outlook import Outlook
+from slice_ros.scheduling.policies import Limits
+from slice_ros.scheduling.policies.promises import step_s_by_rows
+from slice_ros.scheduling.policies.slack import SHORTEST_CHUNK, _chunk, _Debt, _with_row, best_width, build_columns, choose_rows
 from slice_ros.slo import ServiceClass
 
 CHEAP_ROWS = LatencyModel("cheap rows", (0.010, 0.012, 0.014, 0.016), chunk_s=0.005, prompt_token_s=0.001)

@@ -5,9 +5,9 @@ import pytest
 from slice_ros.bench.simulate import simulate
 from slice_ros.bench.slowness import Slowness
 from slice_ros.bench.workload_file import load_workload
-from slice_ros.latency import LatencyModel
-from slice_ros.latency_fit import Step
-from slice_ros.policies import make_policy
+from slice_ros.latency.fit import Step
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.policies import make_policy
 
 TEN_MS = LatencyModel("ten", (0.010, 0.010), prompt_token_s=0.001)
 

@@ -7,9 +7,9 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slice_ros.monitor.statistics import Statistics, percentile
+from slice_ros.metrics.statistics import Statistics, percentile
+from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import ServiceClass
-from slice_ros.task import SloReport
 
 
 def test_a_goal_is_queued_then_running_then_ended():

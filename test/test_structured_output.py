@@ -15,8 +15,9 @@ from itertools import cycle, islice
 import pytest
 from jsonschema import validate
 
-from slice_ros import models, schemas
+from slice_ros import schemas
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
+from slice_ros.engines.llama import shapes as models
 from slice_ros.goal import FinishReason, GoalRequest, Sampling
 from slice_ros.mask import Cell
 from slice_ros.slo import Slo

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from reliability.verdicts import ACCEPTED, FINISHED, FIRST_TOKEN, Life, disagreements, observed, reported
-from slice_ros.conversions import report_msg, slo_msg
-from slice_ros.interfaces import GoalEvent
+from slice_ros.ros.conversions import report_msg, slo_msg
+from slice_ros.ros.interfaces import GoalEvent
+from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import RealTime
-from slice_ros.task import SloReport
 
 
 def life(*, ttft_s: float = 0.2, tpot_s: float = 0.05, e2e_s: float = 1.0, stamped_late_s: float = 0.0, **verdict: bool) -> Life:

@@ -9,9 +9,9 @@ import pytest
 from test_host import Ends, request
 
 from slice_ros.goal import ErrorCode
-from slice_ros.host import EngineHost
-from slice_ros.parameters import check_all
-from slice_ros.watchdog import LOOK_PERIOD_S, Watchdog
+from slice_ros.parameters.table import check_all
+from slice_ros.process.host import EngineHost
+from slice_ros.process.watchdog import LOOK_PERIOD_S, Watchdog
 
 
 def looks(watchdog: Watchdog, seconds: float, *, has_work: bool = True, timeout_s: float = 3.0, every_s: float = LOOK_PERIOD_S) -> bool:

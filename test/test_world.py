@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slice_ros.clock import VirtualClock
 from slice_ros.demo.language import LANDMARKS, ROOMS
 from slice_ros.demo.robot import is_route, usable_command
 from slice_ros.demo.traffic import ASKED, CONTROL_PERIOD_S, KINDS, questions
@@ -29,11 +28,12 @@ from slice_ros.demo.world import (
     make_floor,
 )
 from slice_ros.engines.simulated import SimulatedEngine
-from slice_ros.events import Finished
 from slice_ros.goal import GoalRequest
-from slice_ros.latency import LatencyModel
-from slice_ros.policies import make_policy
-from slice_ros.scheduler import Scheduler
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.clock import VirtualClock
+from slice_ros.scheduling.events import Finished
+from slice_ros.scheduling.policies import make_policy
+from slice_ros.scheduling.scheduler import Scheduler
 
 CRUISE = Command(0.8, 0.0)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from slice_ros.demo.language import TASKS
-from slice_ros.models import CHAT_TEMPLATE, QUANTIZATIONS, SPECIAL_TOKENS, ModelShape
+from slice_ros.engines.llama.shapes import CHAT_TEMPLATE, QUANTIZATIONS, SPECIAL_TOKENS, ModelShape
 from training.corpus import held_out_examples
 from training.network import NORM_EPSILON, Network
 from training.tokenizer import PRE_TOKENIZER, Tokenizer
@@ -32,7 +32,7 @@ def export(network: Network, tokenizer: Tokenizer, path: Path, quantization: str
     """Write the file.
 
     Args:
-        quantization: type of the matrices, one of ``slice_ros.models.QUANTIZATIONS``; norms stay F32.
+        quantization: type of the matrices, one of ``slice_ros.engines.llama.shapes.QUANTIZATIONS``; norms stay F32.
 
     Raises:
         OSError: the file cannot be written.

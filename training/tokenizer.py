@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
-from slice_ros.models import SPECIAL_TOKENS, byte_letters
+from slice_ros.engines.llama.shapes import SPECIAL_TOKENS, byte_letters
 
 PRE_TOKENIZER = "llama-bpe"
 _LETTER, _NUMBER = r"[^\W\d_]", r"\d{1,3}"

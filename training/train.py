@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from slice_ros.demo.language import NAMES, Example
-from slice_ros.models import SPECIAL_TOKENS, ModelShape
+from slice_ros.engines.llama.shapes import SPECIAL_TOKENS, ModelShape
 from training.corpus import held_out_examples, training_examples
 from training.muon import Muon, has_bfloat16
 from training.network import Network

@@ -22,9 +22,9 @@ from slice_ros.bench.simulate import simulate
 from slice_ros.bench.sweep import RealTime, Runner, Simulated, compare, fitting_bounds_scale, grid, sweep
 from slice_ros.bench.workload import Workload, WorkloadError
 from slice_ros.bench.workload_file import DEFAULT_WORKLOAD, load_workload, workload_names
-from slice_ros.engines.base import Engine, EngineError
-from slice_ros.latency import LatencyError, LatencyModel, profile_names
-from slice_ros.policies import POLICIES, make_policy
+from slice_ros.latency.model import LatencyError, LatencyModel, profile_names
+from slice_ros.scheduling.engine import Engine, EngineError
+from slice_ros.scheduling.policies import POLICIES, make_policy
 
 DEFAULT_PROFILE = "rtx4060ti-chatglm2-6b-int4-smooth"
 DEFAULT_RATES = "0.6,1,1.5,2,2.5,3"
@@ -268,14 +268,14 @@ def _runner(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[R
 
 def _llama(arguments: argparse.Namespace) -> Engine:
     from slice_ros.engines.llama import LlamaConfig, LlamaEngine
-    from slice_ros.models import start_model_path
+    from slice_ros.engines.llama.shapes import start_model_path
 
     model = arguments.model or start_model_path()
     return LlamaEngine(LlamaConfig(model, n_ctx=arguments.context or 8192, n_threads=arguments.threads, prefix_cache=0))
 
 
 def _measured(engine: Engine, max_batch: int, console: Console) -> LatencyModel:
-    from slice_ros.calibration import measure_latency
+    from slice_ros.engines.calibration import measure_latency
 
     with console.status("measuring step times"):
         return measure_latency(engine, max_batch=max_batch)

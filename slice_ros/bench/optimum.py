@@ -11,11 +11,11 @@ from slice_ros.bench.simulate import simulate
 from slice_ros.bench.workload import Arrival
 from slice_ros.engines.simulated import Lengths
 from slice_ros.goal import GoalRequest
-from slice_ros.latency import LatencyModel
-from slice_ros.policies import Policy
-from slice_ros.policies.slack import SHORTEST_CHUNK
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.policies import Policy
+from slice_ros.scheduling.policies.slack import SHORTEST_CHUNK
+from slice_ros.scheduling.task import Task
 from slice_ros.slo import ServiceClass, Slo
-from slice_ros.task import Task
 
 
 @dataclass(frozen=True, slots=True)

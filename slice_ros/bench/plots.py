@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from slice_ros.bench.rows import Row, mean
 from slice_ros.bench.simulate import Outcome, attainment
-from slice_ros.policies import POLICIES
+from slice_ros.scheduling.policies import POLICIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,15 +14,15 @@ from dataclasses import replace
 
 from slice_ros.bench.simulate import Outcome, Recorder
 from slice_ros.bench.workload import Arrival
-from slice_ros.clock import MonotonicClock
-from slice_ros.engines.base import Engine, EngineInfo, KvUse, Output
 from slice_ros.engines.simulated import Lengths
 from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest
-from slice_ros.latency import LatencyModel
-from slice_ros.latency_fit import Step
+from slice_ros.latency.fit import Step
+from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Column
-from slice_ros.policies import Policy
-from slice_ros.scheduler import Scheduler, failed
+from slice_ros.scheduling.clock import MonotonicClock
+from slice_ros.scheduling.engine import Engine, EngineInfo, KvUse, Output
+from slice_ros.scheduling.policies import Policy
+from slice_ros.scheduling.scheduler import Scheduler, failed
 from slice_ros.slo import BestEffort
 
 CHARACTERS_PER_TOKEN = 4

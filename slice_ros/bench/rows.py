@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slice_ros.bench.simulate import Outcome, attainment
-from slice_ros.task import SloReport
+from slice_ros.scheduling.task import SloReport
 
 WITHIN = 0.2
 """A predicted completion counts as right when it is off by this share of the true one at most."""

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from slice_ros.bench.slowness import Slowness
 from slice_ros.bench.workload import Arrival
-from slice_ros.clock import VirtualClock
 from slice_ros.engines.simulated import SimulatedEngine
-from slice_ros.events import Event, Finished, Progress
 from slice_ros.goal import ErrorCode
-from slice_ros.latency import LatencyModel
-from slice_ros.policies import Policy
-from slice_ros.scheduler import Scheduler
-from slice_ros.task import SloReport
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.clock import VirtualClock
+from slice_ros.scheduling.events import Event, Finished, Progress
+from slice_ros.scheduling.policies import Policy
+from slice_ros.scheduling.scheduler import Scheduler
+from slice_ros.scheduling.task import SloReport
 
 
 @dataclass(frozen=True, slots=True)

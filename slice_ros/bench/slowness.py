@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from slice_ros.latency import LatencyModel
-from slice_ros.latency_fit import Step
+from slice_ros.latency.fit import Step
+from slice_ros.latency.model import LatencyModel
 
 WINDOW_S = 1.0
 """Steps that end within so long have one slowness in common."""

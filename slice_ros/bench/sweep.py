@@ -19,10 +19,10 @@ from slice_ros.bench.rows import Row, measured, percentile
 from slice_ros.bench.simulate import Outcome, simulate
 from slice_ros.bench.slowness import Slowness
 from slice_ros.bench.workload import Arrival, Workload
-from slice_ros.engines.base import Engine
-from slice_ros.latency import LatencyModel
-from slice_ros.latency_fit import Step, fit_mean_latency
-from slice_ros.policies import Policy, make_policy
+from slice_ros.latency.fit import Step, fit_mean_latency
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.engine import Engine
+from slice_ros.scheduling.policies import Policy, make_policy
 
 ALONE_ATTAINMENT = 0.99
 """What each class must attain alone for the bounds to fit the device."""

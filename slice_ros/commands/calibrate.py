@@ -32,11 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from slice_ros.bench.rows import percentile
-    from slice_ros.calibration import measure_latency, relative_errors
-    from slice_ros.engines.base import EngineError
+    from slice_ros.engines.calibration import measure_latency, relative_errors
     from slice_ros.engines.llama import LlamaConfig, LlamaEngine
-    from slice_ros.models import default_model_path
-    from slice_ros.saved_latency import save, saved_path
+    from slice_ros.engines.llama.shapes import default_model_path
+    from slice_ros.process.saved_latency import save, saved_path
+    from slice_ros.scheduling.engine import EngineError
 
     if arguments.max_batch < 1:
         print(f"slice-ros calibrate: --max-batch is {arguments.max_batch}; it must be 1 or more", file=sys.stderr)

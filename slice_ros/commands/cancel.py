@@ -19,9 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from action_msgs.srv import CancelGoal
+
     from slice_ros.commands.session import NoAnswer, Session
-    from slice_ros.conversions import uuid_hex, uuid_msg
-    from slice_ros.interfaces import CancelGoal
+    from slice_ros.ros.conversions import uuid_hex, uuid_msg
 
     wanted = "" if arguments.all else arguments.goal_id.replace("-", "").lower()
     if not arguments.all and (not wanted or set(wanted) - set("0123456789abcdef") or len(wanted) > 32):

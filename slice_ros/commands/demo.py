@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from slice_ros.policies import POLICIES
+    from slice_ros.scheduling.policies import POLICIES
 
     policies = tuple(arguments.policies.split(","))
     if unknown := [name for name in policies if name not in POLICIES]:

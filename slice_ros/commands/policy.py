@@ -10,7 +10,7 @@ HELP = "say which policy is in force, or change it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from slice_ros.policies import POLICIES
+    from slice_ros.scheduling.policies import POLICIES
 
     parser.add_argument("name", nargs="?", choices=list(POLICIES), help="the new policy; without it, the one in force is printed")
     parser.add_argument("--server", default="/slice_server", help="name of the server node")
@@ -19,9 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from rcl_interfaces.srv import GetParameters, SetParameters
+    from rclpy.parameter import Parameter
+
     from slice_ros.commands.session import NoAnswer, Session
-    from slice_ros.interfaces import GetParameters, SetParameters
-    from slice_ros.ros import Parameter
 
     name = "scheduler.policy"
     try:

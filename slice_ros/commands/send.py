@@ -66,8 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"slice-ros send: {error}", file=sys.stderr)
         return 2
 
+    import rclpy
+    from rclpy.signals import SignalHandlerOptions
+
     from slice_ros.client import GoalFailed, ServerNotFound, SliceClient
-    from slice_ros.ros import SignalHandlerOptions, rclpy
 
     # rclpy's own handlers would take the context away before the goal is canceled.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)

@@ -20,7 +20,7 @@ OPTIONS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from slice_ros.parameters import PARAMETERS
+    from slice_ros.parameters.table import PARAMETERS
 
     for option, name in OPTIONS.items():
         parameter = PARAMETERS[name]
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from slice_ros.node import main
+    from slice_ros.server.node import main
 
     return main(ros_arguments(arguments))
 

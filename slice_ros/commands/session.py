@@ -8,10 +8,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from slice_ros.conversions import uuid_hex
-from slice_ros.interfaces import GoalStatus, GoalStatusArray, SloStatus
-from slice_ros.qos import ACTION_STATUS
-from slice_ros.ros import SingleThreadedExecutor, rclpy
+import rclpy
+from action_msgs.msg import GoalStatus, GoalStatusArray
+from rclpy.executors import SingleThreadedExecutor
+
+from slice_ros.ros.conversions import uuid_hex
+from slice_ros.ros.interfaces import SloStatus
+from slice_ros.ros.qos import ACTION_STATUS
 
 IN_HAND = (GoalStatus.STATUS_ACCEPTED, GoalStatus.STATUS_EXECUTING, GoalStatus.STATUS_CANCELING)
 

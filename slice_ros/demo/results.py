@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from slice_ros.demo.log import Log
-from slice_ros.policies import DEFAULT_POLICY
+from slice_ros.scheduling.policies import DEFAULT_POLICY
 
 
 def sentence(log: Log) -> str:

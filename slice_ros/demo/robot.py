@@ -14,12 +14,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
+
 from slice_ros.client import Answer, GoalFailed, ServerNotFound, SliceClient
 from slice_ros.demo.language import CONTROL_PHRASES, Example
 from slice_ros.demo.traffic import ASKED, ASKING_S, CONTROL_PERIOD_S, KINDS, RATE_HZ, TOUR_LIMIT_S, Question, questions
 from slice_ros.demo.world import Command, Sighting, World, make_floor
 from slice_ros.goal import ErrorCode
-from slice_ros.ros import Node, SignalHandlerOptions, SingleThreadedExecutor, rclpy, remove_ros_args
 
 TICK_S = 0.02
 POSE_PERIOD_S = 0.1

@@ -67,7 +67,7 @@ def run_demo(config: DemoConfig, view: View) -> list[Log]:
     Raises:
         DemoError: the server or a node failed.
     """
-    from slice_ros.ros import confine_to_loopback
+    from slice_ros.ros.distributions import confine_to_loopback
 
     confine_to_loopback()
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(50, 100)))

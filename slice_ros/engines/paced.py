@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from slice_ros.engines.base import Engine, EngineInfo, KvUse, Output
 from slice_ros.goal import GoalRequest
-from slice_ros.latency import LatencyModel
+from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Column
+from slice_ros.scheduling.engine import Engine, EngineInfo, KvUse, Output
 
 FINE_S = 0.001
 """``time.sleep`` may wake up about so much too late; the rest of a wait is slept in short pieces."""

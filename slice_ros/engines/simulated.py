@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from slice_ros.clock import VirtualClock
-from slice_ros.engines.base import EngineInfo, KvUse, Output
 from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest
-from slice_ros.latency import LatencyModel
+from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Column
+from slice_ros.scheduling.clock import VirtualClock
+from slice_ros.scheduling.engine import EngineInfo, KvUse, Output
 
 CHARACTERS_PER_TOKEN = 4
 """What a prompt is taken to cost when its length in tokens is not given."""

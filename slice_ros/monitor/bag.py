@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from slice_ros.bench.simulate import Outcome
 from slice_ros.bench.workload import Arrival
-from slice_ros.conversions import duration_s, report_of
 from slice_ros.engines.simulated import Lengths
 from slice_ros.goal import ErrorCode, GoalRequest
 from slice_ros.paths import share_dir
+from slice_ros.ros.conversions import duration_s, report_of
 from slice_ros.slo import OnMiss, ServiceClass, Slo
 
 if TYPE_CHECKING:

@@ -6,8 +6,12 @@ import time
 from collections import deque
 from typing import Any
 
-from slice_ros.interfaces import SetParameters, SloStatus
-from slice_ros.ros import Node, Parameter, RCLError, refusal
+from rcl_interfaces.srv import SetParameters
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from slice_ros.ros.distributions import RCLError, refusal
+from slice_ros.ros.interfaces import SloStatus
 
 SUFFIX = "/slo_status"
 ANSWER_S = 2.0

@@ -6,8 +6,10 @@ import time
 from types import TracebackType
 from typing import Any
 
-from slice_ros.interfaces import SloStatus
-from slice_ros.ros import SingleThreadedExecutor, rclpy
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+
+from slice_ros.ros.interfaces import SloStatus
 
 
 class StatusViewer:

@@ -9,7 +9,7 @@ from typing import Any
 from slice_ros.mask import DECODE
 from slice_ros.monitor.history import SPAN_S, Curve, History
 from slice_ros.monitor.qt import QtCore, QtGui, QtWidgets
-from slice_ros.policies import POLICIES
+from slice_ros.scheduling.policies import POLICIES
 
 POLL_MS = 100
 LOOK_MS = 2000

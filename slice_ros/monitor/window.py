@@ -5,10 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
 from slice_ros.monitor.feed import Feed
 from slice_ros.monitor.qt import QtCore, QtWidgets
 from slice_ros.monitor.widget import SloMonitor
-from slice_ros.ros import SignalHandlerOptions, SingleThreadedExecutor, rclpy
 
 SPIN_MS = 20
 MOST_CALLBACKS = 50

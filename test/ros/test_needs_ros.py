@@ -26,13 +26,11 @@ def test_launch_test_lists_its_description(path):
 
 
 def test_slice_ros_is_a_command_in_a_sourced_workspace():
-    if importlib.util.find_spec("ament_index_python") is None:
-        pytest.skip("needs ROS 2: ament_index_python cannot be imported")
     from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
     try:
         programs = Path(get_package_prefix("slice_ros")) / "bin"
-    except PackageNotFoundError:
+    except (PackageNotFoundError, OSError):  # OSError: no AMENT_PREFIX_PATH
         pytest.skip("slice_ros is in no workspace that is sourced")
     assert str(programs) in os.environ["PATH"].split(os.pathsep)
     shown = subprocess.run([programs / "slice-ros", "--version"], check=False, capture_output=True, text=True)

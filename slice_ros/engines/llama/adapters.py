@@ -10,9 +10,9 @@ from typing import Any
 
 import llama_cpp
 
-from slice_ros.engines.base import EngineError
 from slice_ros.engines.llama.log import log, reason
 from slice_ros.goal import ErrorCode, GoalError
+from slice_ros.scheduling.engine import EngineError
 
 
 def load_adapter(model: Any, name: str, path: Path) -> Any:

@@ -11,9 +11,9 @@ from typing import Any
 
 import llama_cpp
 
-from slice_ros.engines.base import EngineError
-from slice_ros.models import default_model_path
-from slice_ros.parameters import Value
+from slice_ros.engines.llama.shapes import default_model_path
+from slice_ros.parameters.table import Value
+from slice_ros.scheduling.engine import EngineError
 
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "q4_0": 2}
 """Types of KV cells, with ggml's numbers."""

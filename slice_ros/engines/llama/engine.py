@@ -13,7 +13,6 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from slice_ros.engines.base import EngineError, EngineInfo, KvFullError, KvUse, Output
 from slice_ros.engines.llama.adapters import Adapters
 from slice_ros.engines.llama.batch import Batch
 from slice_ros.engines.llama.chat import Chat
@@ -27,6 +26,7 @@ from slice_ros.engines.llama.text import TextStream
 from slice_ros.engines.llama.vocabulary import Vocabulary
 from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest, TokenLogprob
 from slice_ros.mask import Column
+from slice_ros.scheduling.engine import EngineError, EngineInfo, KvFullError, KvUse, Output
 
 
 @dataclass(slots=True)

@@ -12,11 +12,11 @@ from typing import Any
 
 import llama_cpp
 
-from slice_ros.engines.base import EngineError
 from slice_ros.engines.llama.adapters import load_adapter
 from slice_ros.engines.llama.config import KV_TYPES, LlamaConfig
 from slice_ros.engines.llama.log import log, reason
 from slice_ros.engines.llama.rpc import add_servers
+from slice_ros.scheduling.engine import EngineError
 
 _logger = logging.getLogger(__name__)
 

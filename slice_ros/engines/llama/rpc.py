@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import llama_cpp
 
-from slice_ros.engines.base import EngineError
+from slice_ros.scheduling.engine import EngineError
 
 CONNECT_S = 5.0
 """How long a server may take to answer."""

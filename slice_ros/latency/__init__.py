@@ -1,0 +1,1 @@
+"""How long a step takes: predicted, fitted to measurements, and followed while goals are served."""

@@ -1,0 +1,1 @@
+"""What is counted of goals and steps, as plain data; knows no ROS."""

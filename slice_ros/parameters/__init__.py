@@ -1,0 +1,1 @@
+"""Every parameter and SLO preset, once; knows neither ROS nor an engine."""

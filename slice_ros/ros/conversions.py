@@ -1,0 +1,230 @@
+"""Between ROS messages and the plain data of goals, reports and status: the only place that knows both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from builtin_interfaces.msg import Duration as DurationMsg
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from unique_identifier_msgs.msg import UUID
+
+from slice_ros.goal import ChatMessage, ErrorCode, FinishReason, GoalError, GoalRequest, Sampling, TokenLogprob
+from slice_ros.metrics.health import Diagnosis
+from slice_ros.metrics.statistics import ClassFigures, percentile
+from slice_ros.ros.interfaces import ChatMessage as ChatMessageMsg
+from slice_ros.ros.interfaces import ClassStatus as ClassStatusMsg
+from slice_ros.ros.interfaces import MaskStatus as MaskStatusMsg
+from slice_ros.ros.interfaces import Sampling as SamplingMsg
+from slice_ros.ros.interfaces import Slo as SloMsg
+from slice_ros.ros.interfaces import SloReport as SloReportMsg
+from slice_ros.scheduling.events import Checked, Snapshot
+from slice_ros.scheduling.task import SloReport
+from slice_ros.slo import OnMiss, ServiceClass, Slo, SloError
+
+TIMES = ("ttft_s", "tpot_s", "e2e_s", "queue_s", "predicted_ttft_s", "predicted_tpot_s", "predicted_e2e_s")
+REST = ("attained", "ttft_met", "tpot_met", "deadline_met", "prompt_tokens", "cached_tokens", "output_tokens")
+
+
+def duration_s(msg: Any) -> float | None:
+    """Seconds of a ``builtin_interfaces/Duration``; zero is no bound."""
+    seconds = float(msg.sec + msg.nanosec * 1e-9)
+    return None if seconds == 0.0 else seconds
+
+
+def duration_msg(seconds: float | None) -> Any:
+    """Message of a bound; ``None`` is zero."""
+    nanoseconds = round((seconds or 0.0) * 1e9)
+    return DurationMsg(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+
+
+def slo_of(msg: Any, presets: Mapping[str, Slo] = MappingProxyType({}), label: str = "") -> Slo:
+    """Plain SLO of a ``slice_ros/Slo``; its preset, or the one that bears the label of a goal without an SLO, fills in what is zero.
+
+    Raises:
+        GoalError: INVALID_SLO with the field, its value and what would be right.
+    """
+    try:
+        if msg.service_class not in tuple(ServiceClass):
+            raise SloError(f"service_class is {msg.service_class}; it must be 0 (BEST_EFFORT) or 1 (REAL_TIME)")
+        if msg.on_miss not in tuple(OnMiss):
+            raise SloError(f"on_miss is {msg.on_miss}; it must be 0 (CONTINUE) or 1 (ABORT)")
+        if msg.preset and msg.preset not in presets:
+            raise SloError(f"preset is {msg.preset[:40]!r}; this server has: {', '.join(sorted(presets)) or 'none'}")
+        preset = msg.preset or (label if label in presets and msg == SloMsg() else "")
+        base = presets[preset] if preset else Slo()
+        return Slo(
+            ServiceClass(msg.service_class or base.service_class),
+            duration_s(msg.ttft) or base.ttft_s,
+            duration_s(msg.tpot) or base.tpot_s,
+            duration_s(msg.deadline) or base.deadline_s,
+            float(msg.utility) or base.utility,
+            OnMiss(msg.on_miss or base.on_miss),
+        )
+    except SloError as error:
+        raise GoalError(ErrorCode.INVALID_SLO, str(error)) from error
+
+
+def slo_msg(slo: Slo, preset: str = "") -> Any:
+    return SloMsg(
+        preset=preset,
+        service_class=int(slo.service_class),
+        ttft=duration_msg(slo.ttft_s),
+        tpot=duration_msg(slo.tpot_s),
+        deadline=duration_msg(slo.deadline_s),
+        utility=float(slo.utility or 0.0),
+        on_miss=int(slo.on_miss),
+    )
+
+
+def request_of(
+    goal_id: str, goal: Any, *, submitted_s: float, default_max_tokens: int, presets: Mapping[str, Slo] = MappingProxyType({})
+) -> GoalRequest:
+    """Plain goal of a ``slice_ros/Generate`` goal.
+
+    Raises:
+        GoalError: a field has an impossible value.
+    """
+    drawn = goal.sampling
+    return GoalRequest(
+        goal_id,
+        slo_of(goal.slo, presets, goal.label),
+        goal.max_tokens or default_max_tokens,
+        prompt=goal.prompt,
+        messages=tuple(ChatMessage(m.role, m.content) for m in goal.messages),
+        submitted_s=submitted_s,
+        label=goal.label,
+        sampling=Sampling(drawn.temperature, drawn.top_k, drawn.top_p, drawn.min_p, drawn.repeat_penalty, drawn.seed),
+        stop=tuple(goal.stop),
+        grammar=goal.grammar,
+        json_schema=goal.json_schema,
+        logprobs=goal.logprobs,
+        adapter=goal.adapter,
+        session_id=goal.session_id,
+        client=goal.client,
+        after=tuple(uuid_hex(uuid) for uuid in goal.after),
+        chain_deadline_s=duration_s(goal.chain_deadline),
+    )
+
+
+def sampling_msg(sampling: Sampling) -> Any:
+    return SamplingMsg(
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repeat_penalty=sampling.repeat_penalty,
+        seed=sampling.seed,
+    )
+
+
+def message_msg(message: ChatMessage) -> Any:
+    return ChatMessageMsg(role=message.role, content=message.content)
+
+
+def uuid_hex(msg: Any) -> str:
+    return bytes(msg.uuid).hex()
+
+
+def uuid_msg(goal_id: str) -> Any:
+    return UUID(uuid=list(bytes.fromhex(goal_id)))
+
+
+def report_msg(report: SloReport) -> Any:
+    fields: dict[str, Any] = {name: getattr(report, name) for name in REST}
+    fields.update({f"{name[:-2]}_ms": getattr(report, name) * 1e3 for name in TIMES})
+    return SloReportMsg(**fields)
+
+
+def report_of(msg: Any) -> SloReport:
+    fields: dict[str, Any] = {name: getattr(msg, name) for name in REST}
+    fields.update({name: getattr(msg, f"{name[:-2]}_ms") / 1e3 for name in TIMES})
+    return SloReport(**fields)
+
+
+def diagnostic_msg(diagnosis: Diagnosis, node: str, hardware_id: str) -> Any:
+    return DiagnosticStatus(
+        level=bytes((diagnosis.level,)),
+        name=f"{node}: {diagnosis.name}",
+        message=diagnosis.message,
+        hardware_id=hardware_id,
+        values=[KeyValue(key=key, value=value) for key, value in diagnosis.values.items()],
+    )
+
+
+def fill_result(
+    result: Any,
+    text: str,
+    reason: FinishReason | None,
+    code: ErrorCode,
+    message: str,
+    report: SloReport,
+    logprobs: Sequence[TokenLogprob] = (),
+) -> Any:
+    """The result message of a goal's end."""
+    result.text = text
+    result.finish_reason = reason.value if reason else ""
+    result.error_code = int(code)
+    result.error_msg = message
+    result.report = report_msg(report)
+    result.tokens = [logprob.token for logprob in logprobs]
+    result.logprobs = [logprob.logprob for logprob in logprobs]
+    return result
+
+
+def fill_check(response: Any, checked: Checked) -> Any:
+    """The answer of ``~/check_slo``."""
+    response.error_code, response.error_msg = int(checked.error_code), checked.error_msg
+    if checked.prediction is not None:
+        prediction = checked.prediction
+        response.feasible, response.safe = prediction.is_feasible, prediction.is_safe
+        response.ttft_ms, response.tpot_ms, response.e2e_ms = prediction.ttft_s * 1e3, prediction.tpot_s * 1e3, prediction.e2e_s * 1e3
+        response.fits_in_ms = math.nan if math.isinf(prediction.fits_in_s) else prediction.fits_in_s * 1e3
+    return response
+
+
+def class_msg(figures: ClassFigures) -> Any:
+    return ClassStatusMsg(
+        label=figures.kind,
+        service_class=int(figures.service_class),
+        submitted=figures.submitted,
+        queued=figures.queued,
+        running=figures.running,
+        completed=figures.completed,
+        failed=figures.failed,
+        attained=figures.attained,
+        attainment=figures.attainment,
+        **{
+            f"{name}_ms_p{round(share * 100)}": percentile(values, share) * 1e3
+            for name, values in (("ttft", figures.ttft_s), ("tpot", figures.tpot_s), ("e2e", figures.e2e_s))
+            for share in (0.5, 0.99)
+        },
+    )
+
+
+def fill_status(status: Any, snapshot: Snapshot) -> Any:
+    """Put what the scheduler says into a ``slice_ros/SloStatus``."""
+    mask = snapshot.mask
+    status.policy = snapshot.policy
+    status.queued = snapshot.queued
+    status.running = snapshot.running
+    status.steps = snapshot.steps
+    status.step_ms = snapshot.step_s * 1e3
+    status.step_predicted_ms = snapshot.step_predicted_s * 1e3
+    status.tokens_per_s = snapshot.tokens_per_s
+    status.kv_used = snapshot.kv_used
+    status.kv_cached = snapshot.kv_cached
+    status.kv_parked_bytes = snapshot.kv_parked_bytes
+    status.kv_total = snapshot.kv_total
+    status.mask = MaskStatusMsg(
+        goals=list(mask.goal_ids),
+        labels=list(mask.kinds),
+        service_classes=[int(real_time) for real_time in mask.real_time],
+        slack_ms=[slack * 1e3 for slack in mask.slack_s],
+        columns=mask.cells.shape[1],
+        cursor=mask.cursor,
+        cells=mask.cells.ravel().tolist(),
+    )
+    return status

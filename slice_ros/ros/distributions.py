@@ -1,0 +1,48 @@
+"""What differs between ROS 2 distributions (Humble to Lyrical), evened out here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from rclpy._rclpy_pybind11 import RCLError
+from rclpy.utilities import get_rmw_implementation_identifier
+
+
+def describe_network() -> str:
+    """In words, on which network this process listens and is found."""
+    where = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") or "SUBNET"
+    if os.environ.get("ROS_LOCALHOST_ONLY") == "1":
+        where = "LOCALHOST"
+    return f"ROS domain {os.environ.get('ROS_DOMAIN_ID') or 0}, discovery range {where}, {get_rmw_implementation_identifier()}"
+
+
+LINGER = "<Internal><WriterLingerDuration>0.3s</WriterLingerDuration></Internal>"
+
+
+def leave_soon() -> None:
+    """Keep DDS from waiting for readers that were killed when this process ends; to be called before ``rclpy.init``.
+
+    What CYCLONEDDS_URI says, which rmw_cyclonedds_cpp reads, comes after it and wins.
+    """
+    given = os.environ.get("CYCLONEDDS_URI")
+    os.environ["CYCLONEDDS_URI"] = f"<CycloneDDS><Domain>{LINGER}</Domain></CycloneDDS>" + (f",{given}" if given else "")
+
+
+def refusal(error: RCLError) -> str:
+    """An error of ROS in one sentence, without the places in its source; with SROS2, where to look."""
+    sentence = f"ROS refuses it: {re.sub(r',? at [^ ,]+:[0-9]+', '', str(error)).strip()}"
+    if os.environ.get("ROS_SECURITY_ENABLE", "").strip().lower() == "true":
+        sentence += "; see whether the enclave (ROS_SECURITY_ENCLAVE_OVERRIDE, --enclave) is there and may do this: SECURITY.md"
+    return sentence
+
+
+def confine_to_loopback() -> None:
+    """Keep this process, and those it starts, from being found beyond this machine; to be called before ``rclpy.init``."""
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ.pop("ROS_STATIC_PEERS", None)
+    if os.environ.get("ROS_DISTRO") == "humble":
+        os.environ["ROS_LOCALHOST_ONLY"] = "1"  # Humble does not know the discovery range yet
+
+
+__all__ = ["RCLError", "confine_to_loopback", "describe_network", "leave_soon", "refusal"]

@@ -1,0 +1,28 @@
+"""QoS of the action's entities, the same on both sides.
+
+ROS services keep the last ten requests and replies. A burst of a hundred goals, or sixteen that end with one step, would lose some, and
+a lost reply is a client that waits for ever. Depth is not matched between peers, so clients with the default still connect.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rclpy.qos import DurabilityPolicy, QoSProfile
+
+DEPTH = 2000
+
+SERVICE = QoSProfile(depth=DEPTH)
+"""Reliable, volatile, deep."""
+
+GOAL_EVENTS = QoSProfile(depth=DEPTH)
+"""Reliable and deep: a recorder that is slow for a moment loses nothing."""
+
+ACTION_STATUS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+"""As action servers publish the states of their goals: who comes late hears the latest, too."""
+
+SERVER: dict[str, Any] = {f"{name}_qos_profile": SERVICE for name in ("goal_service", "result_service", "cancel_service", "feedback_pub")}
+"""Keyword arguments of ``ActionServer``."""
+
+CLIENT: dict[str, Any] = {f"{name}_qos_profile": SERVICE for name in ("goal_service", "result_service", "cancel_service", "feedback_sub")}
+"""Keyword arguments of ``ActionClient``."""

@@ -1,0 +1,43 @@
+"""What has been learnt from the goals so far: how long answers are, and how much real-time work arrives."""
+
+from __future__ import annotations
+
+import math
+
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.lengths import Lengths
+from slice_ros.scheduling.load import Load
+from slice_ros.scheduling.outlook import Outlook
+from slice_ros.scheduling.task import Task
+
+LEAST_SLACK_STEPS = 6.0
+"""Slack counts as no less than so many steps of the goal alone: shorter steps for one that is tighter still hardly help the next such goal,
+and keep all others from sharing theirs."""
+
+
+class Experience:
+    """Fed with arrivals and ends; read through ``lengths`` and ``load``."""
+
+    def __init__(self) -> None:
+        self.lengths = Lengths()
+        self.load = Load()
+
+    def arrived(self, task: Task, latency: LatencyModel) -> None:
+        """A goal was submitted; real-time ones with a due time count as load."""
+        if not task.is_real_time:
+            return
+        job = Outlook.of(task, task.arrival_s, latency, self.lengths)
+        if job.end_s < math.inf:
+            window_s = max(job.end_s - task.arrival_s, job.work_s)
+            self.load.observe(
+                task.arrival_s,
+                job.expected,
+                latency.prompt_s(task.prompt_tokens),
+                window_s,
+                max(job.latest_s - task.arrival_s, LEAST_SLACK_STEPS * job.token_s),
+            )
+
+    def ended(self, task: Task, *, completed: bool) -> None:
+        """A task is gone; with ``completed`` its number of output tokens is its answer's length."""
+        if completed:
+            self.lengths.observe(task.kind, task.tokens)

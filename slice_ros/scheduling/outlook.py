@@ -1,0 +1,148 @@
+"""What a task still needs and by when, as planning and admission see it: expected work, due times, slack."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.lengths import Lengths
+from slice_ros.scheduling.task import Task
+
+SHORT_RISK = 0.1
+"""An answer is taken to reach the length that this share of its kind falls short of."""
+
+
+@dataclass(slots=True, eq=False)
+class Outlook:
+    """One task at one moment; a plan advances it through the columns to come. Times are the scheduler clock's, in seconds.
+
+    A TPOT bound p judges the mean over all gaps, so the k-th token is due at ``first + (k - 1) * p`` only if it is the last one. Up
+    to the length s that answers of its kind hardly fall short of, tokens are due together, at ``first + (s - 1) * p``; then one by one.
+
+    Args:
+        task: whose outlook this is.
+        tokens: output tokens it has.
+        prompt_left: prompt tokens to compute before its next output token.
+        first_s: when its first output token came.
+        token_s: time of a token, alone in its step.
+        prompt_s: what is left of its prompt, as time beyond that of its rows.
+        chunk_s: the part of it that does not depend on how much that is.
+        kv_tokens: KV tokens that its next step attends to.
+        short: s, the length in tokens that it hardly falls short of.
+        likely: the length that it falls short of as often as not; one more token where nothing was learnt of its kind.
+        expected: the length in tokens that it will have in the mean.
+        deviation: the standard deviation of that.
+        needed: the length in tokens that its bounds are about: the expected one, or 1 where only the first token is due.
+        end_s: when it must have that length; infinite where nothing is due any more.
+        due_s: when its next tokens are due under TTFT, TPOT and deadline together; infinite without such a bound.
+        latest_s: until when it can be left out and be in time, alone in its steps from then on, even if its answer is short.
+        hope_s: the same if its answer is as long as suits it best; once it is past, its SLO is out of reach.
+        is_real_time: the task's class.
+        is_promised: whether the plan keeps its SLO; the others have the time that is left.
+        is_pressed: whether it goes by its due time beside the real-time tasks, as it could not wait for them.
+    """
+
+    task: Task
+    tokens: int
+    prompt_left: int
+    first_s: float | None
+    token_s: float
+    prompt_s: float = 0.0
+    chunk_s: float = 0.0
+    kv_tokens: int = 0
+    short: int = 0
+    likely: int = 0
+    expected: float = 0.0
+    deviation: float = 0.0
+    needed: float = 0.0
+    end_s: float = math.inf
+    due_s: float = math.inf
+    latest_s: float = math.inf
+    hope_s: float = math.inf
+    is_real_time: bool = False
+    is_promised: bool = False
+    is_pressed: bool = False
+
+    @classmethod
+    def bare(cls, task: Task, latency: LatencyModel) -> Outlook:
+        """Of a task that no bound matters for."""
+        return cls(task, task.tokens, task.prompt_left, None, latency.step_s(1), kv_tokens=task.kv_tokens, is_real_time=task.is_real_time)
+
+    @classmethod
+    def of(cls, task: Task, now: float, latency: LatencyModel, lengths: Lengths) -> Outlook:
+        slo, tokens, kv_tokens = task.slo, task.tokens, task.kv_tokens
+        first_s = task.token_times_s[0] if tokens else None
+        token_s = latency.step_s(1, kv_tokens=kv_tokens)
+        prompt_s = latency.prompt_s(task.prompt_left) if task.prompt_left else 0.0
+        expected, deviation = lengths.expected(task.kind, tokens, task.max_tokens)
+        short = lengths.at_least(task.kind, tokens, task.max_tokens, SHORT_RISK)
+        likely = lengths.at_least(task.kind, tokens, task.max_tokens, 0.5)
+        job = cls(
+            task,
+            tokens,
+            task.prompt_left,
+            first_s,
+            token_s,
+            prompt_s,
+            latency.chunk_s,
+            kv_tokens,
+            short,
+            likely,
+            expected,
+            deviation,
+            expected,
+            is_real_time=task.is_real_time,
+        )
+        job._set_due()
+        job.end_s, job.hope_s = task.due_end_s, job.latest_s
+        if slo.tpot_s is not None:
+            last_s = (now + prompt_s + token_s if first_s is None else first_s) + slo.tpot_s * (expected - 1)
+            job.end_s = min(job.end_s, last_s)
+            if first_s is not None:  # while it decodes faster than it must, a longer answer has time to catch up
+                job.hope_s = min(task.due_end_s - job._until(short), max(job.latest_s, last_s - job._until(expected)))
+        if job.end_s == math.inf and job.due_s < math.inf:
+            job.needed, job.end_s, job.deviation = 1.0, job.due_s, 0.0
+        return job
+
+    @property
+    def work_s(self) -> float:
+        """Time to its expected end, alone in its steps."""
+        return self._until(self.expected)
+
+    @property
+    def needed_s(self) -> float:
+        """Time to the length that its bounds are about, alone in its steps."""
+        return self._until(self.needed)
+
+    def advance(self, prompt_tokens: int, now: float) -> None:
+        """It took part in a step that ends at ``now``, with so many prompt tokens."""
+        self.kv_tokens += max(1, prompt_tokens)
+        if prompt_tokens:
+            left = self.prompt_left - prompt_tokens
+            left_s = self.chunk_s + (self.prompt_s - self.chunk_s) * left / self.prompt_left if left else 0.0
+            self.hope_s += self.prompt_s - left_s
+            self.prompt_s, self.prompt_left = left_s, left
+        if not self.prompt_left:
+            self.tokens += 1
+            self.hope_s += self.token_s
+            if self.first_s is None:
+                self.first_s = now
+        self._set_due()
+
+    def _until(self, length: float) -> float:
+        """Time until it has that many tokens, alone in its steps."""
+        return self.prompt_s + self.token_s * (length - self.tokens)
+
+    def _set_due(self) -> None:
+        slo = self.task.slo
+        length = max(self.short, self.tokens + 1)
+        self.due_s = self.task.due_end_s
+        self.latest_s = self.due_s - self._until(length)
+        if self.first_s is not None:
+            if slo.tpot_s is not None:
+                self.due_s = min(self.due_s, self.first_s + slo.tpot_s * (length - 1))
+                self.latest_s = min(self.latest_s, self.due_s - self._until(length))
+        elif slo.ttft_s is not None:
+            self.due_s = min(self.due_s, self.task.first_due_s)
+            self.latest_s = min(self.latest_s, self.task.first_due_s - self._until(self.tokens + 1))

@@ -1,0 +1,92 @@
+"""Who holds KV cells: how many are left to claim, and who gives way. Pure functions of what the scheduler knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.outlook import Outlook
+from slice_ros.scheduling.task import Task
+
+COPY_SHARE = 0.1
+"""Share of the real-time tasks' slack that copies between KV cache and host memory may take, ..."""
+LONGEST_COPY_S = 0.1
+"""... and how long they may take at most, as a real-time goal may arrive meanwhile."""
+
+
+def claim(task: Task) -> int:
+    """KV cells that a task can come to hold: its prompt and the longest answer it may have."""
+    return task.prompt_tokens + task.max_tokens
+
+
+def unclaimed(total: int, held: int, holders: Iterable[Task]) -> int:
+    """KV cells that are left of ``total`` when every holder of the ``held`` ones grows to its claim."""
+    return total - held - sum(claim(task) - task.kv_tokens for task in holders)
+
+
+class Room:
+    """KV cells and sequences that are left for tasks to be opened: what no open one claims, unless its SLO is lost.
+
+    Args:
+        tasks: those in hand.
+        cells, sequences: that there are.
+    """
+
+    def __init__(self, tasks: Iterable[Task], now: float, cells: int, sequences: int) -> None:
+        self._cells, self._sequences = cells, sequences
+        for task in tasks:
+            if task.is_open and not task.is_lost(now):
+                self.take(task)
+
+    def take(self, task: Task) -> None:
+        """Open it in any case."""
+        self._cells -= claim(task)
+        self._sequences -= 1
+
+    def has(self, task: Task) -> bool:
+        """Whether it is open, or there is room to open it without another one giving way."""
+        return task.is_open or (claim(task) <= self._cells and self._sequences > 0)
+
+
+def victims(holders: Iterable[Task], members: Collection[str], opener: Task, now: float) -> list[Task]:
+    """Open tasks that may be evicted for another one, in the order in which they give way.
+
+    Best-effort tasks come first, of them those whose SLO is lost, then the youngest before the oldest; real-time ones last, and never for a
+    best-effort one.
+
+    Args:
+        holders: the open tasks.
+        members: ids of tasks that are needed in this step; they stay.
+        opener: who needs the cells.
+    """
+    may = (task for task in holders if task.goal_id not in members and (opener.is_real_time or not task.is_real_time))
+    return sorted(may, key=lambda task: (task.is_real_time, not task.is_lost(now), -task.order))
+
+
+def first_to_go(holders: Sequence[Task], members: Sequence[str]) -> Task:
+    """Who is evicted when a step finds no room, so that the others can take it: never the only one in the step.
+
+    Args:
+        holders: the open tasks, two or more.
+        members: ids of those in the step, one or more.
+    """
+    may = (task for task in holders if [task.goal_id] != list(members))
+    return min(may, key=lambda task: (task.is_real_time, task.goal_id in members, -task.order))
+
+
+def is_worth_copying(tokens: int, token_s: float, latency: LatencyModel) -> bool:
+    """Whether so many tokens' KV is copied out and back sooner than it is computed again.
+
+    Where prompts take long, on a CPU, it always is; a GPU may compute them sooner than their cells come back from host memory.
+
+    Args:
+        token_s: how long a token's copy takes, in one direction.
+    """
+    return 2 * token_s * tokens <= latency.prompt_s(tokens)
+
+
+def copy_time(real_time: Iterable[Outlook], now: float) -> float:
+    """How long copies before the next step may take, in seconds, so that no real-time task comes late by them."""
+    slack_s = min((job.latest_s - now for job in real_time if job.hope_s >= now), default=math.inf)
+    return min(LONGEST_COPY_S, max(0.0, COPY_SHARE * slack_s))

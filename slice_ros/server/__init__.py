@@ -1,0 +1,1 @@
+"""The action server, a managed node; never touches llama.cpp."""
