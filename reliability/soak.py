@@ -109,7 +109,7 @@ class Observer:
             if self._asked_s:
                 self.cancels_s.append(now - self._asked_s)
             self._canceled = None
-        elif not self._asked_s and goal._handle is not None and now >= self._next_s - CANCEL_PERIOD_S / 2:
+        elif not self._asked_s and goal._is_taken and now >= self._next_s - CANCEL_PERIOD_S / 2:
             self._asked_s = now
             goal.cancel()
 

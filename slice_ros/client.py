@@ -3,37 +3,51 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
+import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
-import rclpy
 from action_msgs.msg import GoalStatus
-from rclpy.action import ActionClient
+from action_msgs.srv import CancelGoal
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
 from rclpy.task import Future
 
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling, TokenLogprob
-from slice_ros.ros import qos
+from slice_ros.ros import presence, qos
 from slice_ros.ros.conversions import duration_msg, message_msg, report_of, sampling_msg, slo_msg, uuid_msg
 from slice_ros.ros.interfaces import Generate, SloStatus
 from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import BestEffort, Slo
 
-WATCH_PERIOD_S = 0.1
+WATCH_PERIOD_S = 0.2
 LONGEST_LOOK_S = 0.5
 """Time between two looks counts for no more than this: a node that was not spinning has yet to take in what it would have heard."""
-SERVER_LOST_S = 1.3
-"""A server whose status has not come for this long is taken for dead. (DDS itself notices a killed process after ten seconds or more.)"""
+SERVER_LOST_S = 1.0
+"""A server that DDS takes for dead has this long to come back, on top of its lease (``qos.LEASE_S``)."""
+SERVER_UNSEEN_S = 5.0
+"""One that was never seen alive may have to be discovered first."""
 INSTANCE = slice(12, 20)
 """Where that field stands in a serialized status. To decode all of it, with its mask matrix, is much work where clients are many."""
-UNHEARD_S = 10.0
+GOAL_ID = slice(4, 20)
+"""Where it stands in a serialized feedback. An action's feedback goes to all its clients; what others asked for is not decoded."""
+UNHEARD_S = 5.0
 """After so long without news of a goal from a server that lives its result is asked for again: an answer may have been lost on its way."""
 UNTAKEN_S = 30.0
 """A goal of which the server has not even said whether it takes it is given up after so long."""
+LOOK_S = 0.05
+UNSPUN_S = 5.0
+"""A blocking call takes an executor that did nothing for so long for one that nobody spins."""
 
 
 class ServerNotFound(Exception):
@@ -92,29 +106,43 @@ class Answer:
 class Generation:
     """A goal that was sent: await its ``result()``, iterate over its pieces, or cancel it.
 
-    >>> async for piece in client.send("where are you?"):
+    >>> async for piece in client.stream("where are you?"):
     ...     say(piece)
     """
 
-    def __init__(self, executor_of: Node) -> None:
-        self._node = executor_of
+    def __init__(self, client: SliceClient, goal_id: str, heard_s: float) -> None:
+        self._client = client
         self._pieces: deque[str] = deque()
         self._heard: list[str] = []
-        self._news = Future(executor=executor_of.executor)
-        self._end = Future(executor=executor_of.executor)
-        self._handle: Any = None
+        self._news: Any = client._future()
+        self._end: Any = client._future()
+        self._over = threading.Event()
+        self._is_taken = False
         self._cancel_wanted = False
-        self._heard_s = 0.0
-        self.goal_id = ""
+        self._heard_s = heard_s
+        self.goal_id = goal_id
 
     @property
     def done(self) -> bool:
-        return bool(self._end.done())
+        return self._over.is_set()
 
     @property
     def end(self) -> Answer | GoalFailed | None:
         """How it ended; ``None`` while it has not."""
-        return self._end.result() if self.done else None
+        end: Answer | GoalFailed | None = self._end.result() if self.done else None
+        return end
+
+    def answer(self) -> Answer:
+        """What it ended with.
+
+        Raises:
+            GoalFailed: it ended without success.
+        """
+        end = self._end.result()
+        if isinstance(end, GoalFailed):
+            raise end
+        answer: Answer = end
+        return answer
 
     async def result(self) -> Answer:
         """Wait for the end.
@@ -122,35 +150,36 @@ class Generation:
         Raises:
             GoalFailed: it ended without success.
         """
-        end = await self._end
-        if isinstance(end, GoalFailed):
-            raise end
-        answer: Answer = end
-        return answer
+        await self._end
+        return self.answer()
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """The pieces of text as they come; raises GoalFailed at the end of a goal that failed."""
         while True:
+            news = self._news
             while self._pieces:
                 yield self._pieces.popleft()
             if self.done:
                 break
-            await self._news
-            self._news = Future(executor=self._node.executor)
-        await self.result()
+            await news
+            if self._news is news:
+                self._news = self._client._future()
+        while self._pieces:
+            yield self._pieces.popleft()
+        self.answer()
 
     def cancel(self) -> None:
         """Ask the server to end the goal; ``result()`` then raises GoalFailed with code CANCELED."""
         self._cancel_wanted = True
-        if self._handle is not None:
-            self._handle.cancel_goal_async()
+        if self._is_taken:
+            self._client._cancel(self.goal_id)
 
     # ---- called by the client
 
-    def _accepted(self, handle: Any) -> None:
-        self._handle = handle
+    def _take(self) -> None:
+        self._is_taken = True
         if self._cancel_wanted:
-            handle.cancel_goal_async()
+            self._client._cancel(self.goal_id)
 
     def _feedback(self, text: str) -> None:
         if text:
@@ -159,12 +188,11 @@ class Generation:
             self._tell()
 
     def _finish(self, end: Answer | GoalFailed) -> None:
-        if self.done:
-            return
         heard = "".join(self._heard)
-        if end.text.startswith(heard):  # rclpy drops feedback that it has not handled when the result is there
+        if end.text.startswith(heard):  # what was asked for without a stream, or has not come yet
             self._feedback(end.text[len(heard) :])
         self._end.set_result(end)
+        self._over.set()
         self._tell()
 
     def _tell(self) -> None:
@@ -175,9 +203,12 @@ class Generation:
 class SliceClient:
     """Sends goals to a ``slice_server`` from a node of yours.
 
-    Coroutines are awaited in ``async def`` callbacks of that node, or run with ``executor.create_task``. A server that dies or freezes
-    ends its goals with GoalFailed (code ENGINE_DIED) within two seconds, later where the node's own callbacks block: its status is its
-    heartbeat. Where that is late, whatever else a busy server says shows that it lives, unless callbacks block: then it was said long ago.
+    Coroutines are awaited in ``async def`` callbacks of that node, or run with ``executor.create_task``; any executor will do, and any
+    callback group. A server that dies or freezes ends its goals with GoalFailed (code ENGINE_DIED) within two seconds, later where the
+    node's own callbacks block; one that is busy is not taken for dead. When this process dies, the server ends its goals.
+
+    It speaks the action's own protocol (https://design.ros2.org/articles/actions.html) on its services and topics: rclpy's ActionClient
+    decodes the feedback and the states of everybody's goals, and in Kilted may lose an acceptance between two threads.
 
     Args:
         node: whose executor does the work.
@@ -187,16 +218,29 @@ class SliceClient:
     def __init__(self, node: Node, server: str = "/slice_server") -> None:
         self._node = node
         self._server = server
-        self._client = ActionClient(node, Generate, f"{server}/generate", **qos.CLIENT)
-        self._in_flight: set[Generation] = set()
-        self._heartbeat = node.create_subscription(SloStatus, f"{server}/slo_status", self._hear, 1, raw=True)
-        self._watch = node.create_timer(WATCH_PERIOD_S, self._look_after_server)
+        self._id = f"c{uuid.uuid4().hex}"
+        self._lock = threading.RLock()
+        self._spinning = threading.Lock()
+        self._in_flight: dict[str, Generation] = {}
+        self._is_destroyed = False
+        self._thread: int | None = None
+        # Of its own: a callback of the user's that awaits an answer must not keep the answer out.
+        self._group = group = MutuallyExclusiveCallbackGroup()
+        action, options = f"{server}/generate/_action", {"qos_profile": qos.SERVICE, "callback_group": group}
+        self._goals = node.create_client(Generate.Impl.SendGoalService, f"{action}/send_goal", **options)
+        self._results = node.create_client(Generate.Impl.GetResultService, f"{action}/get_result", **options)
+        self._cancels = node.create_client(CancelGoal, f"{action}/cancel_goal", **options)
+        self._feedback: Any = None
+        self._presence = presence.offer(node, presence.client_topic(server, self._id), group)
+        self._watch = presence.Watch(node, SloStatus, f"{server}/slo_status", group, hear=self._hear, changed=self._look_after_server)
+        self._timer = node.create_timer(WATCH_PERIOD_S, self._look_after_server, group, Clock(clock_type=ClockType.STEADY_TIME))
+        self._timer.cancel()
         self._watched_s = time.monotonic()
         self._spinning_s = 0.0
-        self._hears_at_once = True
         self._silent_s = 0.0
+        self._was_there = False
         self._instance: bytes | None = None
-        self._unsure: set[Generation] = set()
+        self._unsure: set[str] = set()
         self._unsure_s = 0.0
 
     def wait_for_server(self, timeout_s: float = 10.0) -> None:
@@ -205,11 +249,14 @@ class SliceClient:
         Raises:
             ServerNotFound: it did not come in time.
         """
-        if not self._client.wait_for_server(timeout_sec=timeout_s):
-            raise ServerNotFound(
-                f"no server {self._server} within {timeout_s:g} s; start one with `slice-ros serve` "
-                "and see that ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE are the same for both"
-            )
+        deadline_s = time.monotonic() + timeout_s
+        while not (self._goals.service_is_ready() and self._results.service_is_ready() and self._cancels.service_is_ready()):
+            if time.monotonic() > deadline_s:
+                raise ServerNotFound(
+                    f"no server {self._server} within {timeout_s:g} s; start one with `slice-ros serve` "
+                    "and see that ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE are the same for both"
+                )
+            time.sleep(LOOK_S)
 
     async def generate(self, prompt: str | Sequence[ChatMessage], **options: Any) -> Answer:
         """Send a goal and wait for its answer; options as for :meth:`send`.
@@ -217,28 +264,32 @@ class SliceClient:
         Raises:
             GoalFailed: it ended without success.
         """
-        return await self.send(prompt, **options).result()
+        return await self.send(prompt, **{"stream": False, **options}).result()
 
     def stream(self, prompt: str | Sequence[ChatMessage], **options: Any) -> Generation:
         """Send a goal; iterate over what comes back: ``async for piece in client.stream(...)``. Options as for :meth:`send`."""
         return self.send(prompt, **options)
 
     def generate_sync(self, prompt: str | Sequence[ChatMessage], timeout_s: float | None = None, **options: Any) -> Answer:
-        """Send a goal and spin the node until its answer is there; not from inside a callback. Options as for :meth:`send`.
+        """Send a goal and block until its answer is there. Options as for :meth:`send`.
+
+        A node that is in no executor is spun here; any other is spun by somebody else, in another thread.
 
         Raises:
             GoalFailed: it ended without success, or (code CANCELED) not in time.
+            RuntimeError: nobody could ever take the answer in: this is a callback of the node's executor, or nobody spins that.
         """
-        generation = self.send(prompt, **options)
-        rclpy.spin_until_future_complete(self._node, generation._end, timeout_sec=timeout_s)
-        if not generation.done:
+        executor = self._executor()
+        if executor is not None and self._is_its_thread(executor):
+            raise RuntimeError(
+                "generate_sync was called from the thread that spins the node, which would wait for itself; in a callback, "
+                "`await client.generate(...)` instead, or call it from another thread"
+            )
+        generation = self.send(prompt, **{"stream": False, **options})
+        if not self._wait(generation, timeout_s):
             generation.cancel()
             raise GoalFailed(ErrorCode.CANCELED, f"no answer within {timeout_s} s; the goal was canceled")
-        end = generation._end.result()
-        if isinstance(end, GoalFailed):
-            raise end
-        answer: Answer = end
-        return answer
+        return generation.answer()
 
     def send(
         self,
@@ -257,6 +308,7 @@ class SliceClient:
         session_id: str = "",
         after: Iterable[Generation | str] = (),
         chain_deadline_s: float | None = None,
+        stream: bool = True,
     ) -> Generation:
         """Send a goal.
 
@@ -275,7 +327,13 @@ class SliceClient:
             session_id: the next goal of the session goes on from what this one has computed.
             after: goals that must succeed first.
             chain_deadline_s: bound on this goal and all that depend on it.
+            stream: whether pieces of text are wanted as they come; each is a message to every client that streams.
+
+        Raises:
+            RuntimeError: the client was destroyed.
         """
+        if self._is_destroyed:
+            raise RuntimeError("this SliceClient was destroyed; make another one")
         goal = Generate.Goal()
         if isinstance(prompt, str):
             goal.prompt = prompt
@@ -292,123 +350,218 @@ class SliceClient:
         goal.adapter = adapter
         goal.session_id = session_id
         goal.client = self._node.get_fully_qualified_name()
+        goal.presence = self._id
+        goal.silent = not stream
         goal.after = [uuid_msg(g if isinstance(g, str) else g.goal_id) for g in after]
         goal.chain_deadline = duration_msg(chain_deadline_s)
         return self._send(goal)
 
     def cancel_all(self) -> None:
         """Ask the server to end every goal of this client."""
-        for generation in list(self._in_flight):
+        for generation in list(self._in_flight.values()):
             generation.cancel()
 
     def destroy(self) -> None:
         """Give the node back as it was; goals in flight are canceled."""
-        self.cancel_all()
-        for generation in list(self._in_flight):
-            self._finish(generation, GoalFailed(ErrorCode.CANCELED, "the client was destroyed"))
-        self._node.destroy_timer(self._watch)
-        self._node.destroy_subscription(self._heartbeat)
-        self._client.destroy()
+        with self._lock:
+            if self._is_destroyed:
+                return
+            self.cancel_all()
+            self._is_destroyed = True
+            for generation in list(self._in_flight.values()):
+                self._finish(generation, GoalFailed(ErrorCode.CANCELED, "the client was destroyed"))
+        self._node.destroy_timer(self._timer)
+        self._watch.destroy()
+        self._node.destroy_publisher(self._presence)
+        if self._feedback is not None:
+            self._node.destroy_subscription(self._feedback)
+        for client in (self._goals, self._results, self._cancels):
+            self._node.destroy_client(client)
 
     # ---- the goal's way
 
     def _send(self, goal: Any) -> Generation:
-        generation = Generation(self._node)
-        self._in_flight.add(generation)
-        generation.goal_id = uuid.uuid4().hex
-        generation._heard_s = self._spinning_s
-        sent = self._client.send_goal_async(
-            goal, feedback_callback=lambda message: self._progressed(generation, message), goal_uuid=uuid_msg(generation.goal_id)
-        )
-        sent.add_done_callback(lambda future: self._answered(generation, future))
+        with self._lock:
+            if not goal.silent and self._feedback is None:  # not before: to hear it is work, though it is others'
+                topic, kind = f"{self._server}/generate/_action/feedback", Generate.Impl.FeedbackMessage
+                self._feedback = self._node.create_subscription(
+                    kind, topic, self._progressed, qos.SERVICE, callback_group=self._group, raw=True
+                )
+            if not self._in_flight:
+                self._watched_s, self._silent_s = time.monotonic(), 0.0
+                self._timer.reset()
+            generation = Generation(self, uuid.uuid4().hex, self._spinning_s)
+            self._in_flight[generation.goal_id] = generation
+        request = Generate.Impl.SendGoalService.Request(goal_id=uuid_msg(generation.goal_id), goal=goal)
+        self._goals.call_async(request).add_done_callback(lambda future: self._answered(generation, future))
         return generation
 
-    def _progressed(self, generation: Generation, message: Any) -> None:
-        generation._heard_s = self._spinning_s
-        self._is_alive()
-        generation._feedback(message.feedback.text)
-
-    def _is_alive(self) -> None:
-        """The server said something."""
-        if self._hears_at_once:
-            self._silent_s = 0.0
+    def _progressed(self, feedback: bytes) -> None:
+        generation = self._in_flight.get(feedback[GOAL_ID].hex())
+        if generation is not None:
+            self._hear_news()
+            generation._heard_s = self._spinning_s
+            generation._feedback(deserialize_message(feedback, Generate.Impl.FeedbackMessage).feedback.text)
 
     def _answered(self, generation: Generation, sent: Any) -> None:
-        self._is_alive()
-        if generation.done:  # taken for lost
-            if sent.exception() is None and sent.result().accepted:
-                sent.result().cancel_goal_async()
-            return
-        if sent.exception() is not None or not sent.result().accepted:
-            reason = sent.exception() or f"the server {self._server} is not active and rejected the goal"
-            self._finish(generation, GoalFailed(ErrorCode.SHUTTING_DOWN, str(reason)))
-            return
-        generation._accepted(sent.result())
-        self._ask(generation)
+        with self._lock:
+            if generation.done or self._is_destroyed:  # taken for lost
+                if not self._is_destroyed and sent.exception() is None and sent.result().accepted:
+                    self._cancel(generation.goal_id)
+                return
+            if sent.exception() is not None or not sent.result().accepted:
+                reason = sent.exception() or f"the server {self._server} is not active and rejected the goal"
+                self._finish(generation, GoalFailed(ErrorCode.SHUTTING_DOWN, str(reason)))
+                return
+            self._hear_news()
+            self._ask(generation)
+            generation._take()
 
     def _ask(self, generation: Generation) -> None:
         generation._heard_s = self._spinning_s
-        generation._handle.get_result_async().add_done_callback(lambda future: self._ended(generation, future))
+        request = Generate.Impl.GetResultService.Request(goal_id=uuid_msg(generation.goal_id))
+        self._results.call_async(request).add_done_callback(lambda future: self._ended(generation, future))
+
+    def _cancel(self, goal_id: str) -> None:
+        if not self._is_destroyed:
+            request = CancelGoal.Request()
+            request.goal_info.goal_id = uuid_msg(goal_id)
+            self._cancels.call_async(request)
 
     def _ended(self, generation: Generation, future: Any) -> None:
-        self._is_alive()
         if future.exception() is not None:
             self._finish(generation, GoalFailed(ErrorCode.INTERNAL, str(future.exception())))
             return
         status, result = future.result().status, future.result().result
+        if status == GoalStatus.STATUS_UNKNOWN:
+            self._lose(generation)
+            return
         report = report_of(result.report)
         if status == GoalStatus.STATUS_SUCCEEDED:
-            self._finish(
-                generation, Answer(result.text, result.finish_reason, report, tuple(map(TokenLogprob, result.tokens, result.logprobs)))
-            )
-        elif status == GoalStatus.STATUS_UNKNOWN:
-            self._lose(generation)
+            logprobs = tuple(map(TokenLogprob, result.tokens, result.logprobs))
+            self._finish(generation, Answer(result.text, result.finish_reason, report, logprobs))
         else:
             code = ErrorCode(result.error_code) if result.error_code in tuple(ErrorCode) else ErrorCode.NONE
             message = result.error_msg or f"the server {self._server} ended the goal with status {status} and gave no reason"
             self._finish(generation, GoalFailed(code or ErrorCode.INTERNAL, message, result.text, report))
 
     def _finish(self, generation: Generation, end: Answer | GoalFailed) -> None:
-        self._in_flight.discard(generation)
+        with self._lock:
+            if self._in_flight.pop(generation.goal_id, None) is None:
+                return
+            if not self._in_flight and not self._is_destroyed:
+                self._timer.cancel()
         generation._finish(end)
+        if (executor := self._node.executor) is not None:
+            executor.wake()  # who awaits it may do so in another thread's executor
+
+    # ---- the server's life
+
+    def _hear_news(self) -> None:
+        """The server was there a moment ago, though DDS may not have told yet."""
+        self._was_there, self._silent_s = True, 0.0
 
     def _hear(self, status: bytes) -> None:
         if len(status) < INSTANCE.stop:
             return  # no status
-        self._silent_s = 0.0
-        if self._instance not in (None, status[INSTANCE]):
-            self._unsure, self._unsure_s = set(self._in_flight), 0.0
-        self._instance = status[INSTANCE]
+        with self._lock:
+            if self._instance not in (None, status[INSTANCE]):
+                self._unsure, self._unsure_s = set(self._in_flight), 0.0
+            self._instance = status[INSTANCE]
 
     def _look_after_server(self) -> None:
-        now = time.monotonic()
-        passed_s = min(now - self._watched_s, LONGEST_LOOK_S)
-        self._hears_at_once = now - self._watched_s < LONGEST_LOOK_S
-        self._watched_s = now
-        self._spinning_s += passed_s
-        self._silent_s = self._silent_s + passed_s if self._in_flight else 0.0
-        self._unsure_s += passed_s
-        if self._silent_s > SERVER_LOST_S:
-            for generation in list(self._in_flight):
-                self._lose(generation)
-            return
-        for generation in list(self._in_flight):
-            unheard_s = self._spinning_s - generation._heard_s
-            if generation._handle is not None:
-                if unheard_s > UNHEARD_S:
-                    self._ask(generation)
-            elif unheard_s > UNTAKEN_S:
-                message = f"the server {self._server} did not say whether it takes the goal; send it again"
-                self._finish(generation, GoalFailed(ErrorCode.INTERNAL, message))
-        if self._unsure_s > LONGEST_LOOK_S:
-            # A goal that was on its way when the server came anew has been accepted by now. What became of others, the server tells.
-            unsure, self._unsure = self._unsure & self._in_flight, set()
-            for generation in unsure:
-                if generation._handle is None:
+        with self._lock:
+            self._thread = threading.get_ident()
+            now = time.monotonic()
+            passed_s = min(now - self._watched_s, LONGEST_LOOK_S)
+            self._watched_s = now
+            self._spinning_s += passed_s
+            self._unsure_s += passed_s
+            is_there = self._watch.is_alive if self._watch.is_alive is not None else self._goals.service_is_ready()
+            self._silent_s = 0.0 if is_there else self._silent_s + passed_s
+            generations = list(self._in_flight.values())
+            self._was_there |= is_there
+            if self._silent_s > (SERVER_LOST_S if self._was_there else SERVER_UNSEEN_S):
+                for generation in generations:
                     self._lose(generation)
-                else:
-                    self._ask(generation)
+                return
+            for generation in generations:
+                unheard_s = self._spinning_s - generation._heard_s
+                if generation._is_taken:
+                    if unheard_s > UNHEARD_S:
+                        self._ask(generation)
+                elif unheard_s > UNTAKEN_S:
+                    message = f"the server {self._server} did not say whether it takes the goal; send it again"
+                    self._finish(generation, GoalFailed(ErrorCode.INTERNAL, message))
+            if self._unsure_s > LONGEST_LOOK_S and self._unsure:
+                # A goal that was on its way when the server came anew has been accepted by now. What became of others, the server tells.
+                unsure, self._unsure = self._unsure, set()
+                for generation in generations:
+                    if generation.goal_id in unsure:
+                        self._ask(generation)
 
     def _lose(self, generation: Generation) -> None:
         message = f"the server {self._server} is gone or was started anew; send the goal again when it is there"
         self._finish(generation, GoalFailed(ErrorCode.ENGINE_DIED, message))
+
+    # ---- who spins
+
+    def _future(self) -> Any:
+        return Future(executor=self._node.executor)
+
+    def _executor(self) -> Executor | None:
+        """The one that the node is in; a node remembers those that it was in, too."""
+        executor = self._node.executor
+        return executor if executor is not None and self._node in executor.get_nodes() else None
+
+    def _is_its_thread(self, executor: Executor) -> bool:
+        """Whether the caller runs in a callback of an executor; of one that is not written in Python, only its thread is seen."""
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame.f_code.co_name.lstrip("_").startswith("spin") and frame.f_locals.get("self") is executor:
+                return True
+            frame = frame.f_back
+        return not isinstance(executor, Executor) and self._thread == threading.get_ident()
+
+    def _wait(self, generation: Generation, timeout_s: float | None) -> bool:
+        """Whether a goal ends in time; the node is spun here while it is in no executor.
+
+        Raises:
+            RuntimeError: nobody spins it.
+        """
+        began_s = time.monotonic()
+        pulse: Any = None
+        while not generation.done:
+            waited_s = time.monotonic() - began_s
+            if timeout_s is not None and waited_s > timeout_s:
+                return False
+            executor = self._executor()
+            if executor is None:
+                if self._spinning.acquire(timeout=LOOK_S):
+                    try:
+                        self._spin(generation, None if timeout_s is None else timeout_s - waited_s)
+                    finally:
+                        self._spinning.release()
+                continue
+            if pulse is None:
+                pulse = executor.create_task(lambda: None)
+            if waited_s > UNSPUN_S and not pulse.done() and not self._spinning.locked():
+                generation.cancel()
+                raise RuntimeError(
+                    f"the executor that has the node {self._node.get_name()} did nothing for {UNSPUN_S:g} s: spin it in another thread, "
+                    "or take the node out of it (executor.remove_node), then it is spun here"
+                )
+            generation._over.wait(LOOK_S)
+        return True
+
+    def _spin(self, generation: Generation, at_most_s: float | None) -> None:
+        executor = SingleThreadedExecutor(context=self._node.context)
+        executor.add_node(self._node)
+        try:
+            until_s = math.inf if at_most_s is None else time.monotonic() + at_most_s
+            while not generation.done and (left_s := until_s - time.monotonic()) > 0.0:
+                executor.spin_once(timeout_sec=min(left_s, LONGEST_LOOK_S))
+        finally:
+            executor.remove_node(self._node)
+            self._node.executor = None
+            executor.shutdown()

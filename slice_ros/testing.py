@@ -86,7 +86,7 @@ class MockServer:
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._instance = secrets.randbits(64)
-        self._status = self._node.create_publisher(SloStatus, "~/slo_status", 10)
+        self._status = self._node.create_publisher(SloStatus, "~/slo_status", qos.ALIVE)
         self._events = self._node.create_publisher(GoalEvent, "~/goal_events", qos.GOAL_EVENTS)
         self._node.create_timer(STATUS_PERIOD_S, self._publish_status)
         self._server = ActionServer(

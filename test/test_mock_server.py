@@ -66,7 +66,7 @@ def test_a_stream_is_the_whole_answer_also_where_feedback_was_dropped(asker):
         ([], Answer("one two three", "stop", report)),
         (["one", " two", " three"], Answer("one two three", "stop", report)),
     ):
-        generation = Generation(asker.node)
+        generation = Generation(asker.client, "00", 0.0)
         for piece in heard:
             generation._feedback(piece)
         generation._finish(end)

@@ -180,7 +180,8 @@ def test_a_cancel_for_a_goal_that_has_ended_does_nothing(peer):
 
 
 def test_every_goal_whose_cancel_was_accepted_is_canceled_however_early_it_came(peer):
-    goals = ActionClient(peer.node, Generate, "/llm/generate", **qos.CLIENT)  # services keep ten replies by default
+    deep = {f"{name}_service_qos_profile": qos.SERVICE for name in ("goal", "result", "cancel")}  # services keep ten replies by default
+    goals = ActionClient(peer.node, Generate, "/llm/generate", **deep)
     cancels = peer.node.create_client(CancelGoal, "/llm/generate/_action/cancel_goal", qos_profile=qos.SERVICE)
     assert goals.wait_for_server(timeout_sec=READY_S)
     assert cancels.wait_for_service(timeout_sec=READY_S)
@@ -274,7 +275,7 @@ def test_an_error_in_the_server_ends_the_goal_with_internal_and_the_next_is_serv
         assert error.code is ErrorCode.INTERNAL
         assert "ZeroDivisionError" in error.message
         monkeypatch.undo()
-        monkeypatch.setattr(server, "_tell_of", lambda *_: 1 / 0)
+        monkeypatch.setattr(server, "_tell_of", lambda *_, **__: 1 / 0)
         assert peer.fails("x").code is ErrorCode.INTERNAL
         monkeypatch.undo()
         assert peer.run(peer.client.generate("x", max_tokens=2)).report.output_tokens == 2
@@ -386,7 +387,7 @@ def test_a_client_that_vanishes_leaves_the_server_serving(peer, tmp_path):
     script = tmp_path / "vanishing.py"
     script.write_text(
         "from slice_ros.client import SliceClient\n"
-        "from slice_ros.ros import rclpy\n"
+        "import rclpy\n"
         "rclpy.init(args=[])\n"
         "node = rclpy.create_node('vanishing')\n"
         "client = SliceClient(node, '/llm')\n"
@@ -501,7 +502,7 @@ def test_a_cancel_does_not_wait_for_the_step_under_way(tmp_path):
         try:
             peer.client.wait_for_server(READY_S)
             goal = peer.client.send("x", max_tokens=5)
-            peer.spin_until(lambda: goal._handle is not None)
+            peer.spin_until(lambda: goal._is_taken)
             asked = time.monotonic()
             goal.cancel()
             with pytest.raises(GoalFailed) as caught:
@@ -519,7 +520,7 @@ def test_a_goal_whose_answers_were_lost_ends_all_the_same(server, monkeypatch):
     try:
         peer.client.wait_for_server(READY_S)
         with monkeypatch.context() as lossy:
-            lossy.setattr(peer.client._client, "send_goal_async", lambda *_, **__: Future())
+            lossy.setattr(peer.client._goals, "call_async", lambda *_, **__: Future())
             assert peer.fails("x").message == "the server /llm did not say whether it takes the goal; send it again"
         asked, ask = [], client.SliceClient._ask
         monkeypatch.setattr(client.SliceClient, "_ask", lambda self, goal: asked.append(goal) or (len(asked) > 1 and ask(self, goal)))

@@ -8,6 +8,11 @@ import re
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.utilities import get_rmw_implementation_identifier
 
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
 
 def describe_network() -> str:
     """In words, on which network this process listens and is found."""
@@ -17,16 +22,18 @@ def describe_network() -> str:
     return f"ROS domain {os.environ.get('ROS_DOMAIN_ID') or 0}, discovery range {where}, {get_rmw_implementation_identifier()}"
 
 
-LINGER = "<Internal><WriterLingerDuration>0.3s</WriterLingerDuration></Internal>"
+LINGER = "<Internal><WriterLingerDuration>100 ms</WriterLingerDuration></Internal>"
 
 
-def leave_soon() -> None:
-    """Keep DDS from waiting for readers that were killed when this process ends; to be called before ``rclpy.init``.
+def mind_the_dead() -> None:
+    """Keep DDS from waiting for processes that were killed; to be called before ``rclpy.init``.
 
-    What CYCLONEDDS_URI says, which rmw_cyclonedds_cpp reads, comes after it and wins.
+    Cyclone DDS waits for their readers when a writer is deleted. Fast DDS shares memory with them, and locks which they may have taken
+    along: here it speaks UDP instead. What the environment says wins.
     """
     given = os.environ.get("CYCLONEDDS_URI")
     os.environ["CYCLONEDDS_URI"] = f"<CycloneDDS><Domain>{LINGER}</Domain></CycloneDDS>" + (f",{given}" if given else "")
+    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
 
 
 def refusal(error: RCLError) -> str:
@@ -45,4 +52,12 @@ def confine_to_loopback() -> None:
         os.environ["ROS_LOCALHOST_ONLY"] = "1"  # Humble does not know the discovery range yet
 
 
-__all__ = ["RCLError", "confine_to_loopback", "describe_network", "leave_soon", "refusal"]
+__all__ = [
+    "RCLError",
+    "SubscriptionEventCallbacks",
+    "UnsupportedEventTypeError",
+    "confine_to_loopback",
+    "describe_network",
+    "mind_the_dead",
+    "refusal",
+]

@@ -1,4 +1,4 @@
-"""QoS of the action's entities, the same on both sides.
+"""QoS of what server and client exchange, the same on both sides.
 
 ROS services keep the last ten requests and replies. A burst of a hundred goals, or sixteen that end with one step, would lose some, and
 a lost reply is a client that waits for ever. Depth is not matched between peers, so clients with the default still connect.
@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.duration import Duration
+from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile
 
 DEPTH = 2000
+
+LEASE_S = 0.5
+"""A process whose DDS threads have said nothing for this long is not alive. They go on while its Python is busy."""
 
 SERVICE = QoSProfile(depth=DEPTH)
 """Reliable, volatile, deep."""
@@ -21,8 +25,8 @@ GOAL_EVENTS = QoSProfile(depth=DEPTH)
 ACTION_STATUS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """As action servers publish the states of their goals: who comes late hears the latest, too."""
 
+ALIVE = QoSProfile(depth=10, liveliness=LivelinessPolicy.AUTOMATIC, liveliness_lease_duration=Duration(seconds=LEASE_S))
+"""Of publishers that show that their process lives, and of who watches them; who asks for no lease hears them, too."""
+
 SERVER: dict[str, Any] = {f"{name}_qos_profile": SERVICE for name in ("goal_service", "result_service", "cancel_service", "feedback_pub")}
 """Keyword arguments of ``ActionServer``."""
-
-CLIENT: dict[str, Any] = {f"{name}_qos_profile": SERVICE for name in ("goal_service", "result_service", "cancel_service", "feedback_sub")}
-"""Keyword arguments of ``ActionClient``."""

@@ -11,6 +11,7 @@ from slice_ros.parameters.table import Value
 
 LONGEST_NAME = 256
 """Bytes of a label, a session's, an adapter's or a client's name."""
+LONGEST_PRESENCE = 64
 MOST_ENTRIES = 1024
 """Messages, stop strings or predecessors of one goal."""
 MOST_LABELS = 256
@@ -42,6 +43,16 @@ def check_size(request: GoalRequest, limits: Mapping[str, Value]) -> None:
     for field, text in (("grammar", request.grammar), ("json_schema", request.json_schema)):
         if (size := _bytes(text)) > (most := int(limits["limits.grammar_bytes"])):
             raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{field} has {size} bytes; limits.grammar_bytes of this server is {most}")
+
+
+def check_presence(sender: str) -> None:
+    """Raises:
+    GoalError: INVALID_GOAL; it becomes part of a topic's name.
+    """
+    if sender and not (sender.isascii() and sender.isalnum() and sender[0].isalpha() and len(sender) <= LONGEST_PRESENCE):
+        raise GoalError(
+            ErrorCode.INVALID_GOAL, f"presence is {sender[:40]!r}; it must be at most {LONGEST_PRESENCE} letters and digits, a letter first"
+        )
 
 
 class Labels:

@@ -11,7 +11,7 @@ import time
 import traceback
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
@@ -20,8 +20,9 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action import CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
@@ -46,16 +47,18 @@ from slice_ros.ros.conversions import (
     slo_of,
     uuid_msg,
 )
-from slice_ros.ros.distributions import RCLError, describe_network, leave_soon, refusal
+from slice_ros.ros.distributions import RCLError, describe_network, mind_the_dead, refusal
 from slice_ros.ros.interfaces import CheckSlo, Generate, GoalEvent, SloStatus
 from slice_ros.scheduling.engine import EngineError
 from slice_ros.scheduling.events import Checked, Event, Finished, Progress, Snapshot
 from slice_ros.scheduling.scheduler import failed, no_token_yet
 from slice_ros.scheduling.task import SloReport
+from slice_ros.server.action import GoalServer, begin
 from slice_ros.server.bond import Heartbeat
-from slice_ros.server.intake import LONGEST_NAME, Labels, Places, check_size
+from slice_ros.server.intake import LONGEST_NAME, Labels, Places, check_presence, check_size
 from slice_ros.server.lifecycle import ManagedNode, TransitionError
 from slice_ros.server.parameters import ServerParameters
+from slice_ros.server.senders import Senders
 
 DISCOVERY_S = 1.0
 """How long to look for a server of the same name before serving."""
@@ -67,14 +70,16 @@ LEAVE_S = 0.1
 """... and how long the last of these may take to leave."""
 
 DIAGNOSTICS_PERIOD_S = 1.0
+SENDERS_PERIOD_S = 0.5
+STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 
 EVENTS_AT_ONCE = 32
 """The engine's events that are handled before a status, a goal or a cancel has its turn: two full steps, some milliseconds."""
 
 CANCEL_PERIOD_S = 0.005
 """Time between looks whether a cancel that was accepted counts by now."""
-RESULT_KEPT_S = 60
-"""How long a result is kept for a client that has not asked yet; rclpy's 900 s would be memory that grows for as long."""
+RESULT_KEPT_S = 10
+"""How long a result is kept for a client that has not asked yet; older rclpys' 900 s would be memory that grows for as long."""
 
 
 class ServerError(TransitionError):
@@ -86,7 +91,6 @@ class _Goal:
     """A goal in flight, on the node's side."""
 
     handle: Any
-    end: Any
     request: GoalRequest
     pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -119,7 +123,6 @@ class SliceServer(ManagedNode):
         self._active = False
         self._goals: dict[str, _Goal] = {}
         self._checks: dict[str, Any] = {}
-        self._executing = 0
         self._queue = Places("queued", "scheduler.max_queued")
         self._in_hand = Places("in hand", "scheduler.max_in_hand")
         self._labels = Labels()
@@ -135,9 +138,10 @@ class SliceServer(ManagedNode):
             self._parameters_now = ServerParameters(self, lambda: self._host is not None, self._change_live)
         except ParameterError as error:
             raise ServerError(str(error)) from error
-        self._wake = self.create_guard_condition(self._handle_events)
+        self._is_woken = False
+        self._senders: Senders | None = None
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._diagnostics_timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        self._diagnostics_timer = self._every(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
 
     async def start(self) -> None:
         """Configure and activate.
@@ -204,17 +208,20 @@ class SliceServer(ManagedNode):
 
     def _offer(self) -> None:
         """What others can reach; it stays for the node's life, so that nobody's request is lost between two configurations."""
-        self._status_publisher = self.create_publisher(SloStatus, "~/slo_status", 10)
-        self._status_timer = self.create_timer(1.0 / float(self._parameters_now["status.rate_hz"]), self._publish_status)
+        self._status_publisher = self.create_publisher(SloStatus, "~/slo_status", qos.ALIVE)
+        self._status_timer = self._every(1.0 / float(self._parameters_now["status.rate_hz"]), self._publish_status)
+        self._senders = Senders(self)
+        self._senders_timer = self._every(SENDERS_PERIOD_S, self._end_orphans)
         self._goal_events = self.create_publisher(GoalEvent, "~/goal_events", qos.GOAL_EVENTS)
         # A group of its own: a check that waits for the engine must not keep the engine's events from being handled.
         self._check_service = self.create_service(CheckSlo, "~/check_slo", self._check_slo, callback_group=ReentrantCallbackGroup())
-        self._action_server = ActionServer(
+        self._action_server = GoalServer(
             self,
             Generate,
             "~/generate",
-            execute_callback=self._execute,
+            execute_callback=lambda _: Generate.Result(),
             goal_callback=self._accept,
+            handle_accepted_callback=self._begin,
             cancel_callback=self._cancel,
             result_timeout=RESULT_KEPT_S,
             **qos.SERVER,
@@ -251,8 +258,7 @@ class SliceServer(ManagedNode):
             except Exception as error:
                 end = partial(done.set_exception, error)
             if not self._is_closing:  # nobody is to go on with what the end of the server has cut short
-                end()
-                self._wake.trigger()
+                self._soon(end)
 
         threading.Thread(target=call, name="transition", daemon=True).start()
         return await done
@@ -271,9 +277,18 @@ class SliceServer(ManagedNode):
             if not over.done():
                 over.set_result(None)
 
-        timer = self.create_timer(max(0.0, timeout_s), end)
+        timer = self._every(max(0.0, timeout_s), end)
         await over
         self.destroy_timer(timer)
+
+    def _every(self, period_s: float, callback: Callable[[], None]) -> Any:
+        """A timer in real time, whatever the node's clock does."""
+        return self.create_timer(period_s, callback, clock=STEADY)
+
+    def _soon(self, callback: Callable[[], Any]) -> None:
+        """Have the executor call this; from any thread."""
+        if self.executor is not None:
+            self.executor.create_task(callback)
 
     @property
     def _engine_state(self) -> EngineState:
@@ -284,71 +299,81 @@ class SliceServer(ManagedNode):
     def _accept(self, _goal: Any) -> Any:
         return GoalResponse.ACCEPT if self._active else GoalResponse.REJECT
 
-    async def _execute(self, handle: Any) -> Any:
+    def _begin(self, handle: Any) -> None:
+        """Take in a goal that was accepted; whatever happens here, it gets an end."""
         goal_id = bytes(handle.goal_id.uuid).hex()
-        self._executing += 1
         try:
-            text, logprobs, end = await self._serve(goal_id, handle)
-        except Exception as error:
-            self.get_logger().error(traceback.format_exc())
-            text, logprobs = "", []
-            end = Finished(
-                goal_id, None, ErrorCode.INTERNAL, f"the server raised {error!r}, which is an error in the server itself", SloReport()
-            )
-            if self._host is not None:
-                self._host.cancel(goal_id)
-            self._finished(end)
-        finally:
-            self._executing -= 1
-        if end.error_code is ErrorCode.NONE:
-            handle.succeed()
-        elif end.error_code is ErrorCode.CANCELED and handle.is_cancel_requested:
-            handle.canceled()
-        else:
-            handle.abort()
-        return fill_result(Generate.Result(), text, end.reason, end.error_code, end.error_msg, end.report, logprobs)
-
-    async def _serve(self, goal_id: str, handle: Any) -> tuple[str, list[TokenLogprob], Finished]:
-        """Text, log-probabilities and end of a goal."""
-        limits = self._parameters_now.values
-        try:
-            if self._host is None or not self._active:
-                raise GoalError(ErrorCode.SHUTTING_DOWN, "the server was deactivated; send the goal again when it is back")
-            request = request_of(
-                goal_id,
-                handle.request,
-                submitted_s=time.monotonic(),
-                default_max_tokens=int(limits["generation.max_tokens"]),
-                presets=self._parameters_now.presets,
-            )
-            check_size(request, limits)
-            request = self._labels.known(request)
+            self._submit(goal_id, handle)
         except GoalError as error:
             label, slo = handle.request.label[:LONGEST_NAME], copy(handle.request.slo)  # they may be why it is refused
             slo.preset = slo.preset[:LONGEST_NAME]
             self._tell(GoalEvent.FINISHED, goal_id, label, slo, SloReport(), error=error)
-            return "", [], Finished(goal_id, None, error.code, error.message, SloReport())
+            self._conclude(handle, Finished(goal_id, None, error.code, error.message, SloReport()))
+        except Exception as error:
+            self.get_logger().error(traceback.format_exc())
+            message = f"the server raised {error!r}, which is an error in the server itself"
+            end = Finished(goal_id, None, ErrorCode.INTERNAL, message, SloReport())
+            if self._host is not None:
+                self._host.cancel(goal_id)
+            with suppress(Exception):  # the same error, most likely
+                self._finished(end)
+            self._conclude(handle, end)
+
+    def _submit(self, goal_id: str, handle: Any) -> None:
+        """Hand a goal to the engine.
+
+        Raises:
+            GoalError: it is refused, before it counts.
+        """
+        limits = self._parameters_now.values
+        if self._host is None or not self._active:
+            raise GoalError(ErrorCode.SHUTTING_DOWN, "the server was deactivated; send the goal again when it is back")
+        request = request_of(
+            goal_id,
+            handle.request,
+            submitted_s=time.monotonic(),
+            default_max_tokens=int(limits["generation.max_tokens"]),
+            presets=self._parameters_now.presets,
+        )
+        check_size(request, limits)
+        check_presence(handle.request.presence)
+        request = self._labels.known(request)
         # From here on it counts, whatever becomes of it: a server that refuses goals for want of room does not keep their SLOs.
-        goal = self._goals[goal_id] = _Goal(handle, Future(executor=self.executor), request)
+        goal = self._goals[goal_id] = _Goal(handle, request)
+        if handle.request.presence and self._senders is not None:
+            self._senders.join(handle.request.presence, goal_id)
         self._statistics.submitted(goal_id, request.kind, request.slo.service_class)
         self._tell_of(GoalEvent.ACCEPTED, goal, SloReport())
         try:
-            if handle.is_cancel_requested:  # before there was a goal that the host could have cancelled
-                raise GoalError(ErrorCode.CANCELED, "the goal was canceled")
             self._in_hand.join(request, limits)
             self._queue.join(request, limits)
             self._host.submit(request)
         except GoalError as error:
             self._finished(failed(request, error))
-        end: Finished = await goal.end
-        return "".join(goal.pieces), goal.logprobs, end
+
+    def _conclude(self, handle: Any, end: Finished, text: str = "", logprobs: Sequence[TokenLogprob] = ()) -> None:
+        """Give a goal its result."""
+        result = fill_result(Generate.Result(), text, end.reason, end.error_code, end.error_msg, end.report, logprobs)
+        if end.error_code is ErrorCode.NONE:
+            self._action_server.end(handle, "succeed", result)
+        elif end.error_code is ErrorCode.CANCELED and handle.is_cancel_requested:
+            self._action_server.end(handle, "canceled", result)
+        else:
+            self._action_server.end(handle, "abort", result)
+
+    def _end_orphans(self) -> None:
+        """End the goals of clients that are gone."""
+        orphans = self._senders.orphans() if self._senders is not None else []
+        for goal_id in orphans:
+            if self._host is not None:
+                self._host.cancel(goal_id, GoalError(ErrorCode.CANCELED, "the process that sent the goal is gone"))
 
     def _cancel(self, handle: Any) -> Any:
         goal_id = bytes(handle.goal_id.uuid).hex()
         if self._host is not None:
             self._host.cancel(goal_id)
-        if goal_id in self._goals and self.executor is not None:
-            self.executor.create_task(self._end_canceled(goal_id))
+        if goal_id in self._goals:
+            self._soon(partial(self._end_canceled, goal_id))
         return CancelResponse.ACCEPT
 
     async def _end_canceled(self, goal_id: str) -> None:
@@ -363,10 +388,16 @@ class SliceServer(ManagedNode):
     def _receive(self, events: list[Event]) -> None:
         """Runs on the host's thread; the executor takes it from here."""
         self._events.extend(events)
-        self._wake.trigger()
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._is_woken:
+            self._is_woken = True
+            self._soon(self._handle_events)
 
     def _handle_events(self) -> None:
         """Take in some of what the engine has said; the rest comes after whatever else is due."""
+        self._is_woken = False
         for _ in range(min(len(self._events), EVENTS_AT_ONCE)):
             event = self._events.popleft()
             if isinstance(event, Progress):
@@ -378,7 +409,7 @@ class SliceServer(ManagedNode):
             elif event.check_id in self._checks:
                 self._checks[event.check_id].set_result(event)
         if self._events:
-            self._wake.trigger()
+            self._wake()
 
     def _progress(self, event: Progress) -> None:
         goal = self._goals.get(event.goal_id)
@@ -387,12 +418,15 @@ class SliceServer(ManagedNode):
         self._statistics.started(event.goal_id)
         if not goal.pieces:
             self._queue.leave(event.goal_id)
+            begin(goal.handle)
             self._tell_of(GoalEvent.FIRST_TOKEN, goal, event.report)
         goal.pieces.append(event.text)
         goal.report = event.report
         if event.logprob is not None:
             goal.logprobs.append(event.logprob)
-        goal.handle.publish_feedback(Generate.Feedback(text=event.text, tokens=event.report.output_tokens, report=report_msg(event.report)))
+        if not goal.handle.request.silent:
+            report = report_msg(event.report)
+            goal.handle.publish_feedback(Generate.Feedback(text=event.text, tokens=event.report.output_tokens, report=report))
 
     def _finished(self, event: Finished) -> None:
         goal = self._goals.pop(event.goal_id, None)
@@ -400,12 +434,14 @@ class SliceServer(ManagedNode):
             return
         self._queue.leave(event.goal_id)
         self._in_hand.leave(event.goal_id)
+        if self._senders is not None:
+            self._senders.leave(goal.handle.request.presence, event.goal_id)
         self._statistics.ended(event.goal_id, event.report, completed=event.error_code is ErrorCode.NONE)
         self._last_minute.ended(time.monotonic(), real_time=goal.request.slo.is_real_time, attained=event.report.attained)
         if event.error_code is not ErrorCode.NONE:
             self.get_logger().debug(f"goal {event.goal_id} ended with {event.error_code.name}: {event.error_msg}")
         self._tell_of(GoalEvent.FINISHED, goal, event.report, event)
-        goal.end.set_result(event)
+        self._conclude(goal.handle, event, "".join(goal.pieces), goal.logprobs)
         if not self._goals and self._is_idle is not None and not self._is_idle.done():
             self._is_idle.set_result(None)
 
@@ -434,9 +470,9 @@ class SliceServer(ManagedNode):
 
     def _publish_status(self) -> None:
         self._status_publisher.publish(self.status())
-        if self._active and self._engine_state is EngineState.FAILED and self.executor is not None:
+        if self._active and self._engine_state is EngineState.FAILED:
             self._close_for_goals()
-            self.executor.create_task(self.change_state("deactivate"))
+            self._soon(partial(self.change_state, "deactivate"))
 
     def status(self) -> Any:
         """The ``SloStatus`` message of this moment."""
@@ -506,12 +542,14 @@ class SliceServer(ManagedNode):
         if self._host is not None:
             self._host.stop()
         deadline = time.monotonic() + DRAIN_S
-        while self._executing and time.monotonic() < deadline:
+        while self._goals and time.monotonic() < deadline:
             executor.spin_once(timeout_sec=0.05)
         # The results are set; their replies leave with the executor's next turns.
         deadline = min(deadline, time.monotonic() + LEAVE_S)
         while time.monotonic() < deadline:
             executor.spin_once(timeout_sec=0.02)
+        if self._senders is not None:
+            self._senders.close()
 
 
 def main(args: list[str] | None = None) -> int:
@@ -529,7 +567,7 @@ def main(args: list[str] | None = None) -> int:
     server: SliceServer | None = None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    leave_soon()
+    mind_the_dead()
     try:
         try:
             # rclpy's own handlers would take the context away before the goals in flight have got their results.

@@ -1,0 +1,70 @@
+"""Whether a process lives, as DDS knows it: its publishers bear a liveliness lease, which DDS's own threads keep up.
+
+A client so notices that its server was killed or stands still, and a server that a client did, and neither takes the other for dead because
+it is busy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from std_msgs.msg import Empty
+
+from slice_ros.ros import qos
+from slice_ros.ros.distributions import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
+FOLDER = "_clients"
+"""Below a server's name: the topics on which its clients show that they live."""
+
+
+def client_topic(server: str, client_id: str) -> str:
+    """The topic of one client of a server, for which nothing is ever published."""
+    return f"{server}/{FOLDER}/{client_id}"
+
+
+def offer(node: Node, topic: str, group: CallbackGroup) -> Any:
+    """A publisher that shows that this process lives."""
+    return node.create_publisher(Empty, topic, qos.ALIVE, callback_group=group)
+
+
+class Watch:
+    """Looks whether anybody alive publishes on a topic.
+
+    Args:
+        kind, topic: what is published there.
+        hear: called with each message, serialized.
+        changed: called where somebody has come to life or has gone.
+
+    ``is_alive`` is ``None`` where the middleware cannot tell, as Zenoh's.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        kind: type,
+        topic: str,
+        group: CallbackGroup,
+        *,
+        hear: Callable[[bytes], None] = lambda _: None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._node = node
+        self._changed = changed
+        self.is_alive: bool | None = False
+        options: dict[str, Any] = {"callback_group": group, "raw": True}
+        try:
+            callbacks = SubscriptionEventCallbacks(liveliness=self._told)
+            self._subscription = node.create_subscription(kind, topic, hear, qos.ALIVE, event_callbacks=callbacks, **options)
+        except UnsupportedEventTypeError:
+            self.is_alive = None
+            self._subscription = node.create_subscription(kind, topic, hear, qos.SERVICE, **options)
+
+    def _told(self, event: Any) -> None:
+        self.is_alive = event.alive_count > 0
+        self._changed()
+
+    def destroy(self) -> None:
+        self._node.destroy_subscription(self._subscription)
