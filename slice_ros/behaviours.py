@@ -13,7 +13,7 @@ except ImportError as error:
 from slice_ros.client import Generation, GoalFailed, SliceClient
 
 
-class Ask(py_trees.behaviour.Behaviour):  # type: ignore[misc]
+class Ask(py_trees.behaviour.Behaviour):
     """Sends a goal when it is entered, and writes its answer to the blackboard.
 
     RUNNING while the answer is on its way, SUCCESS when it is there, FAILURE when the goal ended with an error (``feedback_message``

@@ -266,6 +266,10 @@ def test_a_process_that_python_ends_at_start_is_told_by_its_last_line(make_host,
         make_host().start()
 
 
+FALL_SILENT = "import os, signal, socket, sys; os.kill(os.getppid(), signal.SIGSTOP); socket.socket(fileno=int(sys.argv[1])).shutdown(1)"
+"""What a child of the engine process does: its parent stands still, and the pipe has an end."""
+
+
 @pytest.mark.parametrize(
     ("attribute", "code", "cause"),
     [
@@ -280,14 +284,14 @@ def test_a_process_that_python_ends_at_start_is_told_by_its_last_line(make_host,
         ("Scheduler.turn", "os.write(2, b'cells < 7\\n'); os.abort()", r"was ended by SIGABRT; the last it said was: cells < 7;"),
         (
             "Scheduler.turn",
-            "socket.socket(fileno=int(sys.argv[1])).shutdown(1); os.kill(os.getpid(), signal.SIGSTOP)",
+            f"subprocess.run([sys.executable, '-c', {FALL_SILENT!r}, sys.argv[1]], pass_fds=[int(sys.argv[1])])",
             r"could not be heard any more \(.*\) and was killed;",
         ),
     ],
 )
 def test_whatever_ends_the_engine_its_goals_are_told(make_host, ends, breaking, attribute, code, cause):
     breaking(
-        "import os, signal, socket, sys\n"
+        "import os, signal, subprocess, sys\n"
         "from slice_ros.process.preparation import Preparation\n"
         "from slice_ros.scheduling.engine import EngineError\n"
         "from slice_ros.scheduling.scheduler import Scheduler\n"

@@ -36,7 +36,7 @@ class Window:
         self._application.processEvents()
 
 
-class MapWidget(QtWidgets.QWidget):  # type: ignore[misc]
+class MapWidget(QtWidgets.QWidget):
     """Paints a moment."""
 
     def __init__(self) -> None:

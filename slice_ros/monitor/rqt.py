@@ -11,7 +11,7 @@ from slice_ros.monitor.feed import Feed
 from slice_ros.monitor.widget import SloMonitor
 
 
-class SloMonitorPlugin(Plugin):  # type: ignore[misc]
+class SloMonitorPlugin(Plugin):
     """rqt spins the node; the widget polls."""
 
     def __init__(self, context: Any) -> None:

@@ -21,7 +21,7 @@ MOST_ROWS = 24
 Qt = QtCore.Qt
 
 
-class SloMonitor(QtWidgets.QWidget):  # type: ignore[misc]
+class SloMonitor(QtWidgets.QWidget):
     """Shows what a feed hears.
 
     Args:
@@ -145,7 +145,7 @@ class SloMonitor(QtWidgets.QWidget):  # type: ignore[misc]
         return timer
 
 
-class Chart(QtWidgets.QWidget):  # type: ignore[misc]
+class Chart(QtWidgets.QWidget):
     """Curves over the last two minutes, the newest point at the right edge.
 
     Args:
@@ -216,7 +216,7 @@ class Chart(QtWidgets.QWidget):  # type: ignore[misc]
             before = here
 
 
-class MaskPanel(QtWidgets.QWidget):  # type: ignore[misc]
+class MaskPanel(QtWidgets.QWidget):
     """The decode mask: a row for each goal, a column for each step; planned steps are pale."""
 
     def __init__(self, monitor: SloMonitor) -> None:
@@ -261,7 +261,7 @@ class MaskPanel(QtWidgets.QWidget):  # type: ignore[misc]
         painter.end()
 
 
-class GoalTable(QtWidgets.QTableWidget):  # type: ignore[misc]
+class GoalTable(QtWidgets.QTableWidget):
     """Goals in hand, the most urgent first, with the time left until their next token is due."""
 
     def __init__(self) -> None:

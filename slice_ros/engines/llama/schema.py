@@ -61,7 +61,7 @@ llama_grammar._build_repetition = _repetition
 """The converter's own writes the item that often: a schema of 40 bytes makes a grammar of any length."""
 
 
-class _Converter(SchemaConverter):  # type: ignore[misc]
+class _Converter(SchemaConverter):
     def __init__(self) -> None:
         super().__init__(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
         self._written = 0
