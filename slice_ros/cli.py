@@ -80,12 +80,17 @@ def run(parsed: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        ros = sys.modules.get("slice_ros.ros")  # not every command needs it
-        if ros is None or not isinstance(error, (ros.ExternalShutdownException, ros.RCLError)):
+        if "rclpy" not in sys.modules:  # not every command needs it
             raise
-        if isinstance(error, ros.ExternalShutdownException) or "context is not valid" in str(error):
+        from rclpy.executors import ExternalShutdownException
+
+        from slice_ros.ros.distributions import RCLError, refusal
+
+        if isinstance(error, ExternalShutdownException) or (isinstance(error, RCLError) and "context is not valid" in str(error)):
             return 130  # a signal, which rclpy may notice first while it waits
-        print(f"slice-ros {parsed.command}: {ros.refusal(error)}", file=sys.stderr)  # noqa: T201
+        if not isinstance(error, RCLError):
+            raise
+        print(f"slice-ros {parsed.command}: {refusal(error)}", file=sys.stderr)  # noqa: T201
         return 1
     return exit_status
 

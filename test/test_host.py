@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import uuid
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 
 import pytest
 from serving import is_alive, open_when_read
@@ -18,6 +21,7 @@ from serving import is_alive, open_when_read
 from slice_ros.goal import ErrorCode, FinishReason, GoalRequest
 from slice_ros.parameters.table import check_all
 from slice_ros.process.host import EngineHost, EngineState
+from slice_ros.process.protocol import Start, Status, Stop
 from slice_ros.scheduling.engine import EngineError
 from slice_ros.scheduling.events import Event, Finished, Progress, Snapshot
 from slice_ros.slo import BestEffort
@@ -238,11 +242,118 @@ def test_an_error_that_nobody_foresaw_is_a_sentence_at_start(make_host):
     assert host.state is EngineState.FAILED
 
 
-def test_a_process_that_ends_without_a_word_is_a_sentence_at_start(make_host, tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text("import os, sys\nif 'slice_ros.process.main' in sys.orig_argv: os._exit(1)\n")
+@pytest.fixture
+def breaking(tmp_path, monkeypatch):
+    """Engine processes that run some code before their own."""
+
+    def run_first(code: str) -> None:
+        lines = ["import sys", "if 'slice_ros.process.main' in sys.orig_argv:", *(f"    {line}" for line in code.splitlines())]
+        (tmp_path / "sitecustomize.py").write_text("\n".join(lines) + "\n")
+
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(EngineError, match="ended with status 1"):
+    return run_first
+
+
+def test_a_process_that_ends_without_a_word_is_a_sentence_at_start(make_host, breaking):
+    breaking("import os; os._exit(1)")
+    with pytest.raises(EngineError, match=r"ended with status 1$"):
         make_host().start()
+
+
+def test_a_process_that_python_ends_at_start_is_told_by_its_last_line(make_host, breaking):
+    breaking("sys.modules['slice_ros.goal'] = None")
+    with pytest.raises(EngineError, match=r"ended with status 1; the last it said was: ModuleNotFoundError: .*slice_ros\.goal"):
+        make_host().start()
+
+
+FALL_SILENT = "import os, signal, socket, sys; os.kill(os.getppid(), signal.SIGSTOP); socket.socket(fileno=int(sys.argv[1])).shutdown(1)"
+"""What a child of the engine process does: its parent stands still, and the pipe has an end."""
+
+
+@pytest.mark.parametrize(
+    ("attribute", "code", "cause"),
+    [
+        ("Scheduler.turn", "raise RuntimeError('broken')", r"the engine process cannot go on: RuntimeError: broken;"),
+        ("Scheduler.turn", "raise EngineError('the GPU fell off the bus')", r"^the GPU fell off the bus;"),
+        ("Preparation.put", "raise RuntimeError('broken')", r"cannot go on: RuntimeError: broken \(in its thread of commands\);"),
+        ("Preparation._submit", "raise RuntimeError('broken')", r"cannot go on: RuntimeError: broken \(in its thread of preparation\);"),
+        ("Scheduler.turn", "self._emit([lambda: None])", r"cannot go on: .*pickle.* \(in its thread of answers\);"),
+        ("Scheduler.turn", "os._exit(0)", r"the engine process \d+ ended with status 0;"),
+        ("Scheduler.turn", "os.kill(os.getpid(), signal.SIGSEGV)", r"the engine process \d+ was ended by SIGSEGV;"),
+        ("Scheduler.turn", "os.kill(os.getpid(), signal.SIGRTMIN + 1)", r"the engine process \d+ was ended by signal 35;"),
+        ("Scheduler.turn", "os.write(2, b'cells < 7\\n'); os.abort()", r"was ended by SIGABRT; the last it said was: cells < 7;"),
+        (
+            "Scheduler.turn",
+            f"subprocess.run([sys.executable, '-c', {FALL_SILENT!r}, sys.argv[1]], pass_fds=[int(sys.argv[1])])",
+            r"could not be heard any more \(.*\) and was killed;",
+        ),
+    ],
+)
+def test_whatever_ends_the_engine_its_goals_are_told(make_host, ends, breaking, attribute, code, cause):
+    breaking(
+        "import os, signal, subprocess, sys\n"
+        "from slice_ros.process.preparation import Preparation\n"
+        "from slice_ros.scheduling.engine import EngineError\n"
+        "from slice_ros.scheduling.scheduler import Scheduler\n"
+        f"whole = {attribute}\n"
+        f"def broken(self, *arguments):\n    if arguments or self.tasks:\n        {code}\n    return whole(self, *arguments)\n"
+        f"{attribute} = broken"
+    )
+    host = make_host(engine__restart=False)
+    host.start()
+    host.submit(request(max_tokens=4000))
+    ends.wait(lambda e: e.finished)
+    assert ends.finished[0].error_code is ErrorCode.ENGINE_DIED
+    assert re.search(cause, ends.finished[0].error_msg)
+    assert ends.finished[0].error_msg.endswith("; send the goal again")
+
+
+def test_a_command_that_cannot_be_sent_ends_the_engine_and_is_named(make_host, ends):
+    host = make_host(engine__restart=False)
+    host.start()
+    host.submit(request(label=threading.Lock()))
+    ends.wait(lambda e: e.finished)
+    assert re.match(r"a Submit could not be sent to the engine process \d+ \(.*pickle.*\);", ends.finished[0].error_msg)
+
+
+def test_the_engine_does_not_end_because_who_receives_its_events_fails(ends):
+    failures = []
+
+    def fail_once(events):
+        if not failures and any(isinstance(event, Progress) for event in events):
+            failures.append(OSError("no space left"))
+            raise failures[0]
+        ends(events)
+
+    host = EngineHost(check_all(FAST), fail_once)
+    host.start()
+    try:
+        host.submit(request(max_tokens=20))
+        ends.wait(lambda e: e.finished)
+        assert (ends.finished[0].error_code, host.restarts, len(failures)) == (ErrorCode.NONE, 0, 1)
+    finally:
+        host.stop()
+
+
+@pytest.mark.parametrize(
+    ("commands", "status"),
+    [
+        ([], Status.ABANDONED),
+        ([Start(check_all(FAST))], Status.ABANDONED),
+        ([Start(check_all(FAST)), Stop()], Status.STOPPED),
+        ([Start(check_all({**FAST, "engine.device_profile": "toaster"}))], Status.FAILED),
+        (["who is there?"], Status.FAILED),
+    ],
+)
+def test_the_status_of_an_engine_process_says_how_it_ended(commands, status):
+    ours, theirs = socket.socketpair()
+    with theirs, Connection(ours.detach()) as connection:
+        process = subprocess.Popen([sys.executable, "-m", "slice_ros.process.main", str(theirs.fileno())], pass_fds=[theirs.fileno()])
+        for command in commands:
+            connection.send(command)
+        if status is not Status.ABANDONED:
+            assert process.wait(20.0) == status
+    assert process.wait(20.0) == status
 
 
 @contextmanager

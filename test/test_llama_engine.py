@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import random
+import signal
 import string
+import subprocess
 import sys
 import tempfile
 import threading
@@ -665,3 +667,15 @@ def test_loading_and_serving_print_nothing(model_path: Path, capfd: pytest.Captu
     sys.stderr.flush()
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
+
+
+def test_where_llama_cpp_gives_up_its_reason_is_the_last_line_on_stderr():
+    script = (
+        "import logging, slice_ros.engines.llama.log\n"
+        "from llama_cpp._ggml import libggml\n"
+        "logging.basicConfig()\n"
+        "libggml.ggml_abort(b'cells.cpp', 12, b'GGML_ASSERT(%s) failed', b'a < b')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGABRT
+    assert ended.stderr.splitlines()[-1].endswith("llama.cpp: cells.cpp:12: GGML_ASSERT(a < b) failed")

@@ -7,7 +7,8 @@ import math
 import pytest
 import yaml
 
-from slice_ros.parameters.table import PARAMETERS, ParameterError, check_all, presets
+from slice_ros.parameters import presets
+from slice_ros.parameters.table import PARAMETERS, ParameterError, check_all
 from slice_ros.paths import share_dir
 
 

@@ -69,7 +69,8 @@ class SimulatedEngine:
 
     @property
     def kv(self) -> KvUse:
-        return KvUse(self.held(self._sequences), self._info.context_tokens)
+        # A copy: meanwhile another thread may prepare a goal.
+        return KvUse(self.held(list(self._sequences)), self._info.context_tokens)
 
     @property
     def copy_token_s(self) -> float:

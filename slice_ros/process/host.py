@@ -19,7 +19,8 @@ from pathlib import Path
 
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 from slice_ros.parameters.table import Value
-from slice_ros.process.protocol import Answer, Cancel, Check, Command, Failed, Ready, SetParameters, Start, Stop, Submit
+from slice_ros.process.last_words import LastWords
+from slice_ros.process.protocol import Answer, Cancel, Check, Command, Failed, Ready, SetParameters, Start, Status, Stop, Submit
 from slice_ros.process.watchdog import LOOK_PERIOD_S, Watchdog, longest_step_s
 from slice_ros.scheduling.engine import EngineError
 from slice_ros.scheduling.events import Checked, Event, Finished
@@ -65,7 +66,7 @@ class EngineHost:
         self._checks: set[str] = set()
         self._commands: queue.SimpleQueue[Command | None] | None = None  # None while no engine is ready
         self._process: subprocess.Popen[bytes] | None = None
-        self._hang = ""
+        self._killed_for = ""
         self._stopping = threading.Event()
         self._first_start = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="engine supervisor", daemon=True)
@@ -161,8 +162,7 @@ class EngineHost:
             was_ready = self._run_one()
             if self._stopping.is_set():
                 break
-            if not was_ready:
-                logger.error("the engine could not start: %s", self.failure)
+            logger.error("the engine %s: %s", "is lost" if was_ready else "could not start", self.failure)
             # Without a first success there is nothing to go back to: the caller of start() learns why.
             if self.ready is None or not self._restart:
                 self._set_state(EngineState.FAILED)
@@ -184,33 +184,37 @@ class EngineHost:
         except OSError as error:
             self.failure = f"no process can be started for the engine: {error}"
             return False
+        assert process.stderr is not None  # a pipe
+        words = LastWords(process.stderr)
         commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
-        became_ready, told = False, ""
+        became_ready, told, lost = False, "", "its end is closed"
         over = threading.Event()
-        self._hang = ""
+        self._killed_for = ""
         try:
             with self._lock:
                 start = Start(dict(self._parameters))
             connection.send(start)
-            answer: Answer = connection.recv()
-            if isinstance(answer, Failed):
-                told = answer.message
-                return False
-            assert isinstance(answer, Ready)
-            became_ready = True
-            threading.Thread(target=_send_all, args=(connection, commands), name="engine commands", daemon=True).start()
-            watchdog = Watchdog(longest_step_s(answer.latency, answer.info), time.monotonic())
-            self._open_for_goals(answer, commands, start)
-            threading.Thread(target=self._watch, args=(watchdog, process, ours, over), name="engine watchdog", daemon=True).start()
             while True:
-                events = connection.recv()
+                answer: Answer = connection.recv()
+                if isinstance(answer, Failed):
+                    told = answer.message
+                    break
+                if isinstance(answer, Ready):
+                    became_ready = True
+                    watchdog = Watchdog(longest_step_s(answer.latency, answer.info), time.monotonic())
+                    _thread("engine commands", self._send_all, connection, commands, process, ours)
+                    self._open_for_goals(answer, commands, start)
+                    _thread("engine watchdog", self._watch, watchdog, process, ours, over)
+                    continue
                 watchdog.heard()
-                self._deliver(events)
-        except (EOFError, OSError):
-            pass  # the process is gone
-        except Exception:
-            logger.exception("the engine process sent what cannot be read; it is ended")
-            process.kill()
+                self._deliver(answer)
+        except EOFError:
+            pass
+        except OSError as error:
+            lost = str(error)
+        except Exception as error:
+            logger.exception("the engine process sent what cannot be read")
+            self._kill(process, ours, f"the engine process {process.pid} sent what cannot be read ({error!r}) and was killed")
         finally:
             with self._lock:
                 self._commands = None
@@ -220,10 +224,23 @@ class EngineHost:
             commands.put(None)
             connection.close()
             ours.close()
-            ended = self._reap(process)
-            self.failure = self._hang or told or ended
+            ended = self._reap(process, words, lost)
+            self.failure = self._killed_for or told or ended
             self._end_checks()
         return became_ready
+
+    def _send_all(
+        self, connection: Connection, commands: queue.SimpleQueue[Command | None], process: subprocess.Popen[bytes], ours: socket.socket
+    ) -> None:
+        while (command := commands.get()) is not None:
+            try:
+                connection.send(command)
+            except OSError:
+                return  # the supervisor sees the end of the pipe, too
+            except Exception as error:
+                logger.exception("a command cannot be sent")
+                self._kill(process, ours, f"a {type(command).__name__} could not be sent to the engine process {process.pid} ({error!r})")
+                return
 
     def _watch(self, watchdog: Watchdog, process: subprocess.Popen[bytes], ours: socket.socket, over: threading.Event) -> None:
         """Kill a process that hangs; its supervisor takes it from there."""
@@ -232,11 +249,15 @@ class EngineHost:
                 has_work = bool(self._in_flight or self._checks)
                 timeout_s = float(self._parameters["engine.hang_timeout_s"])
             if watchdog.finds_hang(time.monotonic(), has_work=has_work, timeout_s=timeout_s):
-                self._hang = f"the engine process {process.pid} hung (it said nothing for {watchdog.silent_s:.1f} s) and was killed"
-                process.kill()
-                with contextlib.suppress(OSError):
-                    ours.shutdown(socket.SHUT_RDWR)  # a process that hangs in the kernel dies later, or never
+                hang = f"the engine process {process.pid} hung (it said nothing for {watchdog.silent_s:.1f} s) and was killed"
+                self._kill(process, ours, hang)
                 return
+
+    def _kill(self, process: subprocess.Popen[bytes], ours: socket.socket, why: str) -> None:
+        self._killed_for = self._killed_for or why
+        process.kill()
+        with contextlib.suppress(OSError):
+            ours.shutdown(socket.SHUT_RDWR)  # a process that hangs in the kernel dies later, or never
 
     def _spawn(self) -> tuple[Connection, socket.socket, subprocess.Popen[bytes]]:
         """Raises:
@@ -253,6 +274,7 @@ class EngineHost:
                     [sys.executable, "-m", "slice_ros.process.main", str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
                     env={**os.environ, "PYTHONPATH": path},
                 )
             opened.pop_all()
@@ -262,19 +284,28 @@ class EngineHost:
                 process.kill()
         return connection, ours, process
 
-    def _reap(self, process: subprocess.Popen[bytes]) -> str:
-        """Wait for a process whose pipe is closed; says how it ended, if it was not asked to."""
+    def _reap(self, process: subprocess.Popen[bytes], words: LastWords, lost: str) -> str:
+        """Wait for a process whose pipe is lost; says how it ended, if it was not asked to."""
+        killed = False
         try:
             status = process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
+            killed = True
             process.kill()
             try:
                 status = process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 return f"the engine process {process.pid} was killed, but the kernel does not let it go; look at its device"
-        if status < 0:
-            return f"the engine process {process.pid} was ended by {signal.Signals(-status).name}"
-        return "" if self._stopping.is_set() else f"the engine process {process.pid} ended with status {status}"
+        if self._stopping.is_set():
+            return ""
+        if killed:
+            return f"the engine process {process.pid} could not be heard any more ({lost}) and was killed"
+        if status == Status.ABANDONED:
+            return f"the engine process {process.pid} ended because nobody was left at the other end of its pipe (here: {lost})"
+        said = words.wait(STOP_TIMEOUT_S)
+        signals = {number.value: number.name for number in signal.Signals}  # real-time ones have no name
+        how = f"was ended by {signals.get(-status, f'signal {-status}')}" if status < 0 else f"ended with status {status}"
+        return f"the engine process {process.pid} {how}" + (f"; the last it said was: {said}" if said else "")
 
     def _open_for_goals(self, ready: Ready, commands: queue.SimpleQueue[Command | None], start: Start) -> None:
         with self._lock:
@@ -308,7 +339,10 @@ class EngineHost:
                     self._checks.discard(event.check_id)
                 passed.append(event)
         if passed:
-            self._on_events(passed)
+            try:
+                self._on_events(passed)
+            except Exception:
+                logger.exception("what receives the engine's events failed")  # the engine is not to blame, and goes on
 
     def _gone(self) -> GoalError:
         return GoalError(ErrorCode.ENGINE_DIED, f"{self.failure or 'the engine process is gone'}; send the goal again")
@@ -332,9 +366,5 @@ class EngineHost:
         self._deliver([failed(request, self._gone()) for request in waiting])
 
 
-def _send_all(connection: Connection, commands: queue.SimpleQueue[Command | None]) -> None:
-    while (command := commands.get()) is not None:
-        try:
-            connection.send(command)
-        except OSError:
-            return  # the supervisor sees the end of the pipe, too
+def _thread(name: str, work: Callable[..., None], *arguments: object) -> None:
+    threading.Thread(target=work, args=arguments, name=name, daemon=True).start()

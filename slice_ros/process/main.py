@@ -13,15 +13,16 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
+from typing import Any, NoReturn
 
 from slice_ros.goal import GoalError
 from slice_ros.latency.model import LatencyError, LatencyModel
 from slice_ros.parameters.table import Value
 from slice_ros.process.preparation import Preparation
-from slice_ros.process.protocol import Answer, Cancel, Check, Command, Failed, Ready, SetParameters, Start, Stop, Submit
+from slice_ros.process.protocol import Answer, Cancel, Check, Command, Failed, Ready, SetParameters, Start, Status, Stop, Submit
 from slice_ros.scheduling.admission import Admission
 from slice_ros.scheduling.clock import MonotonicClock
 from slice_ros.scheduling.engine import Engine, EngineError
@@ -67,73 +68,107 @@ def build_engine(parameters: Mapping[str, Value]) -> tuple[Engine, LatencyModel]
     return engine, latency
 
 
-def serve(connection: Connection) -> int:
-    """Build what the first command asks for, then serve until ``Stop`` or until the other end is gone.
+class EngineProcess:
+    """The threads of the process, and its end: whichever of them cannot go on says why to the node, and ends them all."""
 
-    Returns:
-        The process's exit status, 1, when the engine could not be built; else it ends the process with status 0.
-    """
-    start: Start = connection.recv()
-    built: Future[tuple[Scheduler, Preparation]] = Future()
-    # From now on, so that a node which is killed while a large model loads leaves no process behind.
-    threading.Thread(target=_receive_all, args=(connection, built), name="commands", daemon=True).start()
-    try:
-        engine, latency = build_engine(start.parameters)
-    except (EngineError, LatencyError) as error:
-        connection.send(Failed(str(error)))
-        return 1
-    except Exception as error:
-        logger.exception("the engine cannot be built")
-        connection.send(Failed(f"the engine cannot be built: {type(error).__name__}: {error}"))
-        return 1
-    answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
-    scheduler = Scheduler(
-        engine,
-        make_policy(str(start.parameters["scheduler.policy"])),
-        latency,
-        answers.put,
-        clock=MonotonicClock(),
-        max_batch=int(start.parameters["scheduler.max_batch"]),
-        admission=Admission(start.parameters["scheduler.admission"]),
-    )
-    answers.put(Ready(engine.info, latency))
-    # The scheduler never waits for the pipe, and commands are taken in while a step is computed.
-    sender = threading.Thread(target=_send_all, args=(connection, answers), name="answers", daemon=True)
-    preparation = Preparation(scheduler, answers.put)
-    preparer = threading.Thread(target=preparation.run, name="preparation", daemon=True)
-    sender.start()
-    preparer.start()
-    built.set_result((scheduler, preparation))
-    scheduler.run()
-    answers.put(None)
-    sender.join(timeout=5.0)
-    # Without freeing the model: the preparation's thread may be reading it, and what a process held is free when it is gone.
-    os._exit(0)
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self._sender = self._start("answers", self._send_all)
 
-
-def _send_all(connection: Connection, answers: queue.SimpleQueue[Answer | None]) -> None:
-    while (answer := answers.get()) is not None:
+    def serve(self) -> NoReturn:
+        """Build what the first command asks for, then serve until ``Stop``, or until something breaks or the other end is gone."""
         try:
-            connection.send(answer)
-        except OSError:
-            return  # the node is gone; the receiver sees it, too
+            start: Start = self._receive()
+            built: Future[tuple[Scheduler, Preparation]] = Future()
+            # From now on, so that a node which is killed while a large model loads leaves no process behind.
+            self._start("commands", lambda: self._receive_all(built))
+            scheduler = self._build(start)
+            # The scheduler never waits for the pipe, and commands are taken in while a step is computed.
+            preparation = Preparation(scheduler, self._answers.put)
+            self._start("preparation", preparation.run)
+            built.set_result((scheduler, preparation))
+            scheduler.run()
+        except (EngineError, LatencyError) as error:
+            self._fail(str(error))
+        except Exception as error:
+            logger.exception("the engine process cannot go on")
+            self._fail(f"the engine process cannot go on: {type(error).__name__}: {error}")
+        self._end(Status.STOPPED)
 
-
-def _receive_all(connection: Connection, built: Future[tuple[Scheduler, Preparation]]) -> None:
-    while True:
+    def _build(self, start: Start) -> Scheduler:
         try:
-            command: Command = connection.recv()
+            engine, latency = build_engine(start.parameters)
+        except (EngineError, LatencyError):
+            raise
+        except Exception as error:
+            logger.exception("the engine cannot be built")
+            raise EngineError(f"the engine cannot be built: {type(error).__name__}: {error}") from error
+        scheduler = Scheduler(
+            engine,
+            make_policy(str(start.parameters["scheduler.policy"])),
+            latency,
+            self._answers.put,
+            clock=MonotonicClock(),
+            max_batch=int(start.parameters["scheduler.max_batch"]),
+            admission=Admission(start.parameters["scheduler.admission"]),
+        )
+        self._answers.put(Ready(engine.info, latency))
+        return scheduler
+
+    def _start(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        """A thread without which the process is of no use."""
+
+        def guarded() -> None:
+            try:
+                work()
+            except Exception as error:
+                logger.exception("the thread of %s cannot go on", name)
+                self._fail(f"the engine process cannot go on: {type(error).__name__}: {error} (in its thread of {name})")
+
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def _fail(self, why: str) -> NoReturn:
+        if threading.current_thread() is self._sender:
+            with contextlib.suppress(OSError):
+                self._connection.send(Failed(why))
+        self._answers.put(Failed(why))
+        self._end(Status.FAILED)
+
+    def _end(self, status: Status) -> NoReturn:
+        """After all answers. The model is not freed: another thread may be reading it, and what a process held is free when it is gone."""
+        self._answers.put(None)
+        if threading.current_thread() is not self._sender:
+            self._sender.join(timeout=5.0)
+        os._exit(status)
+
+    def _send_all(self) -> None:
+        while (answer := self._answers.get()) is not None:
+            try:
+                self._connection.send(answer)
+            except OSError:
+                os._exit(Status.ABANDONED)
+
+    def _receive(self) -> Any:
+        try:
+            return self._connection.recv()
         except (EOFError, OSError):
-            os._exit(0)  # nobody is left to answer to; neither a load nor a step under way must delay the end
-        scheduler, preparation = built.result()
-        if isinstance(command, (Submit, Check)):
-            preparation.put(command)
-        elif isinstance(command, Cancel):
-            preparation.cancel(command.goal_id, GoalError(command.code, command.message))
-        elif isinstance(command, SetParameters):
-            _adopt(command.values, scheduler)
-        elif isinstance(command, Stop):
-            scheduler.stop()
+            os._exit(Status.ABANDONED)  # neither a load nor a step under way must delay the end
+
+    def _receive_all(self, built: Future[tuple[Scheduler, Preparation]]) -> None:
+        while True:
+            command: Command = self._receive()
+            scheduler, preparation = built.result()
+            if isinstance(command, (Submit, Check)):
+                preparation.put(command)
+            elif isinstance(command, Cancel):
+                preparation.cancel(command.goal_id, GoalError(command.code, command.message))
+            elif isinstance(command, SetParameters):
+                _adopt(command.values, scheduler)
+            elif isinstance(command, Stop):
+                scheduler.stop()
 
 
 def _adopt(values: Mapping[str, Value], scheduler: Scheduler) -> None:
@@ -150,10 +185,7 @@ def main() -> None:
     # Ctrl-C reaches every process of the terminal; the node decides what becomes of this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.WARNING, format="[%(levelname)s] [slice_engine]: %(message)s", stream=sys.stderr)
-    status = 1
-    with contextlib.closing(Connection(int(sys.argv[1]))) as connection:
-        status = serve(connection)
-    sys.exit(status)
+    EngineProcess(Connection(int(sys.argv[1]))).serve()
 
 
 if __name__ == "__main__":

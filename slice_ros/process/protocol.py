@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 
 from slice_ros.goal import ErrorCode, GoalRequest
 from slice_ros.latency.model import LatencyModel
@@ -67,10 +68,20 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """First answer: the engine cannot be built; the process ends."""
+    """Last answer: the engine cannot be built, or something in its process broke; the process ends."""
 
     message: str
 
 
 Answer = Ready | Failed | list[Event]
-"""``Ready`` or ``Failed`` comes first, then events."""
+"""``Ready`` comes first, then events; ``Failed`` may come at any time."""
+
+
+class Status(IntEnum):
+    """How an engine process ends by itself. Python takes 1 and 2 for what is not caught, and for arguments."""
+
+    STOPPED = 0
+    FAILED = 3
+    """It has told why."""
+    ABANDONED = 4
+    """Nobody is left at the other end of its pipe."""
