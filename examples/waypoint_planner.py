@@ -3,7 +3,7 @@
     slice-ros serve &
     python examples/waypoint_planner.py
 
-The answer follows a JSON schema, so that whatever the model says can be used; the deadline ends the goal on time (``on_miss`` ABORT).
+The answer follows a JSON schema, so that whatever the model says can be used; the deadline ends the goal on time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import rclpy
 from rclpy.node import Node
 
 from slice_ros.client import GoalFailed, SliceClient
-from slice_ros.slo import OnMiss, RealTime
+from slice_ros.slo import RealTime
 
 WAYPOINTS = {"dock": (0.0, 0.0), "kitchen": (4.0, 1.0), "lab": (2.0, 5.0), "hall": (1.0, 2.0)}
 SCHEMA = {"type": "object", "properties": {"waypoint": {"enum": list(WAYPOINTS)}}, "required": ["waypoint"]}
@@ -31,7 +31,7 @@ class WaypointPlanner(Node):
     async def plan(self, task: str, position: tuple[float, float]) -> tuple[str, str]:
         """The next waypoint for a task, and ``"model"`` or ``"fallback: why"``."""
         prompt = f"The robot is at {position}. Stations: {', '.join(WAYPOINTS)}. Task: {task}. Next waypoint as JSON:"
-        slo = RealTime(deadline_s=DEADLINE_S, on_miss=OnMiss.ABORT)
+        slo = RealTime(deadline_s=DEADLINE_S)
         try:
             answer = await self._client.generate(prompt, slo=slo, max_tokens=32, json_schema=SCHEMA, label="plan")
             return str(answer.json()["waypoint"]), "model"

@@ -186,7 +186,7 @@ RIGHT: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "tpot": _durations(0, 1, 50),
         "deadline": _durations(0, 500, 1000, 5000),
         "utility": st.sampled_from((0.0, 0.5, 200.0)),
-        "on_miss": st.integers(0, 1),
+        "on_miss": st.integers(0, 2),
     },
     "slice_ros/msg/Sampling": {
         "temperature": st.sampled_from((0.0, 0.8, 5.0)),

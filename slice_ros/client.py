@@ -36,7 +36,7 @@ LONGEST_LOOK_S = 0.5
 SERVER_LOST_S = 1.0
 """A server that DDS takes for dead has this long to come back, on top of its lease (``qos.LEASE_S``)."""
 SERVER_UNSEEN_S = 5.0
-"""One that was never seen alive may have to be discovered first."""
+"""One of which DDS has told neither life nor death has this long to say something: it may have to be discovered first."""
 INSTANCE = slice(12, 20)
 """Where that field stands in a serialized status. To decode all of it, with its mask matrix, is much work where clients are many."""
 GOAL_ID = slice(4, 20)
@@ -459,12 +459,15 @@ class SliceClient:
 
     def _hear_news(self) -> None:
         """The server was there a moment ago, though DDS may not have told yet."""
-        self._was_there, self._silent_s = True, 0.0
+        self._was_there = True
+        if self._watch.is_alive is None:
+            self._silent_s = 0.0
 
     def _hear(self, status: bytes) -> None:
         if len(status) < INSTANCE.stop:
             return  # no status
         with self._lock:
+            self._hear_news()
             if self._instance not in (None, status[INSTANCE]):
                 self._unsure, self._unsure_s = set(self._in_flight), 0.0
             self._instance = status[INSTANCE]
@@ -477,11 +480,11 @@ class SliceClient:
             self._watched_s = now
             self._spinning_s += passed_s
             self._unsure_s += passed_s
-            is_there = self._watch.is_alive if self._watch.is_alive is not None else self._goals.service_is_ready()
+            is_there = self._watch.is_alive if self._watch.can_tell else self._goals.service_is_ready()
+            self._was_there |= is_there is True
             self._silent_s = 0.0 if is_there else self._silent_s + passed_s
             generations = list(self._in_flight.values())
-            self._was_there |= is_there
-            if self._silent_s > (SERVER_LOST_S if self._was_there else SERVER_UNSEEN_S):
+            if self._silent_s > (SERVER_LOST_S if is_there is False and self._was_there else SERVER_UNSEEN_S):
                 for generation in generations:
                     self._lose(generation)
                 return

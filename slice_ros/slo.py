@@ -21,8 +21,10 @@ class ServiceClass(IntEnum):
 class OnMiss(IntEnum):
     """What becomes of a goal once its SLO cannot be met any more; numbered as in ``msg/Slo.msg``."""
 
-    CONTINUE = 0
-    ABORT = 1
+    DEFAULT = 0
+    """ABORT for real-time goals, whose late answer nobody should follow, CONTINUE for best-effort ones."""
+    CONTINUE = 1
+    ABORT = 2
 
 
 DEFAULT_UTILITY = {ServiceClass.REAL_TIME: 100.0, ServiceClass.BEST_EFFORT: 1.0}
@@ -52,7 +54,7 @@ class Slo:
     tpot_s: float | None = None
     deadline_s: float | None = None
     utility: float | None = None
-    on_miss: OnMiss = OnMiss.CONTINUE
+    on_miss: OnMiss = OnMiss.DEFAULT
 
     def __post_init__(self) -> None:
         for name in ("ttft_s", "tpot_s", "deadline_s"):
@@ -73,6 +75,11 @@ class Slo:
         return self.service_class is ServiceClass.REAL_TIME
 
     @property
+    def ends_on_miss(self) -> bool:
+        """Whether the goal is ended once its SLO cannot be met any more."""
+        return self.on_miss is OnMiss.ABORT or (self.on_miss is OnMiss.DEFAULT and self.is_real_time)
+
+    @property
     def has_bound(self) -> bool:
         return not (self.ttft_s is None and self.tpot_s is None and self.deadline_s is None)
 
@@ -88,9 +95,9 @@ def RealTime(  # noqa: N802 - reads as a type at the call site: slo=RealTime(dea
     tpot_ms: float | None = None,
     deadline_s: float | None = None,
     utility: float | None = None,
-    on_miss: OnMiss = OnMiss.CONTINUE,
+    on_miss: OnMiss = OnMiss.DEFAULT,
 ) -> Slo:
-    """A real-time SLO; at least one bound is needed."""
+    """A real-time SLO; at least one bound is needed. A goal that cannot meet it any more ends at once, unless ``on_miss`` is CONTINUE."""
     return Slo(ServiceClass.REAL_TIME, _s(ttft_ms), _s(tpot_ms), deadline_s, utility, on_miss)
 
 
@@ -100,7 +107,7 @@ def BestEffort(  # noqa: N802
     tpot_ms: float | None = None,
     deadline_s: float | None = None,
     utility: float | None = None,
-    on_miss: OnMiss = OnMiss.CONTINUE,
+    on_miss: OnMiss = OnMiss.DEFAULT,
 ) -> Slo:
     """A best-effort SLO; without bounds it is served in what time is left."""
     return Slo(ServiceClass.BEST_EFFORT, _s(ttft_ms), _s(tpot_ms), deadline_s, utility, on_miss)

@@ -137,7 +137,7 @@ class MockServer:
         error = GoalError(script.error, script.error_msg if script.error is not ErrorCode.NONE else "")
         try:
             slo = slo_of(goal.slo, self._presets, goal.label)
-            end_s = min(script.after_s, slo.deadline_s or math.inf) if slo.on_miss else script.after_s
+            end_s = min(script.after_s, slo.deadline_s or math.inf) if slo.ends_on_miss else script.after_s
             words = re.findall(r"\s*\S+", script.text)
             for number, piece in enumerate(words, 1):
                 due_s = script.after_s * number / len(words)

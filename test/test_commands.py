@@ -106,7 +106,7 @@ def test_send_puts_a_system_message_before_the_prompt(slice_ros):
 
 
 def test_a_goal_that_fails_is_a_sentence_or_an_object_and_status_1(slice_ros):
-    missed = ("send", "go", "--deadline", "0.05", "--abort-on-miss", "--max-tokens", "1000", *HERE)
+    missed = ("send", "go", "--deadline", "0.05", "--on-miss", "abort", "--max-tokens", "1000", *HERE)
     ended, _, err = slice_ros(*missed)
     assert ended == 1
     assert "SLO_MISSED" in err

@@ -35,7 +35,7 @@ def test_every_field_of_a_preset_counts():
         ("slo_presets.deadline_s", 1.0, "slo_presets.NAME.FIELD"),
         ("slo_presets.arm.tpot_ms", -1.0, "slo_presets.arm.tpot_ms is -1.0"),
         ("slo_presets.arm.tpot_ms", "fast", "must be a float"),
-        ("slo_presets.arm.on_miss", "panic", "one of continue, abort"),
+        ("slo_presets.arm.on_miss", "panic", "one of default, continue, abort"),
         ("slo_presets.arm.service_class", "real_time", "has no bound"),
     ],
 )

@@ -20,7 +20,9 @@ def test_a_real_time_goal_weighs_a_hundred_best_effort_ones_unless_told_otherwis
 
 
 def test_goals_go_on_after_a_miss_unless_told_otherwise():
-    assert BestEffort().on_miss is OnMiss.CONTINUE
+    assert not BestEffort(ttft_ms=1).ends_on_miss
+    assert RealTime(ttft_ms=1).ends_on_miss
+    assert not RealTime(ttft_ms=1, on_miss=OnMiss.CONTINUE).ends_on_miss
 
 
 def test_best_effort_needs_no_bound_real_time_does():

@@ -15,7 +15,7 @@ from slice_ros.latency.model import LatencyModel
 from slice_ros.scheduling.policies import Policy
 from slice_ros.scheduling.policies.slack import SHORTEST_CHUNK
 from slice_ros.scheduling.task import Task
-from slice_ros.slo import ServiceClass, Slo
+from slice_ros.slo import OnMiss, ServiceClass, Slo
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def random_instance(seed: int, most_goals: int = 5, most_columns: int = 12) -> I
         deadline_s = rng.uniform(first_s + (tokens - 1) * latency.step_s(1), everything_s)
         ttft_s = rng.uniform(first_s, deadline_s) if rng.random() < 0.3 else None
         tpot_s = rng.uniform(1.0, 3.0) * latency.step_s(1) if rng.random() < 0.3 else None
-        slo = Slo(rng.choice(list(ServiceClass)), ttft_s, tpot_s, deadline_s)
+        slo = Slo(rng.choice(list(ServiceClass)), ttft_s, tpot_s, deadline_s, on_miss=OnMiss.CONTINUE)
         arrival_s = rng.uniform(0.0, spread_s) if i else 0.0
         goals.append(GoalRequest(f"{i}", slo, tokens, prompt="x", submitted_s=arrival_s, label=f"{tokens} tokens"))
     order = sorted(range(len(goals)), key=lambda i: goals[i].submitted_s)

@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ttft", type=float, metavar="MS", help="time to first token, ms")
     parser.add_argument("--tpot", type=float, metavar="MS", help="time per output token, ms")
     parser.add_argument("--deadline", type=float, metavar="S", help="submission to last token, s")
-    parser.add_argument("--abort-on-miss", action="store_true", help="end the goal once its SLO cannot be met any more")
+    parser.add_argument(
+        "--on-miss", choices=("continue", "abort"), help="once the SLO cannot be met any more; by default real-time goals end"
+    )
     parser.add_argument("--max-tokens", type=_uint32, default=0, metavar="N", help="output tokens at most; 0 = the server's default")
     parser.add_argument("--label", default="", help="kind of goal, for statistics")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 = greedy")
@@ -128,7 +130,7 @@ def slo_of(arguments: argparse.Namespace) -> Slo:
     from slice_ros.slo import BestEffort, OnMiss, RealTime
 
     make = RealTime if arguments.real_time else BestEffort
-    on_miss = OnMiss.ABORT if arguments.abort_on_miss else OnMiss.CONTINUE
+    on_miss = OnMiss[(arguments.on_miss or "default").upper()]
     return make(ttft_ms=arguments.ttft, tpot_ms=arguments.tpot, deadline_s=arguments.deadline, on_miss=on_miss)
 
 

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from slice_ros.server.node import main
+    from slice_ros.server.main import main
 
     return main(ros_arguments(arguments))
 

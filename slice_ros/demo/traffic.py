@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from slice_ros import schemas
 from slice_ros.demo.language import Example, dialogue, qa
 from slice_ros.schemas import Schema
-from slice_ros.slo import BestEffort, RealTime, Slo
+from slice_ros.slo import BestEffort, OnMiss, RealTime, Slo
 
 CONTROL_PERIOD_S = 0.7
 """The robot asks for a command so often, whatever happens; each is due before the next."""
@@ -39,8 +39,8 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    "control": Kind(RealTime(deadline_s=CONTROL_PERIOD_S), 24, schemas.velocity((0.0, 1.2), (-0.8, 0.8))),
-    "navigation": Kind(RealTime(deadline_s=2.0), 40, schemas.navigation()),
+    "control": Kind(RealTime(deadline_s=CONTROL_PERIOD_S, on_miss=OnMiss.CONTINUE), 24, schemas.velocity((0.0, 1.2), (-0.8, 0.8))),
+    "navigation": Kind(RealTime(deadline_s=2.0, on_miss=OnMiss.CONTINUE), 40, schemas.navigation()),
     "voice": Kind(BestEffort(ttft_ms=1000, tpot_ms=125), 60),
     "qa": Kind(BestEffort(ttft_ms=1000, tpot_ms=100), 100),
 }

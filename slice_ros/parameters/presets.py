@@ -12,7 +12,7 @@ from slice_ros.slo import LONGEST_BOUND_S, OnMiss, ServiceClass, Slo, SloError
 PREFIX = "slo_presets."
 
 CLASSES = {"best_effort": ServiceClass.BEST_EFFORT, "real_time": ServiceClass.REAL_TIME}
-ON_MISS = {"continue": OnMiss.CONTINUE, "abort": OnMiss.ABORT}
+ON_MISS = {"default": OnMiss.DEFAULT, "continue": OnMiss.CONTINUE, "abort": OnMiss.ABORT}
 
 FIELDS: dict[str, Parameter] = {
     p.name: p
@@ -22,7 +22,7 @@ FIELDS: dict[str, Parameter] = {
         Parameter("tpot_ms", 0.0, "time per output token, ms; 0 = no bound", 0.0, LONGEST_BOUND_S * 1e3),
         Parameter("deadline_s", 0.0, "submission to last output token, s; 0 = no bound", 0.0, LONGEST_BOUND_S),
         Parameter("utility", 0.0, "weight against goals of the same class; 0 = the class default", 0.0, 1e9),
-        Parameter("on_miss", "continue", "what to do once the SLO cannot be met any more", choices=tuple(ON_MISS)),
+        Parameter("on_miss", "default", "once the SLO cannot be met any more; by default real-time goals end", choices=tuple(ON_MISS)),
     )
 }
 """What a preset is made of; their names are those behind ``slo_presets.NAME.``."""
@@ -73,7 +73,7 @@ def _slo(preset: str, fields: Mapping[str, Any]) -> Slo:
             (fields.get("tpot_ms", 0.0) / 1e3) or None,
             fields.get("deadline_s", 0.0) or None,
             fields.get("utility", 0.0) or None,
-            ON_MISS[fields.get("on_miss", "continue")],
+            ON_MISS[fields.get("on_miss", "default")],
         )
     except SloError as error:
         raise ParameterError(f"preset {PREFIX}{preset}: {error}") from error

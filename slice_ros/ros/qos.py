@@ -6,6 +6,7 @@ a lost reply is a client that waits for ever. Depth is not matched between peers
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from rclpy.duration import Duration
@@ -26,7 +27,18 @@ ACTION_STATUS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """As action servers publish the states of their goals: who comes late hears the latest, too."""
 
 ALIVE = QoSProfile(depth=10, liveliness=LivelinessPolicy.AUTOMATIC, liveliness_lease_duration=Duration(seconds=LEASE_S))
-"""Of publishers that show that their process lives, and of who watches them; who asks for no lease hears them, too."""
+"""Of publishers that show that their process lives; who asks for no lease hears them, too."""
+
+
+def watching() -> QoSProfile:
+    """Of a subscription that watches one.
+
+    Each has a lease a little longer than the publisher's, and of its own: of several with the same lease in a process, Fast DDS tells only
+    the first of a life, while it tells all of a death (its liveliness manager knows a publisher by its lease, and reports changes alone).
+    """
+    lease_s = LEASE_S + random.uniform(0.0, 0.1)
+    return QoSProfile(depth=10, liveliness=LivelinessPolicy.AUTOMATIC, liveliness_lease_duration=Duration(seconds=lease_s))
+
 
 SERVER: dict[str, Any] = {f"{name}_qos_profile": SERVICE for name in ("goal_service", "result_service", "cancel_service", "feedback_pub")}
 """Keyword arguments of ``ActionServer``."""

@@ -290,7 +290,7 @@ class Scheduler:
 
     def _end_lost(self) -> None:
         now = self._clock.now()
-        for task in [task for task in self._tasks.values() if task.slo.on_miss and task.is_lost(self._next_token_s(task, now))]:
+        for task in [task for task in self._tasks.values() if task.slo.ends_on_miss and task.is_lost(self._next_token_s(task, now))]:
             what = f"the SLO is out of reach {now - task.arrival_s:.3f} s after the goal was sent, with {task.tokens} tokens"
             self._end(task, error=GoalError(ErrorCode.SLO_MISSED, what))
 

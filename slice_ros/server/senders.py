@@ -73,7 +73,7 @@ class Senders:
         """Goals whose sender is gone; to be called again and again."""
         now, found = time.monotonic(), list[str]()
         for name, sender in list(self._senders.items()):
-            if sender.watch.is_alive is not False:
+            if sender.watch.is_alive or not sender.watch.can_tell:
                 sender.since_s, sender.limit_s = now if sender.goals else sender.since_s, GONE_S
                 if now - sender.since_s > KEPT_S:
                     self._forget(name)
