@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import random
+import re
 import tempfile
 
 import pytest
@@ -12,12 +14,21 @@ import rclpy
 
 from slice_ros.ros.distributions import confine_to_loopback
 
-# Inherited by the processes that tests start. A domain of this run's own keeps it apart from other runs on the machine, and each of
-# pytest-xdist's workers, gw0, gw1, ..., counts on from the one that it inherits.
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    os.environ["ROS_DOMAIN_ID"] = str((int(os.environ["ROS_DOMAIN_ID"]) + int(worker.removeprefix("gw"))) % 100 + 1)
-else:
-    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
+
+def claim_domain() -> int:
+    """A ROS domain that no other process with these tests has on this machine: another run, or another of pytest-xdist's workers."""
+    for domain in random.SystemRandom().sample(range(1, 101), 100):
+        try:
+            # Locked, and the file left open, for as long as this process lives.
+            claim = os.open(f"{tempfile.gettempdir()}/slice_ros-test-domain-{domain}", os.O_RDWR | os.O_CREAT)
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # taken, or another user's
+        return domain
+    raise RuntimeError("ROS domains 1 to 100 are all taken by tests on this machine")
+
+
+os.environ["ROS_DOMAIN_ID"] = str(claim_domain())  # inherited by the processes that tests start
 for variable in ("CYCLONEDDS_URI", "ROS_LOCALHOST_ONLY", "ROS_NAMESPACE"):
     os.environ.pop(variable, None)
 confine_to_loopback()
@@ -39,3 +50,13 @@ def ros():
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--structured-goals", type=int, default=60, metavar="N", help="goals with a grammar or schema to generate")
     parser.addoption("--sequences", type=int, default=10_000, metavar="N", help="random sequences of events to give to schedulers")
+
+
+IMPORTS_ROS = re.compile(r"^(from|import) (rclpy|serving|slice_ros\.(client|ros|server|testing))\b", re.MULTILINE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """``-m ros`` takes the tests that touch ROS, which are to be run on every distribution: those of modules that import it, or say so."""
+    for item in items:
+        if IMPORTS_ROS.search(item.path.read_text()):
+            item.add_marker("ros")

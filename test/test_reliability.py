@@ -13,6 +13,8 @@ import pytest
 pytest.importorskip("psutil", reason="pip install 'slice_ros[test]'")
 ROOT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.ros
+
 
 def run(name: str, *arguments: str, report: Path) -> dict:
     """What a run reports; every promise must hold."""
