@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from builders import CONTROL, PAPER, QA, Bench, a_goal, a_task
 
-from slice_ros.engines import EngineError
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.shapes import START_SHAPE, make_adapter, make_start_model
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 from slice_ros.mask import Cell, MaskMatrix
 from slice_ros.parameters.table import check_all
+from slice_ros.scheduling.engine import EngineError
 from slice_ros.scheduling.events import Progress
 from slice_ros.scheduling.policies import POLICIES, make_policy
 from slice_ros.scheduling.policies.base import Limits

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from slice_ros.engines import KvUse
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.cells import Cells
 from slice_ros.engines.llama.prefixes import Prefixes
@@ -18,6 +17,7 @@ from slice_ros.engines.llama.shapes import START_SHAPE, make_start_model
 from slice_ros.goal import GoalRequest
 from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Cell
+from slice_ros.scheduling.engine import KvUse
 from slice_ros.scheduling.events import Finished
 from slice_ros.scheduling.policies import make_policy
 from slice_ros.scheduling.scheduler import Scheduler

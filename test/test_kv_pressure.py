@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from builders import CONTROL, QA, a_task
 
-from slice_ros.engines import EngineInfo, KvUse, Output
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.host_cache import PIECE, REMEMBERED_S
 from slice_ros.engines.llama.shapes import START_SHAPE, make_start_model
@@ -20,6 +19,7 @@ from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.scheduling import residency
 from slice_ros.scheduling.clock import MonotonicClock
+from slice_ros.scheduling.engine import EngineInfo, KvUse, Output
 from slice_ros.scheduling.events import Finished, Progress
 from slice_ros.scheduling.lengths import Lengths
 from slice_ros.scheduling.outlook import Outlook

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from slice_ros.engines import EngineInfo, KvUse, Output
 from slice_ros.engines.paced import FINE_S, PacedEngine
 from slice_ros.goal import FinishReason, GoalRequest
 from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Cell, Column
 from slice_ros.scheduling.clock import VirtualClock
+from slice_ros.scheduling.engine import EngineInfo, KvUse, Output
 from slice_ros.slo import Slo
 
 LATENCY = LatencyModel("toaster", (0.010, 0.015, 0.020), prompt_token_s=0.001, kv_token_s=0.0001)

@@ -14,10 +14,10 @@ from pathlib import Path
 import llama_cpp
 import pytest
 
-from slice_ros.engines import EngineError
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.shapes import START_SHAPE, make_start_model
 from slice_ros.parameters.table import check_all
+from slice_ros.scheduling.engine import EngineError
 
 SERVER = Path(sys.executable).with_name("ggml-rpc-server")
 needs_rpc = pytest.mark.skipif(not (llama_cpp.llama_supports_rpc() and SERVER.exists()), reason="llama.cpp was built without RPC=1")

@@ -1,1 +1,1 @@
-"""Traffic, sweeps over it, and what they show."""
+"""Traffic, sweeps over it, and what they show. Never imported here: ``rclpy``."""

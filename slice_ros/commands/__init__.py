@@ -1,1 +1,1 @@
-"""The commands of ``slice-ros``, one a module; thin, over the library."""
+"""The commands of ``slice-ros``, one a module; thin, over the library. Never imported here: ``slice_ros.cli``."""

@@ -1,1 +1,1 @@
-"""What is counted of goals and steps, as plain data; knows no ROS."""
+"""What is counted of goals and steps, as plain data. Never imported here: ``rclpy``, ``llama_cpp``."""

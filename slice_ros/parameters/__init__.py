@@ -1,1 +1,1 @@
-"""Every parameter and SLO preset, once; knows neither ROS nor an engine."""
+"""Every parameter and SLO preset, once. Never imported here: ``rclpy``, ``llama_cpp``."""

@@ -1,1 +1,1 @@
-"""Who takes part in the next step; knows no engine and no ROS."""
+"""Who takes part in the next step. Never imported here: ``slice_ros.engines``, ``llama_cpp``, ``rclpy``."""

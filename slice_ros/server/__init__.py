@@ -1,1 +1,1 @@
-"""The action server, a managed node; never touches llama.cpp."""
+"""The action server, a managed node. Never imported here: ``slice_ros.engines``, ``llama_cpp``."""

@@ -11,7 +11,6 @@ from functools import cache
 from typing import Any, ClassVar
 
 import llama_cpp
-from llama_cpp._ggml import libggml
 
 _logger = logging.getLogger(__name__)
 
@@ -27,8 +26,6 @@ class Log:
         self._collectors: dict[int, tuple[list[str], bool]] = {}
         self._callback = llama_cpp.llama_log_callback(self._write)  # must live as long as llama.cpp may call it
         llama_cpp.llama_log_set(self._callback, None)
-        self._abort_callback = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(self._abort)
-        libggml.ggml_set_abort_callback(self._abort_callback)
 
     @contextmanager
     def collect_errors(self, *, quiet: bool = False) -> Iterator[list[str]]:
@@ -40,10 +37,6 @@ class Log:
             yield errors
         finally:
             del self._collectors[thread]
-
-    def _abort(self, message: bytes) -> None:
-        """Say why llama.cpp ends the process, which it does next; by itself it would have a debugger print pages after that."""
-        _logger.critical("llama.cpp: %s", message.decode("utf-8", "replace").strip())
 
     def _write(self, level: int, text: bytes, _user_data: object) -> None:
         if level != self._CONTINUED:
