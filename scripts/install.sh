@@ -47,6 +47,8 @@ choose_ros() {
             "install ROS 2 (docs.ros.org), source its setup.bash, and start again"
 }
 
+python_version() { "$PYTHON" -c 'import sysconfig; print(sysconfig.get_python_version())'; }
+
 check_build_tools() {
     command -v "$CXX_USED" >/dev/null || die "there is no C++ compiler ($CXX_USED), which llama.cpp and the interfaces are built with; get one with: sudo apt-get install build-essential cmake"
     if [[ -n ${CUDA:-} ]]; then
@@ -76,27 +78,27 @@ wheel_key() {
 import hashlib, platform, sys
 
 digest = hashlib.sha256("\0".join(sys.argv[1:]).encode()).hexdigest()[:12]
-print(f"{sys.argv[1]}-cp{sys.version_info[0]}{sys.version_info[1]}-{platform.machine()}-{digest}")
+print(f"{sys.argv[1]}-{platform.machine()}-{digest}")
 PY
 }
 
-# This version, built with these flags, for this system and processor.
+# This version, built with these flags, for this system and processor; of any Python, which calls it through ctypes.
 llama_cpp_key() {
     local processor
     processor=$(grep -m1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || uname -v)
     wheel_key "$LLAMA_CPP_PYTHON" "$FLAGS" "$processor" "$(cat /etc/os-release 2>/dev/null)" "$(nvcc --version 2>/dev/null || true)"
 }
 
-# These interface files, for this ROS 2.
+# These interface files, for this ROS 2 and Python.
 interfaces_key() {
-    wheel_key "interfaces-$ROS" "$(cat action/* msg/* srv/* CMakeLists.txt scripts/interfaces/pyproject.toml scripts/install.sh)" \
+    wheel_key "interfaces-$ROS-py$(python_version)" "$(cat action/* msg/* srv/* CMakeLists.txt scripts/interfaces/pyproject.toml scripts/install.sh)" \
         "$(grep -E '"ros-' pyproject.toml)" "${ROS_DISTRO:-}" "${AMENT_PREFIX_PATH:-}" "$(cat /etc/os-release 2>/dev/null)"
 }
 
 # One environment serves one ROS 2 and one Python; files of two would lie in each other's place.
 make_venv() {
     local serves
-    serves="$ROS $("$PYTHON" -c 'import sysconfig; print(sysconfig.get_python_version())')"
+    serves="$ROS $(python_version)"
     [[ $(cat "$VENV/.serves" 2>/dev/null) == "$serves" ]] && "$VENV/bin/python" -m pip --version >/dev/null 2>&1 && return
     say "making the virtual environment $VENV"
     "$PYTHON" -m venv --clear $(site_packages) "$VENV"
