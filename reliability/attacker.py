@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from reliability.inputs import class_of, damaged
 from reliability.rtps import GUID_SIZE, HEADER, PREFIX_SIZE, Sender, about, sample
+from slice_ros.ros.distributions import RCLError
 
 DISCOVERY_S = 20.0
 """Everybody is found within this, ..."""
@@ -222,7 +224,8 @@ class Attacker:
         if voice.topic.name.startswith("rt/"):
             payload = payload.ljust(LEAST, b"\0")
             self._said.add(payload)
-            voice.entity.publish(payload)
+            with suppress(RCLError):  # longer than its type can be
+                voice.entity.publish(payload)
         else:
             self._sender.send(self._forged(voice, payload))
 

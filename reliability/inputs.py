@@ -187,6 +187,7 @@ RIGHT: dict[Any, dict[str, st.SearchStrategy[Any]]] = {
         "adapter": st.sampled_from(("", *ADAPTERS)),
         "session_id": st.sampled_from(("", "a", "b")),
         "client": st.sampled_from(("", "x")),
+        "presence": st.just(""),
     },
     ChatMessage: {"role": st.sampled_from(("user", "assistant", "system"))},
     Slo: {
