@@ -51,7 +51,7 @@ HARMS: Mapping[Any, Callable[[Any], bool]] = {
         bool(request.goal_info.stamp.sec or request.goal_info.stamp.nanosec) or not any(request.goal_info.goal_id.uuid)
     ),
 }
-"""What everybody on a domain may ask for, and all goals feel. The attacker leaves it out."""
+"""What everybody on a domain may ask for, and all goals feel. The attacker leaves it out; and that a goal takes the id of another one."""
 
 
 @dataclass(slots=True)
@@ -63,8 +63,8 @@ class Topic:
         listeners: GUIDs of these readers.
         qos: what they ask for.
         examples: serialized messages.
-        heard: what was said there last, ...
-        number: ... and which of its client's requests that was.
+        heard: what was said there last.
+        number: of the latest request to the service.
     """
 
     name: str
@@ -267,19 +267,16 @@ class Attacker:
         return topic.heard if topic.heard and self._rng.random() < 0.5 else self._rng.choice(topic.examples)
 
     def _listen(self) -> None:
-        """What others say: on topics, and to the services in whose name replies are forged."""
+        """What others say on topics, and how many requests they have sent to services in whose name replies are forged."""
         for name, tap in self._taps.items():
             while (taken := tap.handle.take_message(self.topics[name].kind, True)) is not None:
                 if taken[0] not in self._said:
                     self.topics[name].heard = taken[0]
         for voice in self._voices:
             if voice.topic.name.startswith("rr/"):
-                request, header = voice.entity.handle.service_take_request(voice.topic.service.Request)
+                _, header = voice.entity.handle.service_take_request(voice.topic.service.Request)
                 if header is not None:
                     voice.topic.number = header.request_id.sequence_number
-                    requests = self.topics.get(voice.topic.name.replace("rr/", "rq/", 1).removesuffix("Reply") + "Request")
-                    if requests is not None:
-                        requests.heard = serialize_message(request)
 
 
 def guid_of(endpoint: Any) -> bytes:
