@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 from reliability.isolation import isolate
-from reliability.processes import Footprint, LoadClient, Server, session_of, shared_memory, wait_until
+from reliability.processes import Footprint, LoadClient, Server, SharedFile, session_of, shared_memory_of, wait_until
 from reliability.records import read
 from reliability.report import Check, conclude
 
@@ -63,6 +63,8 @@ class Rig:
         measuring_s: the same of one that has to measure its step times.
         node_s: seconds from a node's start to its first success.
         footprints: what nodes held just before they were ended.
+        shared: memory of the server, of its engine and of clients that lived, ...
+        orphaned: ... and that of clients that were killed, which is the middleware's.
     """
 
     folder: Path
@@ -79,6 +81,8 @@ class Rig:
     node_s: float = 0.0
     deaths_s: list[float] = field(default_factory=list)
     footprints: list[Footprint] = field(default_factory=list)
+    shared: set[SharedFile] = field(default_factory=set)
+    orphaned: set[SharedFile] = field(default_factory=set)
 
     @property
     def model(self) -> Path:
@@ -87,6 +91,11 @@ class Rig:
     @property
     def cache(self) -> Path:
         return self.folder / "cache"
+
+    def look(self) -> None:
+        """Take down what the server holds before it is ended."""
+        self.footprints.append(Footprint.of(self.server.pid))
+        self.shared |= shared_memory_of(self.server.pid, self.server.engine_pid)
 
     def some_time(self) -> float:
         """How long a fault that is repaired lasts."""
@@ -142,7 +151,7 @@ def engine_out_of_memory(rig: Rig) -> float:
 
 
 def node_dies(rig: Rig) -> float:
-    rig.footprints.append(Footprint.of(rig.server.pid))
+    rig.look()
     rig.server.send_signal(signal.SIGKILL)
     rig.deaths_s.append(time.monotonic())
     rig.server.wait(5.0)
@@ -153,7 +162,7 @@ def node_dies(rig: Rig) -> float:
 
 def node_stops(rig: Rig) -> float:
     """As at the end of a launch file."""
-    rig.footprints.append(Footprint.of(rig.server.pid))
+    rig.look()
     rig.server.send_signal(signal.SIGINT)
     rig.server.wait(10.0)
     rig.server.start()
@@ -162,6 +171,7 @@ def node_stops(rig: Rig) -> float:
 
 def client_dies(rig: Rig) -> float:
     victim = rig.clients.pop(rig.rng.randrange(len(rig.clients)))
+    rig.orphaned |= shared_memory_of(victim.pid)
     victim.kill()
     rig.killed.append(victim)
     rig.new_client()
@@ -331,7 +341,6 @@ def run(
     arguments = ("--model", str(folder / "model.gguf"), "--n-ctx", "4096")
     server = Server(NAME, folder / "server.log", (*arguments, "-p", f"engine.hang_timeout_s:={HANG_S}"), environment)
     rig = Rig(folder, server, rng, pause_s, clock_file, rate)
-    shared_before = shared_memory()
     prober = Prober()
     try:
         start(rig, prober)
@@ -340,9 +349,10 @@ def run(
             rig.new_client()
         wait_until(lambda: prober.endpoints() > idle_endpoints, 30.0, lambda: prober.spin(0.2))
         done = break_it(rig, prober, faults, gap_s, slowness)
+        rig.shared |= shared_memory_of(*(client.pid for client in rig.clients))
         ended = [client.finish(90.0) for client in rig.clients]
         wait_until(lambda: prober.endpoints() <= idle_endpoints, 20.0, lambda: prober.spin(0.2))
-        rig.footprints.append(Footprint.of(server.pid))
+        rig.look()
         checks = [*judge_goals(rig, prober.ends, ended=all(ended), slowness=slowness), *judge_faults(done)]
         files, threads = max(found.files for found in rig.footprints), max(found.threads for found in rig.footprints)
         endpoints = prober.endpoints()
@@ -361,7 +371,9 @@ def run(
         server.stop()
         prober.close()
     wait_until(lambda: not session_of(server.pid), 3.0)
-    left, shared = session_of(server.pid), shared_memory() - shared_before
+    left = session_of(server.pid)
+    shared = {file.path.name for file in rig.shared if file.size}
+    orphaned = [file.size for file in rig.orphaned if file.size]
     log = server.log.read_text(errors="replace").splitlines()
     tracebacks = sum(line.startswith("Traceback") for line in log)
     unsaved, full = sum(UNSAVED in line for line in log), sum(fault.kind == "disk full" for fault in done)
@@ -381,6 +393,7 @@ def run(
             "engine start, s": round(rig.engine_s, 2),
             "engine start with measuring, s": round(rig.measuring_s, 2),
             "node start, s": round(rig.node_s, 2),
+            "shared memory of clients that were killed": f"{len(orphaned)} files of the middleware's, {sum(orphaned) / 2**20:.1f} MiB",
             "clock stepped": "in node and engine" if clock_file is not None else "not: there is no C compiler",
         },
     )
