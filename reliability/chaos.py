@@ -23,11 +23,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
 
 from reliability.isolation import isolate
-from reliability.processes import Footprint, LoadClient, Server, session_of, shared_memory, wait_until
+from reliability.processes import Footprint, LoadClient, Server, SharedFile, session_of, shared_memory_of, wait_until
 from reliability.records import read
 from reliability.report import Check, conclude
+from slice_ros.client import Answer, Generation, SliceClient
+from slice_ros.engines.llama.shapes import make_start_model
+from slice_ros.ros.interfaces import GoalEvent
+from slice_ros.ros.qos import GOAL_EVENTS
+from slice_ros.slo import RealTime
 
 NAME = "chaos"
 READY_S = 90.0
@@ -62,11 +70,16 @@ class Rig:
         engine_s: seconds in which an engine starts; measured without a fault.
         measuring_s: the same of one that has to measure its step times.
         node_s: seconds from a node's start to its first success.
+        deaths_s: when nodes were killed, ...
+        learnt_s: ... and how long the client of a goal that was under way then took to know.
         footprints: what nodes held just before they were ended.
+        shared: memory of the server, of its engine and of clients that lived, ...
+        orphaned: ... and that of clients that were killed, which is the middleware's.
     """
 
     folder: Path
     server: Server
+    prober: Prober
     rng: random.Random
     pause_s: float
     clock_file: Path | None
@@ -78,7 +91,10 @@ class Rig:
     measuring_s: float = 0.0
     node_s: float = 0.0
     deaths_s: list[float] = field(default_factory=list)
+    learnt_s: list[float] = field(default_factory=list)
     footprints: list[Footprint] = field(default_factory=list)
+    shared: set[SharedFile] = field(default_factory=set)
+    orphaned: set[SharedFile] = field(default_factory=set)
 
     @property
     def model(self) -> Path:
@@ -87,6 +103,11 @@ class Rig:
     @property
     def cache(self) -> Path:
         return self.folder / "cache"
+
+    def look(self) -> None:
+        """Take down what the server holds before it is ended."""
+        self.footprints.append(Footprint.of(self.server.pid))
+        self.shared |= shared_memory_of(self.server.pid, self.server.engine_pid)
 
     def some_time(self) -> float:
         """How long a fault that is repaired lasts."""
@@ -142,9 +163,11 @@ def engine_out_of_memory(rig: Rig) -> float:
 
 
 def node_dies(rig: Rig) -> float:
-    rig.footprints.append(Footprint.of(rig.server.pid))
+    goal = rig.prober.begin()
+    rig.look()
     rig.server.send_signal(signal.SIGKILL)
     rig.deaths_s.append(time.monotonic())
+    rig.learnt_s.append(rig.prober.ends_within(goal, READY_S))
     rig.server.wait(5.0)
     wait_until(lambda: not rig.server.orphans(), 5.0)
     rig.server.start()
@@ -153,7 +176,7 @@ def node_dies(rig: Rig) -> float:
 
 def node_stops(rig: Rig) -> float:
     """As at the end of a launch file."""
-    rig.footprints.append(Footprint.of(rig.server.pid))
+    rig.look()
     rig.server.send_signal(signal.SIGINT)
     rig.server.wait(10.0)
     rig.server.start()
@@ -162,6 +185,7 @@ def node_stops(rig: Rig) -> float:
 
 def client_dies(rig: Rig) -> float:
     victim = rig.clients.pop(rig.rng.randrange(len(rig.clients)))
+    rig.orphaned |= shared_memory_of(victim.pid)
     victim.kill()
     rig.killed.append(victim)
     rig.new_client()
@@ -262,26 +286,17 @@ class Prober:
     """A node of this process, which sends goals of its own and looks at the server's endpoints and events."""
 
     def __init__(self) -> None:
-        import rclpy
-        from rclpy.executors import SingleThreadedExecutor
-        from rclpy.signals import SignalHandlerOptions
-
-        from slice_ros.client import SliceClient
-        from slice_ros.ros.interfaces import GoalEvent
-        from slice_ros.ros.qos import GOAL_EVENTS
-
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         self.node = rclpy.create_node("prober")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._client = SliceClient(self.node, f"/{NAME}")
         self.ends: dict[str, int] = {}
-        self._finished = GoalEvent.FINISHED
         self._events = self.node.create_subscription(GoalEvent, f"/{NAME}/goal_events", self._hear, GOAL_EVENTS)
 
-    def _hear(self, event: object) -> None:
-        if event.event == self._finished:  # type: ignore[attr-defined]
-            goal_id = bytes(event.goal_id.uuid).hex()  # type: ignore[attr-defined]
+    def _hear(self, event: GoalEvent) -> None:
+        if event.event == GoalEvent.FINISHED:
+            goal_id = bytes(event.goal_id.uuid).hex()
             self.ends[goal_id] = self.ends.get(goal_id, 0) + 1
 
     def spin(self, seconds: float) -> None:
@@ -291,9 +306,6 @@ class Prober:
 
     def served_within(self, limit_s: float) -> float:
         """Send goals until one succeeds; seconds until then, infinite if none does."""
-        from slice_ros.client import Answer
-        from slice_ros.slo import RealTime
-
         began = time.monotonic()
         while time.monotonic() - began < limit_s:
             generation = self._client.send("ready?", max_tokens=1, label="probe", slo=RealTime(deadline_s=SERVED_S), grammar=GRAMMAR)
@@ -305,14 +317,23 @@ class Prober:
             self.spin(0.02)
         return float("inf")
 
+    def begin(self) -> Generation:
+        """A goal that is under way."""
+        goal = self._client.send("tell me everything", max_tokens=2000, label="probe")
+        wait_until(lambda: goal._is_taken or goal.done, SERVED_S, lambda: self.spin(0.02))
+        return goal
+
+    def ends_within(self, goal: Generation, limit_s: float) -> float:
+        """Seconds until it has ended; infinite if it does not in time."""
+        began_s = time.monotonic()
+        return time.monotonic() - began_s if wait_until(lambda: goal.done, limit_s, lambda: self.spin(0.02)) else float("inf")
+
     def endpoints(self) -> int:
         """Readers and writers on the server's topics and services, this node's included."""
         topics = (f"/{NAME}/slo_status", f"/{NAME}/goal_events", f"/{NAME}/generate/_action/feedback", f"/{NAME}/generate/_action/status")
         return sum(self.node.count_publishers(topic) + self.node.count_subscribers(topic) for topic in topics)
 
     def close(self) -> None:
-        import rclpy
-
         self._client.destroy()
         self.node.destroy_node()
         rclpy.try_shutdown()
@@ -322,17 +343,14 @@ def run(
     folder: Path, faults: int, seed: int, clients: int, rate: float, gap_s: float, pause_s: float, slowness: float
 ) -> tuple[list[Check], list[Fault], dict[str, object]]:
     """Do it all; everything it started is gone afterwards."""
-    from slice_ros.engines.llama.shapes import make_start_model
-
     rng = random.Random(seed)
     make_start_model(folder / "model.gguf")
     clock_file, environment = stepping_clock(folder)
     environment["XDG_CACHE_HOME"] = str(folder / "cache")
     arguments = ("--model", str(folder / "model.gguf"), "--n-ctx", "4096")
     server = Server(NAME, folder / "server.log", (*arguments, "-p", f"engine.hang_timeout_s:={HANG_S}"), environment)
-    rig = Rig(folder, server, rng, pause_s, clock_file, rate)
-    shared_before = shared_memory()
     prober = Prober()
+    rig = Rig(folder, server, prober, rng, pause_s, clock_file, rate)
     try:
         start(rig, prober)
         idle_endpoints, idle = prober.endpoints(), Footprint.of(server.pid)
@@ -340,9 +358,10 @@ def run(
             rig.new_client()
         wait_until(lambda: prober.endpoints() > idle_endpoints, 30.0, lambda: prober.spin(0.2))
         done = break_it(rig, prober, faults, gap_s, slowness)
+        rig.shared |= shared_memory_of(*(client.pid for client in rig.clients))
         ended = [client.finish(90.0) for client in rig.clients]
         wait_until(lambda: prober.endpoints() <= idle_endpoints, 20.0, lambda: prober.spin(0.2))
-        rig.footprints.append(Footprint.of(server.pid))
+        rig.look()
         checks = [*judge_goals(rig, prober.ends, ended=all(ended), slowness=slowness), *judge_faults(done)]
         files, threads = max(found.files for found in rig.footprints), max(found.threads for found in rig.footprints)
         endpoints = prober.endpoints()
@@ -361,7 +380,9 @@ def run(
         server.stop()
         prober.close()
     wait_until(lambda: not session_of(server.pid), 3.0)
-    left, shared = session_of(server.pid), shared_memory() - shared_before
+    left = session_of(server.pid)
+    shared = {file.path.name for file in rig.shared if file.size}
+    orphaned = [file.size for file in rig.orphaned if file.size]
     log = server.log.read_text(errors="replace").splitlines()
     tracebacks = sum(line.startswith("Traceback") for line in log)
     unsaved, full = sum(UNSAVED in line for line in log), sum(fault.kind == "disk full" for fault in done)
@@ -381,6 +402,7 @@ def run(
             "engine start, s": round(rig.engine_s, 2),
             "engine start with measuring, s": round(rig.measuring_s, 2),
             "node start, s": round(rig.node_s, 2),
+            "shared memory of clients that were killed": f"{len(orphaned)} files of the middleware's, {sum(orphaned) / 2**20:.1f} MiB",
             "clock stepped": "in node and engine" if clock_file is not None else "not: there is no C compiler",
         },
     )
@@ -445,6 +467,7 @@ def judge_goals(rig: Rig, heard: Mapping[str, int], *, ended: bool, slowness: fl
         for death_s in rig.deaths_s
         if record.ends and record.sent_s < death_s < record.ends[0] and record.code == "ENGINE_DIED"
     ]
+    waits_s += rig.learnt_s
     late = sum(wait_s > SERVER_DEATH_S * slowness for wait_s in waits_s)
     found = f"{len(rig.deaths_s)} deaths, {len(waits_s)} goals in flight, the last after {max(waits_s, default=0.0):.2f} s"
     return [

@@ -1,7 +1,7 @@
 """Sends wrong input of every kind: ``python -m reliability.fuzz``. A goal that runs beside it must always give the same answer.
 
 To a running server: goals with any fields, grammars and schemas, and bytes that are no messages on its topics and ports. To a loader:
-damaged GGUF files. In this process: parameters, presets, workloads, device profiles and command lines.
+damaged GGUF files. In this process: parameters, presets, workloads, device profiles and command lines; what rcl reads is left to rcl.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,6 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
-from slice_ros.rclpy_dds.arguments import parse, read_params_file
-from slice_ros.rclpy_dds.exceptions import UnknownROSArgsError
 
 from reliability.attacker import Attacker
 from reliability.inputs import ADAPTERS, TEXTS, damaged, messages_of
@@ -37,7 +36,9 @@ from reliability.records import read
 from reliability.report import Check, conclude
 from slice_ros.bench.workload import WorkloadError
 from slice_ros.bench.workload_file import load_workload
+from slice_ros.cli import COMMANDS, make_parser
 from slice_ros.client import Answer, Generation, GoalFailed, SliceClient
+from slice_ros.commands import serve
 from slice_ros.engines.llama.shapes import make_adapter, make_start_model
 from slice_ros.latency.model import LatencyError, LatencyModel
 from slice_ros.parameters.presets import PREFIX, presets_of
@@ -48,6 +49,8 @@ from slice_ros.ros.interfaces import Generate
 from slice_ros.scheduling.engine import EngineError
 
 NAME = "fuzz"
+CLIENT = "load_0_0"
+"""Node of the client that is attacked beside the server."""
 READY_S = 90.0
 END_S = 60.0
 """Any goal has ended after this, on a busy machine, too."""
@@ -56,7 +59,7 @@ MEMORY = 4 * 2**30
 WITNESS_TOKENS = 64
 AT_ONCE = 20
 """Goals between two looks at the server, ..."""
-CHUNK = 500
+CHUNK = 2000
 """... and samples or packets."""
 EXAMPLES = 30
 """Right messages of each type, which are damaged."""
@@ -115,6 +118,8 @@ class Target:
 
     def look(self) -> None:
         """Is the server what it was?"""
+        answered = self.answers.total()
+        wait_until(lambda: self.answers.total() > answered, END_S, self.turn)
         if time.monotonic() - self._sent_s > END_S:
             self.broken.append(f"{self.doing}: the goal beside it did not end")
         if not self.server.is_running or self.server.engine_pid != self.engine_pid:
@@ -169,8 +174,7 @@ def fuzz_goals(target: Target, cases: int, seed_: int, codes: Counter[str]) -> i
         if len(sent) == AT_ONCE:
             settle()
 
-    goals = messages_of(Generate.Goal.__msgtype__)
-    run_cases(st.tuples(goals, st.lists(st.integers(0, 2 * AT_ONCE), max_size=1)), cases, seed_, case)
+    run_cases(st.tuples(messages_of(Generate.Goal), st.lists(st.integers(0, 2 * AT_ONCE), max_size=1)), cases, seed_, case)
     settle()
     return lost
 
@@ -178,32 +182,42 @@ def fuzz_goals(target: Target, cases: int, seed_: int, codes: Counter[str]) -> i
 # ---- bytes
 
 
-def fuzz_bytes(target: Target, cases: int, rng: random.Random, records: Path) -> tuple[list[str], list[str]]:
-    """Wrong bytes on all topics to which the server listens, and another client: these topics, and what was wrong with that client."""
+def fuzz_bytes(target: Target, cases: int, rng: random.Random, records: Path) -> tuple[list[Check], dict[str, object]]:
+    """Wrong bytes on all topics to which the server listens, and another client."""
 
-    def examples(typename: str) -> list[Any]:
+    def examples(kind: Any) -> list[Any]:
         found: list[Any] = []
-        run_cases(messages_of(typename), EXAMPLES, rng.getrandbits(32), found.append)
+        run_cases(messages_of(kind), EXAMPLES, rng.getrandbits(32), found.append)
         return found
 
     client = LoadClient(NAME, records, "--rate", "4", "--patience", str(END_S))
     try:
         wait_until(records.exists, READY_S, target.turn)
-        attacker = Attacker(rng, examples, target.node.context.participant.guid)
+        attacker = Attacker(rng, examples, (NAME, CLIENT), (target.server.pid, client.pid))
+        silent = attacker.unanswered()
         for done in range(cases):
             attacker.say()
             target.turn(0.001)
-            if done % CHUNK == 0:
-                target.doing = f"after {done} cases of bytes"
+            if done % CHUNK == CHUNK - 1:
+                target.doing = f"after {done + 1} cases of bytes"
                 target.look()
-                attacker.leave()
-                attacker.come_again()
-        attacker.leave()
+                attacker.go()
+                attacker.come()
+        attacker.close()
+        target.look()
         lived, ended = client.is_running, client.finish(2 * END_S)
     finally:
         client.kill()
-    wrong = [f"a goal had {len(record.ends)} ends" for record in read([records]).values() if len(record.ends) != 1]
-    return sorted(attacker.topics), [*wrong, *([] if lived and ended else ["it did not live to its end"])]
+    goals = read([records]).values()
+    codes = Counter(record.code for record in goals if len(record.ends) == 1)
+    wrong = [f"a goal had {len(record.ends)} ends" for record in goals if len(record.ends) != 1]
+    if not (lived and ended):
+        wrong.append("it did not live to its end")
+    checks = [
+        Check("a client whose replies are forged lives, and each of its goals ends once", not wrong, "; ".join(wrong[:5]) or "yes"),
+        Check("what is forged arrives: every service answers a right request", not silent, ", ".join(silent) or "yes"),
+    ]
+    return checks, {"topics attacked": ", ".join(sorted(attacker.topics)), "goals of the attacked client": _counted(codes)}
 
 
 # ---- models
@@ -269,8 +283,15 @@ def fuzz_texts(folder: Path, cases: int, seed_: int) -> tuple[int, list[str]]:
     )
     profile_keys = st.sampled_from(("decode_ms", "chunk_ms", "prompt_token_ms", "kv_token_ms", "description", "x"))
     profiles = st.dictionaries(profile_keys, trees, max_size=5)
-    words = st.one_of(st.sampled_from(("--ros-args", "-r", "-p", "--log-level", "a:=b", "__node:=x", "a.b:=[1", "--")), TEXTS)
+    words = st.one_of(st.sampled_from((*COMMANDS, "--policy", "--n-ctx", "12", "-p", "a:=b", "--params-file", "--ros-args", "--")), TEXTS)
     path = folder / "text.yaml"
+    parser = make_parser()
+
+    def read_command_line(given: list[str]) -> None:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            parsed = parser.parse_args(given)
+        if parsed.command == "serve":
+            serve.ros_arguments(parsed)
 
     def from_file(load: Callable[[Path], Any]) -> Callable[[Any], None]:
         def case(value: Any) -> None:
@@ -279,18 +300,17 @@ def fuzz_texts(folder: Path, cases: int, seed_: int) -> tuple[int, list[str]]:
 
         return case
 
-    kinds: list[tuple[str, st.SearchStrategy[Any], Callable[[Any], Any], type[Exception]]] = [
+    kinds: list[tuple[str, st.SearchStrategy[Any], Callable[[Any], Any], type[BaseException]]] = [
         ("parameters", st.dictionaries(names, scalars, max_size=3), check_all, ParameterError),
         ("presets", presets, presets_of, ParameterError),
         ("workload", TEXTS | workloads, from_file(lambda file: load_workload(str(file))), WorkloadError),
         ("device profile", TEXTS | profiles, from_file(lambda file: LatencyModel.profile(str(file))), LatencyError),
-        ("parameter file", TEXTS | trees, from_file(read_params_file), UnknownROSArgsError),
-        ("command line", st.lists(words, max_size=5), parse, UnknownROSArgsError),
+        ("command line", st.lists(words, max_size=5), read_command_line, SystemExit),
     ]
     wrong: list[str] = []
     done = 0
 
-    def loads(what: str, load: Callable[[Any], Any], refusal: type[Exception]) -> Callable[[Any], None]:
+    def loads(what: str, load: Callable[[Any], Any], refusal: type[BaseException]) -> Callable[[Any], None]:
         def case(value: Any) -> None:
             nonlocal done
             done += 1
@@ -306,6 +326,10 @@ def fuzz_texts(folder: Path, cases: int, seed_: int) -> tuple[int, list[str]]:
     for what, strategy, load, refusal in kinds:
         run_cases(strategy, max(1, cases // len(kinds)), seed_, loads(what, load, refusal))
     return done, wrong
+
+
+def _counted(found: Counter[str]) -> str:
+    return ", ".join(f"{what} {count}" for what, count in found.most_common())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -328,7 +352,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             lost = fuzz_goals(target, counts["goals"], arguments.seed, codes)
             counts["goals"] = codes.total()
-            topics, disturbed = fuzz_bytes(target, counts["bytes"], rng, folder / "client.jsonl")
+            attack, attacked = fuzz_bytes(target, counts["bytes"], rng, folder / "client.jsonl")
             unsaid = fuzz_models(folder, counts["models"], rng, loads)
         finally:
             target.close()
@@ -344,15 +368,15 @@ def main(argv: list[str] | None = None) -> int:
             not target.broken,
             "; ".join(target.broken[:5]) or f"{target.answers.total()} answers",
         ),
-        Check("a client whose replies are forged lives, and each of its goals ends once", not disturbed, "; ".join(disturbed[:5]) or "yes"),
+        *attack,
         Check("no traceback in the log", not tracebacks, f"{tracebacks}"),
         Check("a model that llama.cpp does not survive is a sentence", not unsaid, "; ".join(unsaid[:3]) or f"{counts['models']} files"),
     ]
     figures = {
         "cases": f"{sum(counts.values())}: " + ", ".join(f"{kind} {count}" for kind, count in counts.items()),
-        "topics attacked": ", ".join(topics),
-        "goals ended with": ", ".join(f"{code} {count}" for code, count in codes.most_common()),
-        "damaged models": ", ".join(f"{what} {count}" for what, count in loads.most_common()),
+        **attacked,
+        "goals ended with": _counted(codes),
+        "damaged models": _counted(loads),
     }
     return conclude("fuzz", checks, figures, arguments.json, {"seed": arguments.seed})
 

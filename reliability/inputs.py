@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import random
 import struct
+from importlib import import_module
 from typing import Any
 
 import yaml
+from builtin_interfaces.msg import Duration
 from hypothesis import strategies as st
-from rosbags.interfaces import Nodetype
-from slice_ros.rclpy_dds import messages
-from slice_ros.rclpy_dds.cdr import Description
+from rcl_interfaces.msg import Parameter
+from rosidl_parser.definition import AbstractSequence, AbstractString, Array, BasicType, BoundedString, NamespacedType
 
+from slice_ros.ros.interfaces import ChatMessage, Generate, Sampling, Slo
 from slice_ros.schemas import BY_NAME
 
 ADAPTERS = ("polite", "terse")
@@ -121,41 +123,49 @@ SCHEMAS: st.SearchStrategy[str] = st.one_of(
 
 
 @st.composite
-def messages_of(draw: st.DrawFn, typename: str) -> Any:
-    """Messages with all of their fields, right where ``RIGHT`` says how, but for one, now and then, that is anything its type can hold."""
-    right = RIGHT.get(typename, {})
+def messages_of(draw: st.DrawFn, kind: Any) -> Any:
+    """Messages of a class with all of their fields, right where ``RIGHT`` says how, but for one, now and then."""
+    right = RIGHT.get(kind, {})
     wrong = draw(st.sampled_from(("",) * 7 * len(right) + tuple(right))) if right else ""
-    fields = {
-        name: draw(right[name] if name in right and name != wrong else _anything(description))
-        for name, description in messages.fields(typename)
-    }
-    return messages.message(typename)(**fields)
+    types = zip(kind.get_fields_and_field_types(), kind.SLOT_TYPES, strict=True)
+    fields = {name: draw(right[name] if name in right and name != wrong else _anything(type_)) for name, type_ in types}
+    return kind(**fields)
 
 
-def _anything(description: Description) -> st.SearchStrategy[Any]:
+def _anything(type_: Any) -> st.SearchStrategy[Any]:
     """All values of a field."""
-    kind, detail = description
-    if kind == Nodetype.NAME:
-        return messages_of(detail)
-    if kind != Nodetype.BASE:
-        element, length = detail
-        least, most = (length, length) if kind == Nodetype.ARRAY else (0, 2)
-        return st.lists(_anything(element), min_size=least, max_size=most)
-    name, bound = detail
-    if name == "string":
-        return TEXTS.filter(lambda text: len(text.encode()) <= bound) if bound else TEXTS
-    if "int" in name:
-        bits, is_signed = int(name.partition("int")[2]), not name.startswith("u")
-        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed else (0, 2**bits - 1)
-        return st.integers(low, high) | st.integers(0, 3)
-    others = {"bool": st.booleans(), "byte": st.binary(min_size=1, max_size=1)}
-    return others[name] if name in others else st.floats(width=32 if name == "float32" else 64)
+    match type_:
+        case NamespacedType():
+            return messages_of(class_of("::".join((*type_.namespaces, type_.name))))
+        case Array():
+            return st.lists(_anything(type_.value_type), min_size=type_.size, max_size=type_.size)
+        case AbstractSequence():
+            return st.lists(_anything(type_.value_type), max_size=2)
+        case BoundedString():
+            return TEXTS.filter(lambda text: len(text.encode()) <= type_.maximum_size)
+        case AbstractString():
+            return TEXTS
+        case BasicType(typename="boolean"):
+            return st.booleans()
+        case BasicType(typename="octet"):
+            return st.binary(min_size=1, max_size=1)
+        case BasicType(typename="float" | "double" as name):
+            return st.floats(width=32 if name == "float" else 64)
+    bits, is_signed = int(type_.typename.partition("int")[2]), not type_.typename.startswith("u")
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed else (0, 2**bits - 1)
+    return st.integers(low, high) | st.integers(0, 3)
+
+
+def class_of(name: str) -> Any:
+    """The class of a type as DDS names it: ``package::srv::dds_::Name_Request_``; with or without what DDS puts around the name itself."""
+    package, folder, *_, last = name.split("::")
+    last = last.removesuffix("_")
+    offered = getattr(import_module(f"{package}.{folder}"), last.partition("_")[0])
+    return getattr(import_module(offered.__module__), last)
 
 
 def _durations(*milliseconds: int) -> st.SearchStrategy[Any]:
-    return st.sampled_from(milliseconds).map(
-        lambda ms: messages.message("builtin_interfaces/msg/Duration")(sec=ms // 1000, nanosec=ms % 1000 * 10**6)
-    )
+    return st.sampled_from(milliseconds).map(lambda ms: Duration(sec=ms // 1000, nanosec=ms % 1000 * 10**6))
 
 
 def _perhaps(texts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -163,11 +173,11 @@ def _perhaps(texts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     return st.tuples(st.booleans(), texts).map(lambda drawn: drawn[1] if drawn[0] else "")
 
 
-RIGHT: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-    "slice_ros/action/Generate_Goal": {
+RIGHT: dict[Any, dict[str, st.SearchStrategy[Any]]] = {
+    Generate.Goal: {
         "prompt": st.just("go to the dock") | st.text(min_size=1, max_size=20),
         "label": st.sampled_from(("", "control", "voice")),
-        "messages": st.just([]) | st.lists(st.deferred(lambda: messages_of("slice_ros/msg/ChatMessage")), max_size=2),
+        "messages": st.just([]) | st.lists(st.deferred(lambda: messages_of(ChatMessage)), max_size=2),
         "after": st.just([]),
         "chain_deadline": _durations(0, 0, 1, 2000),
         "max_tokens": st.integers(1, 20),
@@ -177,9 +187,10 @@ RIGHT: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "adapter": st.sampled_from(("", *ADAPTERS)),
         "session_id": st.sampled_from(("", "a", "b")),
         "client": st.sampled_from(("", "x")),
+        "presence": st.just(""),
     },
-    "slice_ros/msg/ChatMessage": {"role": st.sampled_from(("user", "assistant", "system"))},
-    "slice_ros/msg/Slo": {
+    ChatMessage: {"role": st.sampled_from(("user", "assistant", "system"))},
+    Slo: {
         "preset": st.just(""),
         "service_class": st.integers(0, 1),
         "ttft": _durations(0, 1, 300),
@@ -188,14 +199,14 @@ RIGHT: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "utility": st.sampled_from((0.0, 0.5, 200.0)),
         "on_miss": st.integers(0, 2),
     },
-    "slice_ros/msg/Sampling": {
+    Sampling: {
         "temperature": st.sampled_from((0.0, 0.8, 5.0)),
         "top_k": st.integers(0, 100),
         "top_p": st.floats(0.0, 1.0, width=32),
         "min_p": st.floats(0.0, 1.0, width=32),
         "repeat_penalty": st.sampled_from((0.0, 1.0, 1.3)),
     },
-    "rcl_interfaces/msg/Parameter": {"name": st.sampled_from(("diagnostics.attainment_warn", "model.path", "scheduler.policy"))},
+    Parameter: {"name": st.sampled_from(("diagnostics.attainment_warn", "model.path", "scheduler.policy"))},
 }
 """What fields should be, by type; those that are not here may be anything."""
 

@@ -125,7 +125,8 @@ def main(argv: list[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    nodes = [rclpy.create_node(f"load_{arguments.seed}_{i}") for i in range(arguments.clients)]
+    # Without parameter services, as rclpy's end the process of a node that is asked for a type which there is not.
+    nodes = [rclpy.create_node(f"load_{arguments.seed}_{i}", start_parameter_services=False) for i in range(arguments.clients)]
     executor = SingleThreadedExecutor()
     for node in nodes:
         executor.add_node(node)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import psutil
 
@@ -188,11 +188,32 @@ def session_of(leader: int) -> list[int]:
     return found
 
 
-def shared_memory() -> set[str]:
-    """What lies in /dev/shm, with System V segments."""
-    posix = {path.name for path in Path("/dev/shm").iterdir()}
-    table = Path("/proc/sysvipc/shm")
-    return posix | {f"sysv {line.split()[1]}" for line in (table.read_text().splitlines()[1:] if table.exists() else ())}
+class SharedFile(NamedTuple):
+    """One in /dev/shm; another one may take its name when it has gone."""
+
+    path: Path
+    inode: int
+
+    @property
+    def size(self) -> int:
+        """Bytes; 0 where it has gone."""
+        with suppress(FileNotFoundError):
+            found = self.path.stat()
+            return found.st_size if found.st_ino == self.inode else 0
+        return 0
+
+
+def shared_memory_of(*pids: int | None) -> set[SharedFile]:
+    """What is processes' own in /dev/shm: files that they hold open, and of Fast DDS, which holds a lock file, those that are locked."""
+    found = set()
+    for pid in pids:
+        with suppress(OSError):
+            for entry in Path(f"/proc/{pid}/fd").iterdir():
+                opened = entry.readlink()
+                if opened.is_relative_to("/dev/shm"):
+                    path = opened.with_name(opened.name.removesuffix("_el"))
+                    found.add(SharedFile(path, path.stat().st_ino))
+    return found
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, idle: Callable[[], None] = lambda: time.sleep(0.05)) -> bool:

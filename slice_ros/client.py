@@ -398,10 +398,15 @@ class SliceClient:
 
     def _progressed(self, feedback: bytes) -> None:
         generation = self._in_flight.get(feedback[GOAL_ID].hex())
-        if generation is not None:
-            self._hear_news()
-            generation._heard_s = self._spinning_s
-            generation._feedback(deserialize_message(feedback, Generate.Impl.FeedbackMessage).feedback.text)
+        if generation is None:
+            return
+        try:
+            text = deserialize_message(feedback, Generate.Impl.FeedbackMessage).feedback.text
+        except RuntimeError:
+            return  # no feedback
+        self._hear_news()
+        generation._heard_s = self._spinning_s
+        generation._feedback(text)
 
     def _answered(self, generation: Generation, sent: Any) -> None:
         with self._lock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +18,7 @@ pytestmark = pytest.mark.ros
 def run(name: str, *arguments: str, report: Path) -> dict:
     """What a run reports; every promise must hold."""
     command = [sys.executable, "-m", f"reliability.{name}", *arguments, "--json", str(report)]
-    environment = {**os.environ, "SLICE_ROS_LAYER": "dds"} if name == "fuzz" else None
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr[-4000:]
     found = json.loads(report.read_text())
     assert all(check["held"] for check in found["checks"])

@@ -8,6 +8,8 @@ import re
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.utilities import get_rmw_implementation_identifier
 
+from slice_ros.paths import share_dir
+
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 except ImportError:  # Humble
@@ -17,11 +19,13 @@ except ImportError:  # Humble
 def describe_network() -> str:
     """In words, on which network this process listens and is found."""
     where = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") or "SUBNET"
-    if os.environ.get("ROS_LOCALHOST_ONLY") == "1":
+    if os.environ.get("ROS_LOCALHOST_ONLY") == "1" or os.environ.get(PROFILES) == _loopback_profile():
         where = "LOCALHOST"
     return f"ROS domain {os.environ.get('ROS_DOMAIN_ID') or 0}, discovery range {where}, {get_rmw_implementation_identifier()}"
 
 
+PROFILES = "FASTDDS_DEFAULT_PROFILES_FILE"
+"""Names the file that Fast DDS reads."""
 LINGER = "<Internal><WriterLingerDuration>100 ms</WriterLingerDuration></Internal>"
 
 
@@ -30,10 +34,21 @@ def mind_the_dead() -> None:
 
     Cyclone DDS waits for their readers when a writer is deleted. Fast DDS shares memory with them, and locks which they may have taken
     along: here it speaks UDP instead. What the environment says wins.
+
+    Where discovery ends at this machine, rmw_fastrtps takes shared memory whatever the environment says. So it gets a profile instead, with
+    which all ends there.
     """
     given = os.environ.get("CYCLONEDDS_URI")
     os.environ["CYCLONEDDS_URI"] = f"<CycloneDDS><Domain>{LINGER}</Domain></CycloneDDS>" + (f",{given}" if given else "")
     os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
+    is_local = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "LOCALHOST" and not os.environ.get("ROS_STATIC_PEERS")
+    if is_local and get_rmw_implementation_identifier() == "rmw_fastrtps_cpp" and PROFILES not in os.environ:
+        os.environ[PROFILES] = _loopback_profile()
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
+
+
+def _loopback_profile() -> str:
+    return str(share_dir() / "config" / "fastdds_loopback.xml")
 
 
 def refusal(error: RCLError) -> str:

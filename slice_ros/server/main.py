@@ -60,7 +60,12 @@ def main(args: list[str] | None = None) -> int:
         if server.get_parameter("lifecycle.autostart").value:
             executor.create_task(start, server)
         while rclpy.ok() and not stopped and failure is None and not server.conflict:
-            executor.spin_once(timeout_sec=0.2)
+            try:
+                executor.spin_once(timeout_sec=0.2)
+            except ExternalShutdownException:
+                raise
+            except Exception as error:  # as rclpy's own parameter services raise where a type is none that they know
+                server.get_logger().error(f"a callback raised {error!r}, and the server goes on")
         if server.conflict:
             raise ServerError(server.conflict)
         if failure is not None:
