@@ -234,7 +234,6 @@ class SliceClient:
         self._presence = presence.offer(node, presence.client_topic(server, self._id), group)
         self._watch = presence.Watch(node, SloStatus, f"{server}/slo_status", group, hear=self._hear, changed=self._look_after_server)
         self._timer = node.create_timer(WATCH_PERIOD_S, self._look_after_server, group, Clock(clock_type=ClockType.STEADY_TIME))
-        self._timer.cancel()
         self._watched_s = time.monotonic()
         self._spinning_s = 0.0
         self._silent_s = 0.0
@@ -389,7 +388,6 @@ class SliceClient:
                 )
             if not self._in_flight:
                 self._watched_s, self._silent_s = time.monotonic(), 0.0
-                self._timer.reset()
             generation = Generation(self, uuid.uuid4().hex, self._spinning_s)
             self._in_flight[generation.goal_id] = generation
         request = Generate.Impl.SendGoalService.Request(goal_id=uuid_msg(generation.goal_id), goal=goal)
@@ -454,8 +452,6 @@ class SliceClient:
         with self._lock:
             if self._in_flight.pop(generation.goal_id, None) is None:
                 return
-            if not self._in_flight and not self._is_destroyed:
-                self._timer.cancel()
         generation._finish(end)
         if (executor := self._node.executor) is not None:
             executor.wake()  # who awaits it may do so in another thread's executor
@@ -472,6 +468,8 @@ class SliceClient:
         if len(status) < INSTANCE.stop:
             return  # no status
         with self._lock:
+            if self._instance != status[INSTANCE]:
+                self._watch.doubt()
             self._hear_news()
             if self._instance not in (None, status[INSTANCE]):
                 self._unsure, self._unsure_s = set(self._in_flight), 0.0

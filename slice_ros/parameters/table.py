@@ -228,6 +228,14 @@ PARAMETERS: dict[str, Parameter] = {
             change=Change.LIVE,
         ),
         Parameter(
+            "slo.clock",
+            "real",
+            "what SLOs count in: real = real time; ros = the node's clock, with use_sim_time the simulation's: bounds are converted when a "
+            "goal is submitted, by the rate that the clock had in the two seconds before, and while it stands still no bound is missed",
+            choices=("real", "ros"),
+            change=Change.NEVER,
+        ),
+        Parameter(
             "diagnostics.step_ratio_warn",
             1.5,
             "measured / calibrated step time of the last minute above which /diagnostics warns; a hot machine is a slow one",

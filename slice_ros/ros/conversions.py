@@ -174,14 +174,15 @@ def fill_result(
     return result
 
 
-def fill_check(response: Any, checked: Checked) -> Any:
-    """The answer of ``~/check_slo``."""
+def fill_check(response: Any, checked: Checked, rate: float = 1.0) -> Any:
+    """The answer of ``~/check_slo``; ``rate``: seconds of the SLO's clock in a second of real time."""
     response.error_code, response.error_msg = int(checked.error_code), checked.error_msg
     if checked.prediction is not None:
         prediction = checked.prediction
         response.feasible, response.safe = prediction.is_feasible, prediction.is_safe
-        response.ttft_ms, response.tpot_ms, response.e2e_ms = prediction.ttft_s * 1e3, prediction.tpot_s * 1e3, prediction.e2e_s * 1e3
-        response.fits_in_ms = math.nan if math.isinf(prediction.fits_in_s) else prediction.fits_in_s * 1e3
+        ms = 1e3 * rate
+        response.ttft_ms, response.tpot_ms, response.e2e_ms = prediction.ttft_s * ms, prediction.tpot_s * ms, prediction.e2e_s * ms
+        response.fits_in_ms = math.nan if math.isinf(prediction.fits_in_s) else prediction.fits_in_s * ms
     return response
 
 

@@ -6,7 +6,6 @@ it is busy.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -51,9 +50,7 @@ class Watch:
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._node = node
-        self._hear = hear
         self._changed = changed
-        self._gone_ns = 0
         self.is_alive: bool | None = None
         """``None`` while the middleware has said nothing."""
         self.can_tell = True
@@ -61,20 +58,19 @@ class Watch:
         options: dict[str, Any] = {"callback_group": group, "raw": True}
         try:
             callbacks = SubscriptionEventCallbacks(liveliness=self._told)
-            self._subscription = node.create_subscription(kind, topic, self._heard, qos.watching(), event_callbacks=callbacks, **options)
+            self._subscription = node.create_subscription(kind, topic, hear, qos.watching(), event_callbacks=callbacks, **options)
         except UnsupportedEventTypeError:
             self.can_tell = False
-            self._subscription = node.create_subscription(kind, topic, self._heard, qos.SERVICE, **options)
+            self._subscription = node.create_subscription(kind, topic, hear, qos.SERVICE, **options)
 
     def _told(self, event: Any) -> None:
         self.is_alive = event.alive_count > 0
-        self._gone_ns = time.time_ns()
         self._changed()
 
-    def _heard(self, message: bytes, info: Any) -> None:
-        if self.is_alive is False and info["received_timestamp"] > self._gone_ns:
-            self.is_alive = None  # somebody is there, and nothing was said of it yet
-        self._hear(message)
+    def doubt(self) -> None:
+        """Somebody else is there than who has gone, and DDS has said nothing of them yet."""
+        if self.is_alive is False:
+            self.is_alive = None
 
     def destroy(self) -> None:
         self._node.destroy_subscription(self._subscription)

@@ -17,14 +17,16 @@ from slice_ros.ros.interfaces import CheckSlo
 from slice_ros.scheduling.events import Checked
 from slice_ros.server.intake import check_size
 from slice_ros.server.parameters import ServerParameters
+from slice_ros.server.slo_clock import SloClock, in_real_time
 
 
 class Checks:
     """Hands questions to the engine, and its answers to who asked."""
 
-    def __init__(self, node: Node, parameters: ServerParameters) -> None:
+    def __init__(self, node: Node, parameters: ServerParameters, clock: SloClock) -> None:
         self._node = node
         self._parameters = parameters
+        self._clock = clock
         self._waiting: dict[str, Any] = {}
         self.host: EngineHost | None = None
         # A group of its own: a check that waits for the engine must not keep the engine's events from being handled.
@@ -44,9 +46,10 @@ class Checks:
             prompt = request.prompt or ("-" if request.prompt_tokens else "")
             goal = GoalRequest(check_id, slo, tokens, prompt=prompt, submitted_s=time.monotonic(), label=request.label)
             check_size(goal, self._parameters.values)
+            rate = self._clock.rate
             answer = self._waiting[check_id] = Future(executor=self._node.executor)
-            self.host.check(check_id, goal, request.prompt_tokens)
-            return fill_check(response, await answer)
+            self.host.check(check_id, in_real_time(goal, rate), request.prompt_tokens)
+            return fill_check(response, await answer, rate or 1.0)
         except GoalError as error:
             response.error_code, response.error_msg = int(error.code), error.message
             return response

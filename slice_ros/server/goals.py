@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rclpy.action import CancelResponse, GoalResponse
@@ -25,6 +25,7 @@ from slice_ros.server.action import GoalServer, begin
 from slice_ros.server.intake import LONGEST_NAME, Labels, Places, check_presence, check_size
 from slice_ros.server.parameters import ServerParameters
 from slice_ros.server.senders import Senders
+from slice_ros.server.slo_clock import SloClock, in_clock_time, in_real_time
 from slice_ros.server.telling import Telling
 
 RESULT_KEPT_S = 10
@@ -35,6 +36,8 @@ RESULT_KEPT_S = 10
 class _Goal:
     handle: Any
     request: GoalRequest
+    rate: float = 1.0
+    """Of the clock that its SLO counts in, when it was submitted."""
     pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     report: SloReport = field(init=False)
@@ -50,12 +53,14 @@ class Goals:
         node: whose action it is.
         parameters: limits, presets, defaults.
         telling: hears of each goal's beginning and end.
+        clock: what their SLOs count in.
     """
 
-    def __init__(self, node: Node, parameters: ServerParameters, telling: Telling) -> None:
+    def __init__(self, node: Node, parameters: ServerParameters, telling: Telling, clock: SloClock) -> None:
         self._node = node
         self._parameters = parameters
         self._telling = telling
+        self._clock = clock
         self._goals: dict[str, _Goal] = {}
         self._queue = Places("queued", "scheduler.max_queued")
         self._in_hand = Places("in hand", "scheduler.max_in_hand")
@@ -138,7 +143,7 @@ class Goals:
         check_presence(handle.request.presence)
         request = self._labels.known(request)
         # From here on it counts, whatever becomes of it: a server that refuses goals for want of room does not keep their SLOs.
-        goal = self._goals[goal_id] = _Goal(handle, request)
+        goal = self._goals[goal_id] = _Goal(handle, request, self._clock.rate)
         if handle.request.presence:
             self._senders.join(handle.request.presence, goal_id)
         self._telling.submitted(request)
@@ -146,7 +151,7 @@ class Goals:
         try:
             self._in_hand.join(request, limits)
             self._queue.join(request, limits)
-            self.host.submit(request)
+            self.host.submit(in_real_time(request, goal.rate))
         except GoalError as error:
             self.finished(failed(request, error))
 
@@ -174,23 +179,25 @@ class Goals:
         goal = self._goals.get(event.goal_id)
         if goal is None:
             return
+        goal.report = in_clock_time(event.report, goal.rate)
         if not goal.pieces:
             self._telling.started(event.goal_id)
             self._queue.leave(event.goal_id)
             begin(goal.handle)
-            self._tell(GoalEvent.FIRST_TOKEN, goal, event.report)
+            self._tell(GoalEvent.FIRST_TOKEN, goal, goal.report)
         goal.pieces.append(event.text)
-        goal.report = event.report
         if event.logprob is not None:
             goal.logprobs.append(event.logprob)
         if not goal.handle.request.silent:
-            report = report_msg(event.report)
-            goal.handle.publish_feedback(Generate.Feedback(text=event.text, tokens=event.report.output_tokens, report=report))
+            report = report_msg(goal.report)
+            goal.handle.publish_feedback(Generate.Feedback(text=event.text, tokens=goal.report.output_tokens, report=report))
 
     def finished(self, event: Finished) -> None:
         goal = self._goals.pop(event.goal_id, None)
         if goal is None:
             return
+        if event.report is not goal.report:  # the engine's own
+            event = replace(event, report=in_clock_time(event.report, goal.rate))
         self._queue.leave(event.goal_id)
         self._in_hand.leave(event.goal_id)
         self._senders.leave(goal.handle.request.presence, event.goal_id)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 from contextlib import suppress
-from typing import Any
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -13,15 +12,6 @@ from rclpy.signals import SignalHandlerOptions
 
 from slice_ros.ros.distributions import RCLError, mind_the_dead, refusal
 from slice_ros.server.node import ServerError, SliceServer
-
-
-def make_executor() -> Any:
-    """The quickest there is: rclpy's events executor, from Jazzy on, does not ask every entity in each turn whether it is ready."""
-    try:
-        from rclpy.experimental import EventsExecutor
-    except ImportError:  # Humble
-        return SingleThreadedExecutor()
-    return EventsExecutor()
 
 
 def main(args: list[str] | None = None) -> int:
@@ -37,7 +27,7 @@ def main(args: list[str] | None = None) -> int:
         nonlocal stopped
         stopped = True
 
-    async def start(server: SliceServer) -> None:  # the events executor does not survive a task that raises
+    async def start(server: SliceServer) -> None:
         nonlocal failure
         try:
             await server.start()
@@ -52,7 +42,7 @@ def main(args: list[str] | None = None) -> int:
         try:
             # rclpy's own handlers would take the context away before the goals in flight have got their results.
             rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-            executor = make_executor()
+            executor = SingleThreadedExecutor()
             server = SliceServer()
         except RCLError as error:
             raise ServerError(refusal(error)) from error

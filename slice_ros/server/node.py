@@ -23,6 +23,7 @@ from slice_ros.server.checks import Checks
 from slice_ros.server.goals import Goals
 from slice_ros.server.lifecycle import ManagedNode, TransitionError
 from slice_ros.server.parameters import ServerParameters
+from slice_ros.server.slo_clock import LOOK_PERIOD_S, SloClock
 from slice_ros.server.telling import Telling
 
 DISCOVERY_S = 5.0
@@ -78,6 +79,8 @@ class SliceServer(ManagedNode):
         except ParameterError as error:
             raise ServerError(str(error)) from error
         self._telling = Telling(self, self._parameters_now)
+        self._slo_clock = SloClock(self, str(self._parameters_now["slo.clock"]))
+        self._every(LOOK_PERIOD_S, self._slo_clock.look)
         self._goals: Goals | None = None
         self._checks: Checks | None = None
         self._every(DIAGNOSTICS_PERIOD_S, lambda: self._telling.publish_diagnostics(self.failure))
@@ -148,8 +151,8 @@ class SliceServer(ManagedNode):
         """What others can reach; it stays for the node's life, so that nobody's request is lost between two configurations."""
         self._telling.offer()
         self._every(1.0 / float(self._parameters_now["status.rate_hz"]), self._look)
-        self._checks = Checks(self, self._parameters_now)
-        self._goals = Goals(self, self._parameters_now, self._telling)
+        self._checks = Checks(self, self._parameters_now, self._slo_clock)
+        self._goals = Goals(self, self._parameters_now, self._telling, self._slo_clock)
         self._every(SENDERS_PERIOD_S, self._goals.end_orphans)
 
     def _use(self, host: EngineHost | None, ready: Any = None) -> None:
