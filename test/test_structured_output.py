@@ -1,4 +1,4 @@
-"""Whatever the weights and the draw, an answer with a schema or grammar that was not cut is one that it accepts.
+"""Whatever the weights and the draw, an answer with a schema, regular expression or grammar that was not cut is one that it accepts.
 
 python -m pytest test/test_structured_output.py --structured-goals 1000
 """
@@ -47,6 +47,8 @@ SCHEMAS = (
 GRAMMARS = {"[a-z]+ [.!]": "[a-z]+[.!]", '[1-9] [0-9]? ":" [0-5] [0-9]': "[1-9][0-9]?:[0-5][0-9]", "[^a-z]{3,9}": "[^a-z]{3,9}"}
 """And the regular expression for each."""
 
+REGEXES = ("(stop|go( slowly)?)!", "-?[0-9]{1,3}\\.[0-9]")
+
 Accepts = Callable[[str], object]
 
 
@@ -54,6 +56,8 @@ def forms() -> Iterator[tuple[dict[str, str], Accepts]]:
     """A goal's field, and what fails for an answer that does not follow it."""
     for schema in SCHEMAS:
         yield {"json_schema": json.dumps(schema)}, lambda text, schema=schema: validate(json.loads(text), schema)
+    for pattern in REGEXES:
+        yield {"regex": pattern}, lambda text, pattern=pattern: _match(pattern, text)
     for grammar, pattern in GRAMMARS.items():
         yield {"grammar": f"root ::= {grammar}"}, lambda text, pattern=pattern: _match(pattern, text)
 

@@ -100,6 +100,7 @@ def request_of(
         stop=tuple(goal.stop),
         grammar=goal.grammar,
         json_schema=goal.json_schema,
+        regex=goal.regex,
         logprobs=goal.logprobs,
         adapter=goal.adapter,
         session_id=goal.session_id,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import math
 from array import array
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from slice_ros.engines.llama.adapters import Adapters
 from slice_ros.engines.llama.batch import Batch
 from slice_ros.engines.llama.chat import Chat
 from slice_ros.engines.llama.config import LlamaConfig
-from slice_ros.engines.llama.grammar import make_grammar
+from slice_ros.engines.llama.grammar import Grammar, Grammars
 from slice_ros.engines.llama.host_cache import HostCache
 from slice_ros.engines.llama.kv_cache import KvCache, Worth
 from slice_ros.engines.llama.loading import device_name, has_cells, load
@@ -61,6 +62,10 @@ class _Goal:
     found: tuple[int, int] = (0, -1)
     finished: bool = False
 
+    @property
+    def grammar(self) -> Grammar | None:
+        return None if self.sampler is None else self.sampler.grammar
+
 
 class LlamaEngine:
     """The ``Engine`` on llama.cpp's low-level API.
@@ -74,6 +79,7 @@ class LlamaEngine:
         self._model, adapters, self._context = load(config)
         self._adapters = Adapters(self._context, adapters)
         self._vocabulary = Vocabulary(self._model)
+        self._grammars = Grammars(self._vocabulary)
         self._chat = Chat(self._model, self._vocabulary)
         n_ctx, n_batch = llama_cpp.llama_n_ctx(self._context), llama_cpp.llama_n_batch(self._context)
         # Positions beyond those of its training make a model talk nonsense.
@@ -81,6 +87,7 @@ class LlamaEngine:
         name, longest = Path(config.model_path).name, min(n_ctx, self._trained)
         self._info = EngineInfo(name, device_name(config), n_ctx, config.n_seq_max, n_batch, longest)
         self._batch = Batch(n_batch, n_ctx)
+        self._beside = ThreadPoolExecutor(1, "masks")
         self._candidates = Candidates(self._vocabulary.size)
         self._logits_at, self._latest_logits = (0, 0), np.empty((0, self._vocabulary.size), np.float32)
         self._warm_up()
@@ -117,9 +124,9 @@ class LlamaEngine:
                 f"at most {self._info.goal_tokens} fit (n_ctx is {self._info.context_tokens}, the model was trained with {self._trained})",
             )
         adapter = self._adapters.number(request.adapter)
-        grammar = make_grammar(self._vocabulary.pointer, request)
+        grammar = self._grammars.make(request)
         chain = make_chain(request.sampling, prompt, self._vocabulary.size)
-        sampler = None if chain is None and grammar is None else Sampler(chain, grammar, self._vocabulary.piece)
+        sampler = None if chain is None and grammar is None else Sampler(chain, grammar)
         self._goals[request.goal_id] = _Goal(
             prompt, limit, TextStream(request.stop), sampler, adapter, request.session_id, request.logprobs
         )
@@ -159,7 +166,7 @@ class LlamaEngine:
             return []
         self._adapters.use(goals[0][1].adapter)
         self._cache.make_room(self._batch.size)
-        self._decode()
+        self._decode([grammar for _, goal, _, _, is_complete in goals if is_complete and (grammar := goal.grammar)])
         complete = []
         for goal_id, goal, sequence, count, is_complete in goals:
             goal.computed += count
@@ -201,6 +208,7 @@ class LlamaEngine:
     def shutdown(self) -> None:
         for goal_id in list(self._goals):
             self.close(goal_id)
+        self._beside.shutdown()
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
@@ -232,14 +240,16 @@ class LlamaEngine:
             raise ValueError("the goals in the step have different adapters")
         return goals
 
-    def _decode(self) -> None:
-        """Run llama.cpp over the batch.
+    def _decode(self, grammars: Sequence[Grammar] = ()) -> None:
+        """Run llama.cpp over the batch, and meanwhile find out what the grammars allow next.
 
         Raises:
             KvFullError: no cells for it; llama.cpp restored the state before the call.
             EngineError: what the context holds now is unknown.
         """
+        looks = [self._beside.submit(grammar.look_ahead) for grammar in grammars]
         status = llama_cpp.llama_decode(self._context, self._batch.filled())
+        wait(looks)
         if status == 0:
             return
         if status == 1:
@@ -262,9 +272,11 @@ class LlamaEngine:
         token: int | None = best
         if goal.sampler is not None:
             token = goal.sampler.draw(best, logits, self._candidates)
-            if goal.sampler.is_slow:
+            if token is not None and token not in self._vocabulary.ending:
+                goal.sampler.accept(token)
+            if (grammar := goal.grammar) is not None and (complaint := grammar.complaint):
                 goal.finished = True
-                return Output(goal_id, "", error=GoalError(ErrorCode.INVALID_GRAMMAR, goal.sampler.complaint))
+                return Output(goal_id, "", error=GoalError(ErrorCode.INVALID_GRAMMAR, complaint))
         drawn = self._logprob(token, logits) if goal.logprobs else None
         if token is None or token in self._vocabulary.ending:
             text, finish = goal.text.flush(), FinishReason.STOP
