@@ -47,7 +47,8 @@ def _headline(status: Any, title: str) -> RenderableType:
         (f"{title}\n" if title else ""),
         ("policy ", "dim"), (status.policy, "bold"), ("   model ", "dim"), status.model, ("   device ", "dim"), status.device, "\n",
         ("step ", "dim"), _number(status.step_ms, " ms"), (" (predicted ", "dim"), _number(status.step_predicted_ms, " ms"), (")", "dim"),
-        ("   tokens/s ", "dim"), f"{status.tokens_per_s:.0f}", ("   KV ", "dim"), kv_text(status),
+        ("   tokens/s ", "dim"), f"{status.tokens_per_s:.0f}", (", goal and step ", "dim"), _number(status.tokens_per_step, "", 1),
+        ("   KV ", "dim"), kv_text(status),
         ("   goals running ", "dim"), str(status.running), (", queued ", "dim"), str(status.queued), (state, "bold red"),
     )  # fmt: skip
 
@@ -104,5 +105,5 @@ def _mask_panel(mask: Any, colours: dict[str, str]) -> Panel:
     return Panel(Group(*lines) if lines else Text("idle", style="dim"), title="decode mask", subtitle=legend, height=MOST_ROWS + 2)
 
 
-def _number(value: float, unit: str) -> str:
-    return f"{value:.0f}{unit}" if math.isfinite(value) else "-"
+def _number(value: float, unit: str, decimals: int = 0) -> str:
+    return f"{value:.{decimals}f}{unit}" if math.isfinite(value) else "-"

@@ -181,8 +181,7 @@ class Goals:
             self._tell(GoalEvent.FIRST_TOKEN, goal, event.report)
         goal.pieces.append(event.text)
         goal.report = event.report
-        if event.logprob is not None:
-            goal.logprobs.append(event.logprob)
+        goal.logprobs.extend(event.logprobs)
         if not goal.handle.request.silent:
             report = report_msg(event.report)
             goal.handle.publish_feedback(Generate.Feedback(text=event.text, tokens=event.report.output_tokens, report=report))

@@ -85,7 +85,7 @@ class Grammar:
 
     def look_ahead(self) -> None:
         """Find out what may come next. It takes the longest of all and needs no interpreter, so that it can be done beside a step."""
-        if self._is_current:
+        if self._is_current or self._matcher.is_stopped():
             return
         if self._mask is None:
             self._mask = np.zeros((self._size + 32) // 32 * 4, np.uint8)

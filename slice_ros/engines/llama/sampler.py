@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import secrets
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp
@@ -54,12 +55,22 @@ class Sampler:
         candidates.load(logits, allowed)
         return candidates.draw(self._chain)
 
-    def accept(self, token: int, *, is_forced: bool = False) -> None:
-        """A token of the answer; the grammar knows those that it forced."""
-        if self.grammar is not None and not is_forced:
+    def accept(self, token: int) -> None:
+        """A token of the answer was drawn."""
+        if self.grammar is not None:
             self.grammar.accept(token)
         if self._chain is not None:
             llama_cpp.llama_sampler_accept(self._chain, token)
+
+    def forced(self) -> Sequence[int]:
+        """Accept the tokens that must come next. To the chain they were drawn among one, so that a seed goes on as it would have."""
+        tokens = () if self.grammar is None else self.grammar.forced()
+        for token in tokens if self._chain is not None else ():
+            only = llama_cpp.llama_token_data(token, 0.0, 0.0)
+            array = llama_cpp.llama_token_data_array(ctypes.pointer(only), 1, -1, False)
+            llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
+            llama_cpp.llama_sampler_accept(self._chain, token)
+        return tokens
 
     def free(self) -> None:
         if self._chain is not None:
