@@ -146,7 +146,12 @@ class LlamaEngine:
         chain = make_chain(request.sampling, prompt, self._vocabulary.size)
         sampler = None if chain is None and grammar is None else Sampler(chain, grammar)
         prompt_tokens = len(prompt)
-        tokens = prompt if sampler is None else prompt + array("i", sampler.forced())[: request.max_tokens]
+        tokens = prompt
+        if sampler is not None:
+            tokens = prompt + array("i", sampler.forced())[: request.max_tokens]
+            if grammar is not None and (complaint := grammar.complaint):
+                sampler.free()
+                raise GoalError(ErrorCode.INVALID_GRAMMAR, complaint)
         self._goals[request.goal_id] = _Goal(
             tokens,
             prompt_tokens,

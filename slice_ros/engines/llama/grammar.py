@@ -18,7 +18,7 @@ from slice_ros.engines.llama.vocabulary import Vocabulary
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 
 LONGEST = 64 * 1024
-SCHEMA_LIMITS = LLParserLimits(step_lexer_fuel=50_000, max_lexer_states=50_000, verbose_errors=False)
+SCHEMA_LIMITS = LLParserLimits(step_lexer_fuel=50_000, step_max_items=20_000, max_lexer_states=50_000, verbose_errors=False)
 """For one token, llguidance works off about 14,000 units of fuel and 20,000 items in a millisecond; a state takes 1 to 2 kB."""
 GRAMMAR_LIMITS = LLParserLimits(step_lexer_fuel=50_000, step_max_items=5_000, max_lexer_states=50_000, verbose_errors=False)
 """Grammars can be ambiguous in every place, and an item then costs more."""
@@ -60,7 +60,7 @@ class Grammars:
         limits = SCHEMA_LIMITS if request.json_schema else GRAMMAR_LIMITS
         matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=limits)
         if not matcher.is_error():
-            return Grammar(matcher, self._size)
+            return Grammar(matcher, self._size, self._tokenizer.vocab_size)
         what = _sentence(matcher.get_error())
         if request.json_schema:
             raise schema.refusal(request.json_schema, what, lambda text: self._complaint(text, limits))
@@ -74,22 +74,32 @@ class Grammars:
 
 
 class Grammar:
-    """One goal's grammar, and how far its answer is in it."""
+    """One goal's grammar, and how far its answer is in it.
 
-    def __init__(self, matcher: LLMatcher, size: int) -> None:
+    Args:
+        matcher: keeps it.
+        size: tokens of the vocabulary.
+        mask_bits: those that the matcher knows.
+    """
+
+    def __init__(self, matcher: LLMatcher, size: int, mask_bits: int) -> None:
         self._matcher = matcher
         self._size = size
+        self._mask_bits = mask_bits
         self._mask: npt.NDArray[np.uint8] | None = None
         self._is_current = False
         self._tokens = 0
 
     def look_ahead(self) -> None:
         """Find out what may come next. It takes the longest of all and needs no interpreter, so that it can be done beside a step."""
-        if self._is_current or self._matcher.is_stopped():
+        if self._is_current:
             return
         if self._mask is None:
-            self._mask = np.zeros((self._size + 32) // 32 * 4, np.uint8)
-        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+            self._mask = np.zeros((self._mask_bits + 31) // 32 * 4, np.uint8)
+        if self._matcher.is_stopped():
+            self._mask.fill(0)
+        else:
+            self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         self._is_current = True
 
     def allows(self, token: int) -> bool:
