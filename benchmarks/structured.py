@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from slice_ros import schemas
+from slice_ros.demo.language import control, navigation
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.grammar import Grammar
 from slice_ros.engines.llama.loading import device_name
@@ -45,9 +47,9 @@ def forms() -> dict[str, tuple[str, schemas.Schema]]:
         for name, of in TOOLS
     ]
     prompts = {
-        "velocity": "There is a person 0.8 m away on the left. My speed is 0.5 m/s. Command:",
+        "velocity": control(random.Random(1)).prompt,
         "pose": "Where is the dock?",
-        "navigation": "Go from the lab to the kitchen.",
+        "navigation": navigation(random.Random(1)).prompt,
         "gripper": "Take the cup.",
     }
     named = {name: (prompts[name], schema) for name, schema in schemas.BY_NAME.items()}

@@ -37,7 +37,7 @@ class Grammars:
         endings = sorted(vocabulary.ending) or [vocabulary.size]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # it calls a function of llama.cpp that has a new name
-            self._tokenizer = lltokenizer_from_vocab(vocabulary.pointer, max(vocabulary.size, endings[-1] + 1), endings)
+            self.tokenizer = lltokenizer_from_vocab(vocabulary.pointer, max(vocabulary.size, endings[-1] + 1), endings)
 
     def make(self, request: GoalRequest) -> Grammar | None:
         """The grammar of a goal; ``None`` if it has none.
@@ -58,9 +58,9 @@ class Grammars:
         else:
             return None
         limits = SCHEMA_LIMITS if request.json_schema else GRAMMAR_LIMITS
-        matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=limits)
+        matcher = LLMatcher(self.tokenizer, text, log_level=0, limits=limits)
         if not matcher.is_error():
-            return Grammar(matcher, self._size, self._tokenizer.vocab_size)
+            return Grammar(matcher, self._size, self.tokenizer.vocab_size)
         what = _sentence(matcher.get_error())
         if request.json_schema:
             raise schema.refusal(request.json_schema, what, lambda text: self._complaint(text, limits))
@@ -69,7 +69,7 @@ class Grammars:
         raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{'regex' if request.regex else 'grammar'} is not valid: {what}")
 
     def _complaint(self, text: str, limits: LLParserLimits) -> str:
-        _, errors = LLMatcher.validate_grammar_with_warnings(text, self._tokenizer, limits=limits)
+        _, errors = LLMatcher.validate_grammar_with_warnings(text, self.tokenizer, limits=limits)
         return _sentence(errors[0]) if errors else ""
 
 
