@@ -63,7 +63,8 @@ def test_forced_tokens_are_computed_with_the_next_decode(policy):
     step = bench.engine.step
     bench.engine.step = lambda column: columns.extend(column) or step(column)
     bench.drain()
-    assert columns == [Cell("g", 4), Cell("g", 4), Cell("g", 4)]
+    assert columns == [Cell("g", 4), Cell("g", 4, is_decode=True), Cell("g", 4, is_decode=True)]
+    assert MaskMatrix((tuple(columns[:1]), tuple(columns[1:2]))).to_array().tolist() == [[4, -4]]
     assert (bench.end("g").report.output_tokens, bench.end("g").report.steps) == (10, 3)
     (snapshot,) = [event for event in bench.events if isinstance(event, Snapshot)][:1] or [bench.scheduler._snapshot(bench.clock.now())]
     assert snapshot.tokens_per_step == pytest.approx(10 / 3)

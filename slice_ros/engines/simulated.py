@@ -110,7 +110,7 @@ class SimulatedEngine:
         if self._clock is not None:
             self._clock.advance(self._latency.column_s(column, kv_tokens) * self._slowness(self._clock.now()))
         outputs = []
-        for goal_id, prompt_tokens in column:
+        for goal_id, prompt_tokens, _ in column:
             sequence = self._sequences[goal_id]
             if prompt_tokens:
                 sequence.prompt_left -= prompt_tokens

@@ -10,8 +10,6 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from slice_ros.mask import DECODE
-
 COLOURS = ("bright_red", "bright_cyan", "bright_yellow", "bright_green", "bright_magenta", "bright_blue")
 """One for each kind of goal, in the order of their appearance."""
 
@@ -98,7 +96,7 @@ def _mask_panel(mask: Any, colours: dict[str, str]) -> Panel:
             if column == mask.cursor:
                 line.append("│", style="dim")
             cell = mask.cells[row * mask.columns + column]
-            symbol = "·" if cell == 0 else "█" if cell == DECODE else "▒"
+            symbol = "·" if cell == 0 else "█" if cell < 0 else "▒"
             line.append(symbol, style="bright_black" if cell == 0 else colour if column < mask.cursor else f"dim {colour}")
         lines.append(line)
     legend = "one column a step: █ decodes a token  ▒ computes prompt tokens  · left out   steps taken │ steps planned"

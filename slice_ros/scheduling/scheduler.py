@@ -363,20 +363,20 @@ class Scheduler:
     def _resolve(self, planned: Column) -> Column:
         """What the column comes to: goals that have ended left out, prompts cut to what is left and what fits, KV room made."""
         planned = planned[: self._limits.max_step_tokens]
-        if all(not n and (task := self._tasks.get(goal_id)) and task.is_open and not task.prompt_left for goal_id, n in planned):
+        if all(not n and (task := self._tasks.get(goal_id)) and task.is_open and not task.prompt_left for goal_id, n, _ in planned):
             return planned  # nothing but decodes
         budget = self._limits.max_step_tokens - len(planned)  # every cell has one token for sure; longer prompts share the rest
         members = {cell.goal_id for cell in planned}
         copy_until_s = self._copy_until_s(planned)
         column: list[Cell] = []
-        for goal_id, prompt_tokens in planned:
+        for goal_id, prompt_tokens, _ in planned:
             task = self._tasks.get(goal_id)
             if task is None or not (task.is_open or self._open(task, members, copy_until_s)):
                 continue
             if task.prompt_left > 1:
                 self._take_over(task)
             chunk = min(prompt_tokens or task.prompt_left, task.prompt_left, budget + 1)
-            column.append(Cell(goal_id, chunk))
+            column.append(Cell(goal_id, chunk, task.is_decoding and chunk > 0))
             budget -= max(0, chunk - 1)
         return tuple(column)
 
@@ -413,7 +413,7 @@ class Scheduler:
     def _evict(self, task: Task, copy_until_s: float) -> None:
         self._engine.evict(task.goal_id, self._copy_s(task.kv_tokens, copy_until_s))
         self._look_up(task)
-        task.is_open = False
+        task.is_open = task.is_decoding = False
         self._replan()  # where it was to decode, all its tokens would be computed
 
     def _copy_s(self, tokens: int, until_s: float) -> float:
@@ -445,7 +445,7 @@ class Scheduler:
         kv_tokens = sum([task.kv_tokens for task in tasks]) if calibrated.kv_token_s else 0
         calibrated_s = calibrated.column_s(column, kv_tokens)
         predicted_s = self._planned_with.column_s(column, kv_tokens)
-        for task, (_, prompt_tokens) in zip(tasks, column, strict=True):
+        for task, (_, prompt_tokens, _) in zip(tasks, column, strict=True):
             task.prompt_left -= prompt_tokens
             task.computed_tokens += max(1, prompt_tokens)
             if task.started_s is None:
@@ -465,6 +465,7 @@ class Scheduler:
             task.token_times_s.extend([now] * tokens)
             task.steps += 1
             task.prompt_left = pending if pending > 1 else 0
+            task.is_decoding = True
             self._events.append(Progress(goal_id, text, task.report(completed=finish is not None), logprobs))
             if finish is not None:
                 self._end(task, reason=finish)

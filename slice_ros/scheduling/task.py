@@ -50,6 +50,7 @@ class Task:
         steps: steps that brought output tokens.
         adapter: LoRA adapter it is computed with; a step holds tasks with one adapter only.
         started_s: when its first step began.
+        is_decoding: whether what is left are the latest token and those that it forced.
         chain_due_s: when the last goal of its chain is due; infinite without a chain deadline.
         budget_due_s: when its own end is due so that the chain's can be kept; the scheduler moves it on.
         predicted_ttft_s, predicted_tpot_s, predicted_e2e_s: what was predicted at its submission; NaN if nothing was.
@@ -70,6 +71,7 @@ class Task:
     steps: int = 0
     started_s: float | None = None
     is_open: bool = False
+    is_decoding: bool = False
     adapter: str = ""
     chain_due_s: float = math.inf
     budget_due_s: float = math.inf

@@ -265,7 +265,7 @@ class LlamaEngine:
         batch = self._batch
         batch.clear()
         goals = []
-        for goal_id, prompt_tokens in column:
+        for goal_id, prompt_tokens, _ in column:
             goal = self._goals[goal_id]
             count, pending = prompt_tokens or 1, goal.pending
             if goal.sequence is None or goal.finished:
