@@ -116,7 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
         verdict = "met" if figures.attained else "missed"
         print(
             f"SLO {verdict}: TTFT {figures.ttft_s * 1e3:.0f} ms, TPOT {figures.tpot_s * 1e3:.1f} ms, "
-            f"end to end {figures.e2e_s:.3f} s, {figures.prompt_tokens} + {figures.output_tokens} tokens in {figures.steps} steps",
+            f"end to end {figures.e2e_s:.3f} s, {figures.prompt_tokens} + {figures.output_tokens} tokens"
+            + (f" in {figures.steps} steps" if figures.steps < figures.output_tokens else ""),
             file=sys.stderr,
         )
     return 0
