@@ -36,7 +36,7 @@ TOOLS = (
     ("pick_up", {"object": {"enum": ["cup", "box", "bottle"]}, "hand": {"enum": ["left", "right"]}}),
     ("say", {"text": {"type": "string", "maxLength": 30}}),
     ("take_picture", {"camera": {"enum": ["front", "back"]}, "flash": {"type": "boolean"}}),
-    ("wait", {"seconds": {"type": "integer", "minimum": 1, "maximum": 60}}),
+    ("wait", {"seconds": {"enum": [1, 2, 5, 10, 30, 60]}}),
 )
 
 
