@@ -199,7 +199,7 @@ def ttft_ms(engine: LlamaEngine, prefix_tokens: int, repeats: int) -> dict[str, 
 
 
 def _compute_prompt(engine: LlamaEngine, request: GoalRequest) -> None:
-    left = engine.prepare(request)
+    left = engine.prepare(request) + engine.lead(request.goal_id)
     left -= engine.open(request.goal_id)
     while left:
         chunk = min(left, engine.info.max_step_tokens)

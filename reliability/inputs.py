@@ -53,7 +53,24 @@ _bodies = st.recursive(
 GRAMMARS = st.one_of(
     TEXTS,
     st.builds("root ::= {}\nr0 ::= {}\nr1 ::= {}\nr2 ::= {}".format, _bodies, _bodies, _bodies, _bodies),
+    st.builds("start: {}\nr0: {}\nr1: {}\nr2: {}".format, _bodies, _bodies, _bodies, _bodies),
     st.text(st.sampled_from('root::=| "a[]()*+?{}1,\n#\\'), max_size=60),
+    st.text(st.sampled_from('start:A/%json{}| "a[]()*+?1,\n&~'), max_size=60),
+)
+
+REGEXES = st.one_of(
+    TEXTS,
+    st.text(st.sampled_from("ab.*+?|()[]{}^$\\dwpL1,3&~"), max_size=40),
+    st.recursive(
+        st.sampled_from(("a", ".", "[a-z]", "\\d", "[^\\x00-\\x7f]", "\\p{L}")),
+        lambda inner: st.one_of(
+            st.builds("{}{}".format, inner, inner),
+            st.builds("({}|{})".format, inner, inner),
+            st.builds("({}){{{},{}}}".format, inner, SIZES, SIZES | st.just("")),
+            st.builds("({}){}".format, inner, st.sampled_from("*+?")),
+        ),
+        max_leaves=6,
+    ),
 )
 
 _json = st.recursive(
@@ -84,6 +101,11 @@ _schema_keys = st.sampled_from(
         "additionalProperties",
         "format",
         "prefixItems",
+        "patternProperties",
+        "minProperties",
+        "multipleOf",
+        "not",
+        "x-guidance",
     )
 )
 _schema_words = st.sampled_from(("object", "array", "string", "integer", "number", "boolean", "null", "#/$defs/a", "^a{1,3}$", "(", "date"))
@@ -184,6 +206,7 @@ RIGHT: dict[Any, dict[str, st.SearchStrategy[Any]]] = {
         "stop": st.lists(st.text(min_size=1, max_size=2), max_size=2),
         "grammar": _perhaps(GRAMMARS),
         "json_schema": _perhaps(SCHEMAS),
+        "regex": st.one_of(*(st.just("") for _ in range(5)), REGEXES),
         "adapter": st.sampled_from(("", *ADAPTERS)),
         "session_id": st.sampled_from(("", "a", "b")),
         "client": st.sampled_from(("", "x")),

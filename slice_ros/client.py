@@ -302,6 +302,7 @@ class SliceClient:
         stop: Iterable[str] = (),
         grammar: str = "",
         json_schema: str | Mapping[str, Any] = "",
+        regex: str = "",
         logprobs: bool = False,
         adapter: str = "",
         session_id: str = "",
@@ -319,8 +320,9 @@ class SliceClient:
             label: kind of goal, for statistics and learnt lengths.
             sampling: default is greedy.
             stop: generation ends before the first of these.
-            grammar: GBNF the output follows; or
-            json_schema: JSON schema it follows, as text or as data (``slice_ros.schemas`` makes some), or the name of one.
+            grammar: Lark or GBNF grammar the output follows; or
+            json_schema: JSON schema it follows, as text or as data (``slice_ros.schemas`` makes some), or the name of one; or
+            regex: regular expression that it matches as a whole.
             logprobs: whether the answer comes with the log-probabilities of its tokens.
             adapter: name of the LoRA adapter to answer with.
             session_id: the next goal of the session goes on from what this one has computed.
@@ -345,6 +347,7 @@ class SliceClient:
         goal.stop = list(stop)
         goal.grammar = grammar
         goal.json_schema = json_schema if isinstance(json_schema, str) else json.dumps(json_schema)
+        goal.regex = regex
         goal.logprobs = logprobs
         goal.adapter = adapter
         goal.session_id = session_id

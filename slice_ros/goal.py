@@ -48,6 +48,12 @@ class GoalError(Exception):
         return self.message
 
 
+HOTTEST = 1000.0
+"""Temperature at which all tokens are about as likely as each other."""
+PENALTIES = 0.01, 100.0
+"""Beyond these, logits times a penalty are no numbers any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
     role: str
@@ -67,15 +73,15 @@ class Sampling:
 
     def __post_init__(self) -> None:
         _require(
-            math.isfinite(self.temperature) and self.temperature >= 0.0,
-            f"sampling.temperature is {self.temperature}; it must be 0 (greedy) or more",
+            0.0 <= self.temperature <= HOTTEST,
+            f"sampling.temperature is {self.temperature}; it must be 0 (greedy) to {HOTTEST:g}",
         )
         _require(self.top_k >= 0, f"sampling.top_k is {self.top_k}; it must be 0 (all) or more")
         _require(0.0 <= self.top_p <= 1.0, f"sampling.top_p is {self.top_p}; it must be in 0..1")
         _require(0.0 <= self.min_p <= 1.0, f"sampling.min_p is {self.min_p}; it must be in 0..1")
         _require(
-            math.isfinite(self.repeat_penalty) and self.repeat_penalty >= 0.0,
-            f"sampling.repeat_penalty is {self.repeat_penalty}; it must be 0 (off) or more",
+            self.repeat_penalty == 0.0 or PENALTIES[0] <= self.repeat_penalty <= PENALTIES[1],
+            f"sampling.repeat_penalty is {self.repeat_penalty}; it must be 0 (off), or {PENALTIES[0]:g} to {PENALTIES[1]:g}",
         )
 
 
@@ -100,6 +106,7 @@ class GoalRequest:
         label: kind of goal, for statistics and learnt lengths; empty takes the service class.
         client: who sent it, by its own word; empty is nobody in particular.
         adapter: name of the LoRA adapter to compute it with; empty is none.
+        grammar: Lark or GBNF, json_schema: JSON or the name of a schema, regex: a regular expression; what the answer must be, at most one.
         logprobs: whether the log-probabilities of the output tokens are wanted.
         after: goal ids that must succeed first.
         chain_deadline_s: submission of this goal to the end of the last goal that depends on it; ``None`` is no bound.
@@ -119,6 +126,7 @@ class GoalRequest:
     stop: tuple[str, ...] = ()
     grammar: str = ""
     json_schema: str = ""
+    regex: str = ""
     logprobs: bool = False
     adapter: str = ""
     session_id: str = ""
@@ -131,7 +139,8 @@ class GoalRequest:
         _require(not (self.prompt and self.messages), "prompt and messages are both given; give one of them")
         _require(self.max_tokens > 0, f"max_tokens is {self.max_tokens}; it must be above 0")
         _require(all(self.stop), "stop holds an empty string; leave it out")
-        _require(not (self.grammar and self.json_schema), "grammar and json_schema are both given; give one of them")
+        forms = [name for name in ("grammar", "json_schema", "regex") if getattr(self, name)]
+        _require(len(forms) < 2, f"{' and '.join(forms)} are {'both' if len(forms) == 2 else 'all'} given; give one of them")
         _require(
             self.chain_deadline_s is None or (math.isfinite(self.chain_deadline_s) and self.chain_deadline_s > 0.0),
             f"chain_deadline is {self.chain_deadline_s} s; it must be above 0, or absent for no bound",

@@ -10,14 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 DECODE = -1
-"""Matrix value of a cell that decodes one token; 0 leaves the row out, n > 0 computes n prompt tokens."""
+"""Matrix value of a cell that decodes one token, -n with n - 1 that it forced; 0 leaves the row out, n > 0 computes n prompt tokens."""
 
 
 class Cell(NamedTuple):
-    """One goal's part in one step: ``prompt_tokens`` of its prompt, or one decode where that is 0."""
+    """One goal's part in one step: ``prompt_tokens`` of its prompt, or one decode where that is 0.
+
+    A decode that brings tokens which the one before forced is computed as a prompt is; ``is_decode`` tells it from one.
+    """
 
     goal_id: str
     prompt_tokens: int = 0
+    is_decode: bool = False
 
 
 Column = tuple[Cell, ...]
@@ -61,11 +65,11 @@ class MaskMatrix:
         return MaskMatrix(tuple(columns))
 
     def to_array(self, rows: Iterable[str] | None = None) -> npt.NDArray[np.int32]:
-        """The matrix as numbers, shape (rows, columns): 0 = left out, -1 = decodes, n > 0 = n prompt tokens."""
+        """The matrix as numbers, shape (rows, columns): 0 = left out, -n = decodes with n tokens, n > 0 = n prompt tokens."""
         index = {goal_id: i for i, goal_id in enumerate(self.rows if rows is None else rows)}
         cells = np.zeros((len(index), len(self.columns)), dtype=np.int32)
         for j, column in enumerate(self.columns):
             for cell in column:
                 if cell.goal_id in index:
-                    cells[index[cell.goal_id], j] = cell.prompt_tokens or DECODE
+                    cells[index[cell.goal_id], j] = -cell.prompt_tokens if cell.is_decode else cell.prompt_tokens or DECODE
         return cells

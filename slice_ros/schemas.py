@@ -62,11 +62,13 @@ def tool_call(tools: Iterable[Mapping[str, Any]]) -> Schema:
         ValueError: there is no tool, or one has no name.
     """
     calls = []
-    for tool in (tool.get("function", tool) for tool in tools):  # OpenAI's are wrapped
+    for i, tool in enumerate(tool.get("function", tool) for tool in tools):  # OpenAI's are wrapped
         if not tool.get("name"):
             raise ValueError(f"the tool {dict(tool)} has no name; give it one")
-        arguments = tool.get("inputSchema") or tool.get("parameters") or {}
-        calls.append(_object(name={"const": tool["name"]}, arguments=arguments if arguments.get("properties") else _object()))
+        arguments = tool.get("inputSchema") or tool.get("parameters")
+        # With an identifier of its own, its references are to its own definitions.
+        described = {"$id": f"tool:{i}", "type": "object", **arguments} if arguments else _object()
+        calls.append(_object(name={"const": tool["name"]}, arguments=described))
     if not calls:
         raise ValueError("tools is empty; give at least one")
     return {"anyOf": calls}
@@ -77,7 +79,7 @@ def _object(**properties: Any) -> Schema:
 
 
 def _tenths(lowest: float, highest: float) -> Schema:
-    """The tenths in a range, listed: what a grammar can keep, unlike a minimum and a maximum."""
+    """The tenths in a range, listed: bounds alone would let a number have any number of decimals, each a token."""
     return {"enum": [tenths / 10 for tenths in range(round(lowest * 10), round(highest * 10) + 1)]}
 
 

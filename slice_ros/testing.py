@@ -206,4 +206,4 @@ def _report(times_s: list[float], slo: Slo, *, completed: bool) -> SloReport:
         bound is None or value <= bound or (math.isnan(value) and completed)
         for bound, value in ((slo.ttft_s, ttft_s), (slo.tpot_s, tpot_s), (slo.deadline_s, e2e_s))
     ]
-    return SloReport(completed and all(met), met[0], met[1], met[2], ttft_s, tpot_s, e2e_s, output_tokens=len(times_s))
+    return SloReport(completed and all(met), met[0], met[1], met[2], ttft_s, tpot_s, e2e_s, output_tokens=len(times_s), steps=len(times_s))

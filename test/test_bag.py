@@ -33,7 +33,7 @@ def bag(tmp_path):
         )
         nan = math.nan
         report = types["slice_ros/msg/SloReport"](
-            attained, True, True, attained, 100.0, 25.0, 200.0, 1.0, 7, 0, output_tokens, nan, nan, nan
+            attained, True, True, attained, 100.0, 25.0, 200.0, 1.0, 7, 0, output_tokens, output_tokens, nan, nan, nan
         )
         uuid = types["unique_identifier_msgs/msg/UUID"](np.full(16, goal, dtype="uint8"))
         stamp = types["builtin_interfaces/msg/Time"](0, 0)

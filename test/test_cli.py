@@ -52,7 +52,7 @@ def test_a_real_time_goal_without_a_bound_is_refused_before_anything_is_sent(cap
 
 def test_a_temperature_below_zero_is_refused_before_anything_is_sent(capsys):
     assert main(["send", "go", "--temperature", "-1"]) == 2
-    assert "temperature is -1.0; it must be 0 (greedy) or more" in capsys.readouterr().err
+    assert "temperature is -1.0; it must be 0 (greedy) to 1000" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

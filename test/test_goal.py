@@ -21,6 +21,7 @@ def make(**fields):
         ({"max_tokens": -3}, "max_tokens is -3"),
         ({"stop": ("a", "")}, "stop holds an empty string"),
         ({"grammar": "root ::= x", "json_schema": "{}"}, "grammar and json_schema are both given"),
+        ({"grammar": "root ::= x", "json_schema": "{}", "regex": "x"}, "grammar and json_schema and regex are all given"),
         ({"chain_deadline_s": 0.0}, "chain_deadline is 0.0 s"),
         ({"chain_deadline_s": float("nan")}, "chain_deadline is nan s"),
     ],

@@ -28,6 +28,24 @@ def outlook(slo, times_s=(), *, now=2.0, **task):
     return Outlook.of(it, now, LATENCY, lengths)
 
 
+def test_where_forms_force_tokens_steps_count_and_the_next_token_takes_one():
+    lengths = Lengths()
+    assert lengths.gain("test") == 1.0
+    for _ in range(300):
+        lengths.observe("test", 12, 4)
+    assert lengths.gain("test") == 3.0
+    lengths.observe("test", 12)
+    assert lengths.gain("test") == pytest.approx(256 * 12 / (255 * 4 + 12))
+    job = Outlook.of(a_task("t", RealTime(deadline_s=1.0), max_tokens=50, prompt_tokens=100, arrival_s=1.0), 1.0, LATENCY, lengths)
+    job.gain = 3.0
+    assert job.steps_to(12.0) == 4.0
+    assert job.work_s == pytest.approx(0.105 + 4 * 0.010)
+    assert (job.steps_to(1.0), job.steps_to(0.0)) == (1.0, 0.0)
+    job.advance(100, 1.2)
+    assert job.tokens == 3.0
+    assert job.steps_to(12.0) == 3.0
+
+
 def test_before_its_prompt_a_task_needs_the_prompt_and_its_whole_answer():
     job = outlook(EVEN)
     assert (job.tokens, job.prompt_left, job.kv_tokens, job.first_s, job.short) == (0, 100, 0, None, 12)

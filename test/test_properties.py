@@ -180,12 +180,13 @@ def test_no_selected_task_is_without_a_column(situation):
     lengths=st.lists(st.integers(1, 12), min_size=2, max_size=6),
     victim=st.integers(0, 5),
     after=st.integers(0, 30),
+    forced=st.integers(0, 3),
 )
-def test_canceling_a_goal_leaves_the_tokens_of_the_others_as_they_are(policy, lengths, victim, after):
+def test_canceling_a_goal_leaves_the_tokens_of_the_others_as_they_are(policy, lengths, victim, after, forced):
     slos = [RealTime(deadline_s=0.3), BestEffort(ttft_ms=200, tpot_ms=50), BestEffort()]
 
     def tokens(*, cancel):
-        bench = Bench(policy, lengths={f"{i}": Lengths(1, n) for i, n in enumerate(lengths)})
+        bench = Bench(policy, lengths={f"{i}": Lengths(1, n, forced) for i, n in enumerate(lengths)})
         step = bench.engine.step
 
         def told_apart(column):
@@ -207,7 +208,7 @@ def test_canceling_a_goal_leaves_the_tokens_of_the_others_as_they_are(policy, le
 
     left = tokens(cancel=True)
     assert left == tokens(cancel=False)
-    assert left == {f"{i}": [f"{i}/{k}" for k in range(n)] for i, n in enumerate(lengths) if i != victim}
+    assert left == {f"{i}": [f"{i}/{k}" for k in range(0, n, 1 + forced)] for i, n in enumerate(lengths) if i != victim}
 
 
 def test_random_events_leave_no_goal_behind(caplog, request):
@@ -221,13 +222,15 @@ def test_random_events_leave_no_goal_behind(caplog, request):
         BestEffort(ttft_ms=40, deadline_s=0.1, on_miss=OnMiss.ABORT),
     ]
     for sequence in range(request.config.getoption("--sequences")):
-        bench = Bench(rng.choice(sorted(POLICIES)), max_sequences=rng.choice((2, 16)), context_tokens=rng.choice((16, 1000)))
+        lengths = {f"{i}": Lengths(rng.randint(1, 4), rng.randint(1, 9), rng.randrange(5)) for i in range(8 * rng.randrange(2))}
+        context_tokens = rng.choice((16, 1000))
+        bench = Bench(rng.choice(sorted(POLICIES)), lengths=lengths, max_sequences=rng.choice((2, 16)), context_tokens=context_tokens)
         sent = 0
         for _ in range(rng.randint(1, 8)):
             match rng.randrange(6):
                 case 0 | 1:
                     names = (f"{rng.randrange(-1, sent + 1)}",) if rng.random() < 0.3 else ()
-                    tokens = rng.randint(1, 4)
+                    tokens = rng.randint(1, 8)
                     goal = a_goal(f"{sent}", rng.choice(slos), max_tokens=tokens, prompt_tokens=rng.randint(1, 4), after=names,
                                   submitted_s=bench.clock.now(), chain_deadline_s=rng.choice((None, 0.1)))  # fmt: skip
                     bench.submit(goal)

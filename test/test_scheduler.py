@@ -52,6 +52,44 @@ def everyone(columns=1):
     return plan
 
 
+# ---- forced tokens
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_forced_tokens_are_computed_with_the_next_decode(policy):
+    bench = Bench(policy, lengths={"g": Lengths(4, 10, forced=3)})
+    bench.submit(a_goal("g", max_tokens=20))
+    columns = []
+    step = bench.engine.step
+    bench.engine.step = lambda column: columns.extend(column) or step(column)
+    bench.drain()
+    assert columns == [Cell("g", 4), Cell("g", 4, is_decode=True), Cell("g", 4, is_decode=True)]
+    assert MaskMatrix((tuple(columns[:1]), tuple(columns[1:2]))).to_array().tolist() == [[4, -4]]
+    assert (bench.end("g").report.output_tokens, bench.end("g").report.steps) == (10, 3)
+    (snapshot,) = [event for event in bench.events if isinstance(event, Snapshot)][:1] or [bench.scheduler._snapshot(bench.clock.now())]
+    assert snapshot.tokens_per_step == pytest.approx(10 / 3)
+
+
+def test_the_lead_is_computed_with_the_prompt_and_is_no_part_of_it():
+    bench = Bench()
+    bench.engine.lead = lambda goal_id: 5
+    bench.submit(a_goal("g", prompt_tokens=4, max_tokens=8))
+    bench.scheduler._take_inbox()
+    (task,) = bench.scheduler.tasks
+    assert (task.prompt_left, task.kv_tokens, task.known_tokens) == (9, 0, 9)
+    assert task.report(completed=False).prompt_tokens == 4
+
+
+def test_steps_of_a_kind_that_forces_tokens_are_predicted():
+    bench = Bench("slack", lengths={f"{i}": Lengths(1, 12, forced=3) for i in range(2)})
+    for name in ("0", "1"):
+        bench.submit(a_goal(name, RealTime(deadline_s=5.0), max_tokens=20, submitted_s=bench.clock.now()))
+        bench.drain()
+    first, second = bench.end("0").report, bench.end("1").report
+    assert second.predicted_e2e_s < first.predicted_e2e_s / 3  # of 20 tokens, one a step; of 12, four a step
+    assert second.e2e_s == pytest.approx(second.predicted_e2e_s)
+
+
 # ---- ends
 
 
@@ -352,11 +390,11 @@ def test_the_oldest_goal_moves_on_where_there_is_no_room_for_those_that_the_poli
 def test_a_tokens_probability_is_passed_on():
     bench = Bench()
     step = bench.engine.step
-    bench.engine.step = lambda column: [output._replace(logprob=TokenLogprob("x", -0.5)) for output in step(column)]
+    bench.engine.step = lambda column: [output._replace(logprobs=(TokenLogprob("x", -0.5),)) for output in step(column)]
     bench.submit(a_goal("g", max_tokens=1))
     bench.drain()
     (progress,) = (event for event in bench.events if isinstance(event, Progress))
-    assert progress.logprob == TokenLogprob("x", -0.5)
+    assert progress.logprobs == (TokenLogprob("x", -0.5),)
 
 
 @pytest.mark.parametrize(("deadline_s", "copy_s"), [(0.4, 0.0386), (100.0, 0.1)])

@@ -1,4 +1,4 @@
-"""Whatever the weights and the draw, an answer with a schema or grammar that was not cut is one that it accepts.
+"""Whatever the weights and the draw, an answer with a schema, regular expression or grammar that was not cut is one that it accepts.
 
 python -m pytest test/test_structured_output.py --structured-goals 1000
 """
@@ -47,6 +47,8 @@ SCHEMAS = (
 GRAMMARS = {"[a-z]+ [.!]": "[a-z]+[.!]", '[1-9] [0-9]? ":" [0-5] [0-9]': "[1-9][0-9]?:[0-5][0-9]", "[^a-z]{3,9}": "[^a-z]{3,9}"}
 """And the regular expression for each."""
 
+REGEXES = ("(stop|go( slowly)?)!", "-?[0-9]{1,3}\\.[0-9]")
+
 Accepts = Callable[[str], object]
 
 
@@ -54,6 +56,8 @@ def forms() -> Iterator[tuple[dict[str, str], Accepts]]:
     """A goal's field, and what fails for an answer that does not follow it."""
     for schema in SCHEMAS:
         yield {"json_schema": json.dumps(schema)}, lambda text, schema=schema: validate(json.loads(text), schema)
+    for pattern in REGEXES:
+        yield {"regex": pattern}, lambda text, pattern=pattern: _match(pattern, text)
     for grammar, pattern in GRAMMARS.items():
         yield {"grammar": f"root ::= {grammar}"}, lambda text, pattern=pattern: _match(pattern, text)
 
@@ -78,19 +82,22 @@ def test_every_answer_follows_its_form_unless_it_was_cut(engine: LlamaEngine, py
     rng = random.Random(1)
     waiting = enumerate(islice(cycle(forms()), count))
     running: dict[str, Accepts] = {}
+    pending: dict[str, int] = {}
     texts = dict.fromkeys(map(str, range(count)), "")
     followed = 0
     while True:
-        column = [Cell(goal_id) for goal_id in running]
+        column = [Cell(goal_id, pending[goal_id] if pending[goal_id] > 1 else 0) for goal_id in running]
         for i, (form, accepts) in islice(waiting, AT_ONCE - len(running)):
             sampling = Sampling() if i % 3 == 0 else Sampling(rng.choice((0.7, 1.0, 3.0)), seed=i)
             request = GoalRequest(str(i), Slo(), 300, prompt=f"goal {i}", sampling=sampling, **form)  # type: ignore[arg-type]
-            column.append(Cell(request.goal_id, engine.prepare(request) - engine.open(request.goal_id)))
+            tokens = engine.prepare(request) + engine.lead(request.goal_id) - engine.open(request.goal_id)
+            column.append(Cell(request.goal_id, tokens if tokens > 1 else 0))
             running[request.goal_id] = accepts
         if not column:
             break
         for output in engine.step(tuple(column)):
             texts[output.goal_id] += output.text
+            pending[output.goal_id] = output.pending
             if output.finish is not None:
                 accepts = running.pop(output.goal_id)
                 engine.close(output.goal_id)

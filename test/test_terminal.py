@@ -21,7 +21,7 @@ def status(**changes):
     )
     fields = {
         "policy": "slice", "model": "m.gguf", "device": "d", "engine_state": "ready", "step_ms": 14.0, "step_predicted_ms": math.nan,
-        "tokens_per_s": 70.0, "kv_used": 10, "kv_cached": 5, "kv_parked_bytes": 0, "kv_total": 100,
+        "tokens_per_s": 70.0, "tokens_per_step": 1.25, "kv_used": 10, "kv_cached": 5, "kv_parked_bytes": 0, "kv_total": 100,
         "running": 1, "queued": 0, "classes": [control], "mask": mask,
     }  # fmt: skip
     return SimpleNamespace(**{**fields, **changes})

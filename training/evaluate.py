@@ -89,19 +89,18 @@ def ask(engine: LlamaEngine, requests: Sequence[GoalRequest]) -> tuple[list[str]
     texts = {request.goal_id: "" for request in requests}
     lengths = dict.fromkeys(texts, 0)
     waiting = list(requests)
-    running: list[str] = []
+    running: dict[str, int] = {}  # and their tokens to compute
     while waiting or running:
-        column = [Cell(goal_id) for goal_id in running]
         if waiting and len(running) < AT_ONCE:
             request = waiting.pop()
-            tokens = engine.prepare(request)
-            column.append(Cell(request.goal_id, tokens - engine.open(request.goal_id)))
-            running.append(request.goal_id)
-        for output in engine.step(tuple(column)):
+            tokens = engine.prepare(request) + engine.lead(request.goal_id)
+            running[request.goal_id] = tokens - engine.open(request.goal_id)
+        for output in engine.step(tuple(Cell(goal_id, left if left > 1 else 0) for goal_id, left in running.items())):
             texts[output.goal_id] += output.text
-            lengths[output.goal_id] += 1
+            lengths[output.goal_id] += output.tokens
+            running[output.goal_id] = output.pending
             if output.finish is not None:
-                running.remove(output.goal_id)
+                del running[output.goal_id]
                 engine.close(output.goal_id)
     return list(texts.values()), list(lengths.values())
 

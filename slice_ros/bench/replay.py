@@ -67,6 +67,9 @@ class ScriptedEngine:
         self._in_hand.add(request.goal_id)
         return prompt_tokens
 
+    def lead(self, goal_id: str) -> int:
+        return self._inner.lead(goal_id)
+
     def open(self, goal_id: str, copy_s: float = math.inf) -> int:
         return self._inner.open(goal_id, copy_s)
 
@@ -97,7 +100,7 @@ class ScriptedEngine:
         self._inner.shutdown()
 
     def _scripted(self, output: Output) -> Output:
-        self._left[output.goal_id] -= 1
+        self._left[output.goal_id] -= output.tokens
         return output if self._left[output.goal_id] > 0 else output._replace(finish=output.finish or FinishReason.STOP)
 
 

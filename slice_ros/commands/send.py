@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 = greedy")
     parser.add_argument("--seed", type=_uint32, default=0, help="the same seed gives the same text; 0 = a new one each time")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
-    parser.add_argument("--grammar", type=_text_of, metavar="FILE", help="GBNF grammar the output follows")
+    parser.add_argument("--grammar", type=_text_of, metavar="FILE", help="Lark or GBNF grammar the output follows")
     schema = parser.add_argument(
         "--json-schema",
         type=lambda given: given if given in BY_NAME else _text_of(given),
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"JSON schema the output follows: {', '.join(BY_NAME)}, or one in a file",
     )
     schema.completer = _complete_schema  # type: ignore[attr-defined]
+    parser.add_argument("--regex", default="", metavar="REGEX", help="regular expression that the output matches as a whole")
     parser.add_argument("--adapter", default="", metavar="NAME", help="LoRA adapter of the server to answer with")
     parser.add_argument("--logprobs", action="store_true", help="with --json: also each token and the logarithm of its probability")
     parser.add_argument("--server", default="/slice_server", help="name of the server node")
@@ -115,7 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
         verdict = "met" if figures.attained else "missed"
         print(
             f"SLO {verdict}: TTFT {figures.ttft_s * 1e3:.0f} ms, TPOT {figures.tpot_s * 1e3:.1f} ms, "
-            f"end to end {figures.e2e_s:.3f} s, {figures.prompt_tokens} + {figures.output_tokens} tokens",
+            f"end to end {figures.e2e_s:.3f} s, {figures.prompt_tokens} + {figures.output_tokens} tokens"
+            + (f" in {figures.steps} steps" if figures.steps < figures.output_tokens else ""),
             file=sys.stderr,
         )
     return 0
@@ -171,6 +173,7 @@ def _send(client: SliceClient, arguments: argparse.Namespace, slo: Slo, sampling
         logprobs=arguments.logprobs,
         grammar=arguments.grammar or "",
         json_schema=arguments.json_schema or "",
+        regex=arguments.regex,
     )
 
 

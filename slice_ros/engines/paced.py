@@ -59,6 +59,9 @@ class PacedEngine:
     def prepare(self, request: GoalRequest) -> int:
         return self._inner.prepare(request)
 
+    def lead(self, goal_id: str) -> int:
+        return self._inner.lead(goal_id)
+
     def open(self, goal_id: str, copy_s: float = math.inf) -> int:
         cached = self._inner.open(goal_id, copy_s)
         self._kv_tokens[goal_id] = cached

@@ -18,10 +18,11 @@ CHARACTERS_PER_TOKEN = 4
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """How long a goal's prompt and answer are, in tokens; only the engine knows."""
+    """How long a goal's prompt and answer are, in tokens, and how many each drawn one forces; only the engine knows."""
 
     prompt_tokens: int
     output_tokens: int
+    forced: int = 0
 
 
 @dataclass(slots=True)
@@ -91,6 +92,9 @@ class SimulatedEngine:
         self._sequences[request.goal_id] = _Sequence(lengths, request.max_tokens, lengths.prompt_tokens)
         return lengths.prompt_tokens
 
+    def lead(self, goal_id: str) -> int:  # noqa: ARG002
+        return 0
+
     def open(self, goal_id: str, copy_s: float = math.inf) -> int:  # noqa: ARG002
         self._sequences[goal_id].is_open = True
         return 0
@@ -106,19 +110,23 @@ class SimulatedEngine:
         if self._clock is not None:
             self._clock.advance(self._latency.column_s(column, kv_tokens) * self._slowness(self._clock.now()))
         outputs = []
-        for goal_id, prompt_tokens in column:
+        for goal_id, prompt_tokens, _ in column:
             sequence = self._sequences[goal_id]
             if prompt_tokens:
                 sequence.prompt_left -= prompt_tokens
             if sequence.prompt_left > 0:
                 continue
-            sequence.tokens += 1
+            gained = min(
+                1 + sequence.lengths.forced, sequence.lengths.output_tokens - sequence.tokens, sequence.max_tokens - sequence.tokens
+            )
+            sequence.tokens += gained
+            sequence.prompt_left = gained if gained > 1 else 0
             finish = None
             if sequence.tokens >= sequence.lengths.output_tokens:
                 finish = FinishReason.STOP
             elif sequence.tokens >= sequence.max_tokens:
                 finish = FinishReason.LENGTH
-            outputs.append(Output(goal_id, "x", finish))
+            outputs.append(Output(goal_id, "x", gained, gained, finish))
         return outputs
 
     def evict(self, goal_id: str, copy_s: float = math.inf) -> int:  # noqa: ARG002

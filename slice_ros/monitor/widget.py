@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from slice_ros.mask import DECODE
 from slice_ros.monitor.history import SPAN_S, Curve, History
 from slice_ros.monitor.qt import QtCore, QtGui, QtWidgets
 from slice_ros.scheduling.policies import POLICIES
@@ -252,7 +251,7 @@ class MaskPanel(QtWidgets.QWidget):
                 if cell:
                     begin, end = (round(area.left() + edge * width) for edge in (column, column + 1))  # whole pixels: equal gaps
                     box = QtCore.QRectF(begin, y + 1.0, max(end - begin - (width >= 3.0), 1), height - 2.0)
-                    painter.fillRect(box, _brush(colour, is_decode=cell == DECODE, planned=column >= view.cursor))
+                    painter.fillRect(box, _brush(colour, is_decode=cell < 0, planned=column >= view.cursor))
         painter.setPen(QtGui.QPen(text, 1.0, Qt.PenStyle.DashLine))
         x = area.left() + view.cursor * width
         painter.drawLine(QtCore.QPointF(x, area.top()), QtCore.QPointF(x, area.top() + len(rows) * height))

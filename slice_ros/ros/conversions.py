@@ -25,7 +25,7 @@ from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import OnMiss, ServiceClass, Slo, SloError
 
 TIMES = ("ttft_s", "tpot_s", "e2e_s", "queue_s", "predicted_ttft_s", "predicted_tpot_s", "predicted_e2e_s")
-REST = ("attained", "ttft_met", "tpot_met", "deadline_met", "prompt_tokens", "cached_tokens", "output_tokens")
+REST = ("attained", "ttft_met", "tpot_met", "deadline_met", "prompt_tokens", "cached_tokens", "output_tokens", "steps")
 
 
 def duration_s(msg: Any) -> float | None:
@@ -100,6 +100,7 @@ def request_of(
         stop=tuple(goal.stop),
         grammar=goal.grammar,
         json_schema=goal.json_schema,
+        regex=goal.regex,
         logprobs=goal.logprobs,
         adapter=goal.adapter,
         session_id=goal.session_id,
@@ -215,6 +216,7 @@ def fill_status(status: Any, snapshot: Snapshot) -> Any:
     status.step_ms = snapshot.step_s * 1e3
     status.step_predicted_ms = snapshot.step_predicted_s * 1e3
     status.tokens_per_s = snapshot.tokens_per_s
+    status.tokens_per_step = snapshot.tokens_per_step
     status.kv_used = snapshot.kv_used
     status.kv_cached = snapshot.kv_cached
     status.kv_parked_bytes = snapshot.kv_parked_bytes

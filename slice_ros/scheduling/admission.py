@@ -90,13 +90,13 @@ def _predict_real_time(
     prompt_s = own.prompt_s
     ttft_s = start_s + prompt_s + step_s
     own_s = _work_s(own, token_s)
-    e2e_s = max(start_s + prompt_s + step_s * own.expected, ahead_s + own_s)
+    e2e_s = max(start_s + prompt_s + step_s * own.steps_to(own.expected), ahead_s + own_s)
 
     at_s = now + ahead_s
     is_safe = True
     for job in behind:
         first_s = at_s + job.prompt_s + token_s
-        needed_s = at_s + job.prompt_s + token_s * (job.needed - job.tokens)
+        needed_s = at_s + job.prompt_s + token_s * job.steps_to(job.needed)
         bounds = (first_s, job.task.first_due_s), (needed_s, job.end_s)
         is_safe = is_safe and not any(then_s <= due_s < then_s + own_s for then_s, due_s in bounds)
         at_s += _work_s(job, token_s)
@@ -129,13 +129,13 @@ def _predict_best_effort(
         gap_s = min(gap_s, max(step_s, be_step_s) / (1.0 - min(traffic.prompt_share, BUSIEST)))
         backlog_s = sum(job.prompt_s for job in real_time)
     ttft_s = backlog_s + own.prompt_s + be_step_s
-    e2e_s = ttft_s + gap_s * (own.expected - 1)
+    e2e_s = ttft_s + gap_s * (own.steps_to(own.expected) - 1)
     verdict = _verdict(own, ttft_s, e2e_s, is_safe=True, backlog_s=backlog_s, now=now, latency=latency)
     if not bounded or own in chosen or math.isinf(verdict.fits_in_s):
         return verdict
-    ends = sorted(now + gap_s * (job.expected - job.tokens) for job in chosen)
+    ends = sorted(now + gap_s * job.steps_to(job.expected) for job in chosen)
     for place, end_s in enumerate(ends, 1):
-        remaining = sorted(chosen, key=lambda job: job.expected - job.tokens)[place:]
+        remaining = sorted(chosen, key=lambda job: job.steps_to(job.expected))[place:]
         if own in select([*remaining, own], traffic, now, latency, limits):
             return Prediction(ttft_s, verdict.tpot_s, e2e_s, False, True, end_s - now)
     return Prediction(ttft_s, verdict.tpot_s, e2e_s, False, True, math.inf)
@@ -167,4 +167,4 @@ def _step(real_time: int, best_effort: int, latency: LatencyModel, limits: Limit
 
 
 def _work_s(job: Outlook, token_s: float) -> float:
-    return token_s * (job.expected - job.tokens) + job.prompt_s
+    return token_s * job.steps_to(job.expected) + job.prompt_s

@@ -58,19 +58,23 @@ class KvUse:
 
 
 class Output(NamedTuple):
-    """What one goal got from one step: exactly one token, or an error.
+    """What one goal got from one step: a token and those that it forces, or an error.
 
     Args:
         text: the piece of text that became certain; empty while a character or a possible stop string is incomplete.
+        tokens: how many tokens of its answer it got, the end of generation being one; 0 = only log-probabilities were missing.
+        pending: of its tokens, those to compute before the next one can be drawn: 1, or more where some were forced.
         finish: set with the goal's last token.
-        logprob: of the token, for a goal that asked for it.
+        logprobs: for a goal that asked for them, of tokens that it got, each once and in their order; of forced ones a step later.
         error: why there is no token, and none will come.
     """
 
     goal_id: str
     text: str
+    tokens: int = 1
+    pending: int = 1
     finish: FinishReason | None = None
-    logprob: TokenLogprob | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
     error: GoalError | None = None
 
 
@@ -100,6 +104,9 @@ class Engine(Protocol):
             GoalError: the goal cannot be served (CONTEXT_EXCEEDED, INVALID_GRAMMAR, INVALID_GOAL, ...); nothing is remembered then.
         """
 
+    def lead(self, goal_id: str) -> int:
+        """How many tokens of a prepared goal's answer are certain before the first is drawn; they are computed with its prompt."""
+
     def open(self, goal_id: str, copy_s: float = math.inf) -> int:
         """Give a prepared goal a sequence, with what is cached of it.
 
@@ -124,10 +131,10 @@ class Engine(Protocol):
         """
 
     def step(self, column: Column) -> list[Output]:
-        """Compute one step: for each cell its prompt tokens, or one decode. Every goal in it is open.
+        """Compute one step: for each cell so many of the goal's pending tokens, or the only one. Every goal in it is open.
 
         Returns:
-            One output for each goal that decoded or whose prompt became complete in this step.
+            One output for each goal of which nothing is pending any more.
 
         Raises:
             KvFullError: the step needs more KV cells than are free; nothing of it happened.

@@ -14,12 +14,12 @@ from slice_ros.scheduling.task import SloReport
 
 
 class Progress(NamedTuple):
-    """A goal got a token."""
+    """A goal got a token, or several."""
 
     goal_id: str
     text: str
     report: SloReport
-    logprob: TokenLogprob | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ class MaskSnapshot:
 class Snapshot:
     """The scheduler's state; means are over the time since the snapshot before.
 
-    ``step_s`` is a step's time as measured, then as its plan took it for, then as calibrated.
+    ``step_s`` is a step's time as measured, then as its plan took it for, then as calibrated. ``tokens_per_step`` is what a goal that gets
+    tokens from a step gets.
     """
 
     policy: str
@@ -65,6 +66,7 @@ class Snapshot:
     step_predicted_s: float
     step_calibrated_s: float
     tokens_per_s: float
+    tokens_per_step: float
     kv_used: int
     kv_cached: int
     kv_parked_bytes: int

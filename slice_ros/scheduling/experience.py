@@ -31,7 +31,7 @@ class Experience:
             window_s = max(job.end_s - task.arrival_s, job.work_s)
             self.load.observe(
                 task.arrival_s,
-                job.expected,
+                job.steps_to(job.expected),
                 latency.prompt_s(task.prompt_tokens),
                 window_s,
                 max(job.latest_s - task.arrival_s, LEAST_SLACK_STEPS * job.token_s),
@@ -40,4 +40,4 @@ class Experience:
     def ended(self, task: Task, *, completed: bool) -> None:
         """A task is gone; with ``completed`` its number of output tokens is its answer's length."""
         if completed:
-            self.lengths.observe(task.kind, task.tokens)
+            self.lengths.observe(task.kind, task.tokens, task.steps)

@@ -1,4 +1,5 @@
-"""How long answers turn out to be, learnt per kind of goal from those that have ended; nobody peeks at a running one's end."""
+"""How long answers turn out to be, in tokens and in steps, learnt per kind of goal from those that have ended; nobody peeks at a running
+one's end."""
 
 from __future__ import annotations
 
@@ -14,17 +15,22 @@ PRIOR_SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
 class Lengths:
-    """The empirical distribution of output lengths, in tokens, of each kind of goal."""
+    """The empirical distribution of output lengths, in tokens, of each kind of goal, and how many tokens a step brings."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, _Kind] = {}
         self._priors: dict[int, _Kind] = {}
 
-    def observe(self, kind: str, tokens: int) -> None:
-        """An answer of that kind ended after so many tokens."""
+    def observe(self, kind: str, tokens: int, steps: int = 0) -> None:
+        """An answer of that kind ended after so many tokens, which so many steps brought; 0 = as many as tokens."""
         if kind not in self._kinds:
             self._kinds[kind] = _Kind()
-        self._kinds[kind].observe(tokens)
+        self._kinds[kind].observe(tokens, steps or tokens)
+
+    def gain(self, kind: str) -> float:
+        """Tokens that a step brings: more than one where forms force some."""
+        known = self._kinds.get(kind)
+        return known.gain if known else 1.0
 
     def expected(self, kind: str, tokens: int, max_tokens: int) -> tuple[float, float]:
         """Length of an answer that has ``tokens`` tokens and goes on, at most ``max_tokens``: its mean and standard deviation."""
@@ -41,22 +47,36 @@ class Lengths:
         if max_tokens not in self._priors:
             self._priors[max_tokens] = prior = _Kind()
             for share in PRIOR_SHARES:
-                prior.observe(math.ceil(share * max_tokens))
+                length = math.ceil(share * max_tokens)
+                prior.observe(length, length)
         return self._priors[max_tokens]
 
 
 class _Kind:
     def __init__(self) -> None:
-        self._latest: deque[int] = deque()
+        self._latest: deque[tuple[int, int]] = deque()
+        self._sums = [0, 0]  # tokens and steps of these
         self._ascending: list[int] = []
         self._moments: dict[int, tuple[float, float]] = {}
 
-    def observe(self, tokens: int) -> None:
+    def observe(self, tokens: int, steps: int) -> None:
         if len(self._latest) == REMEMBERED:
-            del self._ascending[bisect_left(self._ascending, self._latest.popleft())]
-        self._latest.append(tokens)
+            oldest = self._latest.popleft()
+            self._count(*oldest, sign=-1)
+            del self._ascending[bisect_left(self._ascending, oldest[0])]
+        self._latest.append((tokens, steps))
+        self._count(tokens, steps, sign=1)
         insort(self._ascending, tokens)
         self._moments.clear()
+
+    def _count(self, tokens: int, steps: int, *, sign: int) -> None:
+        self._sums[0] += sign * tokens
+        self._sums[1] += sign * steps
+
+    @property
+    def gain(self) -> float:
+        tokens, steps = self._sums
+        return max(1.0, tokens / steps) if steps else 1.0
 
     def beyond(self, tokens: int) -> tuple[float, float]:
         if tokens not in self._moments:

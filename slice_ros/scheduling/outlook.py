@@ -22,13 +22,14 @@ class Outlook:
 
     Args:
         task: whose outlook this is.
-        tokens: output tokens it has.
+        tokens: output tokens it has; a plan counts what a step brings on average.
         prompt_left: prompt tokens to compute before its next output token.
         first_s: when its first output token came.
-        token_s: time of a token, alone in its step.
+        token_s: time of a step, alone in it.
         prompt_s: what is left of its prompt, as time beyond that of its rows.
         chunk_s: the part of it that does not depend on how much that is.
         kv_tokens: KV tokens that its next step attends to.
+        gain: tokens that a step brings to answers of its kind.
         short: s, the length in tokens that it hardly falls short of.
         likely: the length that it falls short of as often as not; one more token where nothing was learnt of its kind.
         expected: the length in tokens that it will have in the mean.
@@ -44,13 +45,14 @@ class Outlook:
     """
 
     task: Task
-    tokens: int
+    tokens: float
     prompt_left: int
     first_s: float | None
     token_s: float
     prompt_s: float = 0.0
     chunk_s: float = 0.0
     kv_tokens: int = 0
+    gain: float = 1.0
     short: int = 0
     likely: int = 0
     expected: float = 0.0
@@ -87,6 +89,7 @@ class Outlook:
             prompt_s,
             latency.chunk_s,
             kv_tokens,
+            lengths.gain(task.kind),
             short,
             likely,
             expected,
@@ -124,15 +127,20 @@ class Outlook:
             self.hope_s += self.prompt_s - left_s
             self.prompt_s, self.prompt_left = left_s, left
         if not self.prompt_left:
-            self.tokens += 1
+            self.tokens += self.gain
             self.hope_s += self.token_s
             if self.first_s is None:
                 self.first_s = now
         self._set_due()
 
+    def steps_to(self, length: float) -> float:
+        """Steps until it has that many tokens: one for the next, at least."""
+        left = length - self.tokens
+        return max(left / self.gain, min(1.0, left))
+
     def _until(self, length: float) -> float:
         """Time until it has that many tokens, alone in its steps."""
-        return self.prompt_s + self.token_s * (length - self.tokens)
+        return self.prompt_s + self.token_s * self.steps_to(length)
 
     def _set_due(self) -> None:
         slo = self.task.slo

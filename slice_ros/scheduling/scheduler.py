@@ -15,7 +15,7 @@ from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.scheduling.admission import Admission, Prediction, predict
 from slice_ros.scheduling.clock import Clock, MonotonicClock
 from slice_ros.scheduling.dependencies import Dependencies
-from slice_ros.scheduling.engine import Engine, KvFullError
+from slice_ros.scheduling.engine import Engine, KvFullError, Output
 from slice_ros.scheduling.events import Checked, Event, Finished, MaskSnapshot, Progress, Snapshot
 from slice_ros.scheduling.experience import Experience
 from slice_ros.scheduling.outlook import Outlook
@@ -40,6 +40,7 @@ MOST_ROWS = 64
 class _Submit:
     request: GoalRequest
     prompt_tokens: int
+    lead: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +132,11 @@ class Scheduler:
         """
         try:
             prompt_tokens = self._engine.prepare(request)
+            lead = self._engine.lead(request.goal_id)
         except Exception:
             self.refuse(request.goal_id)
             raise
-        self._inbox.put(_Submit(request, prompt_tokens))
+        self._inbox.put(_Submit(request, prompt_tokens, lead))
 
     def refuse(self, goal_id: str) -> None:
         """Remember a goal that has ended before it was submitted as one that failed: what comes after it fails as well."""
@@ -223,7 +225,7 @@ class Scheduler:
 
     def _handle(self, command: _Command) -> None:
         if isinstance(command, _Submit):
-            self._accept(command.request, command.prompt_tokens)
+            self._accept(command)
         elif isinstance(command, _Refuse):
             if command.goal_id not in self._tasks:
                 self._dependencies.ended(command.goal_id, succeeded=False)
@@ -241,9 +243,10 @@ class Scheduler:
             self._policy = command.policy
             self._replan()
 
-    def _accept(self, request: GoalRequest, prompt_tokens: int) -> None:
+    def _accept(self, submitted: _Submit) -> None:
         """Make a task of a goal, or end it at once."""
-        task = Task.of(request, prompt_tokens, self._arrivals + 1)
+        request = submitted.request
+        task = Task.of(request, submitted.prompt_tokens, self._arrivals + 1, submitted.lead)
         self._look_up(task)
         try:
             task.chain_due_s = task.budget_due_s = self._dependencies.add(request, self._tasks)
@@ -272,13 +275,14 @@ class Scheduler:
 
     def _look_up(self, task: Task) -> None:
         """Note how much of a task that is not open would have to be computed if it were opened now."""
-        task.prompt_left = task.prompt_tokens + task.tokens - self._engine.cached(task.goal_id)
+        task.prompt_left = task.known_tokens - self._engine.cached(task.goal_id)
 
     def _take_over(self, task: Task) -> None:
         """Let an open task have what others have computed of its prompt since."""
         reused = self._engine.reuse(task.goal_id)
         task.prompt_left -= reused
-        task.cached_tokens = min(task.prompt_tokens, task.cached_tokens + reused)
+        if not task.tokens:
+            task.cached_tokens = min(task.prompt_tokens, task.cached_tokens + reused)
 
     def _predict(self, task: Task) -> Prediction:
         return predict(task, self._ready(), self._clock.now(), self._pace.latency, self._limits, self._experience)
@@ -359,20 +363,20 @@ class Scheduler:
     def _resolve(self, planned: Column) -> Column:
         """What the column comes to: goals that have ended left out, prompts cut to what is left and what fits, KV room made."""
         planned = planned[: self._limits.max_step_tokens]
-        if all(not n and (task := self._tasks.get(goal_id)) and task.is_open and not task.prompt_left for goal_id, n in planned):
+        if all(not n and (task := self._tasks.get(goal_id)) and task.is_open and not task.prompt_left for goal_id, n, _ in planned):
             return planned  # nothing but decodes
         budget = self._limits.max_step_tokens - len(planned)  # every cell has one token for sure; longer prompts share the rest
         members = {cell.goal_id for cell in planned}
         copy_until_s = self._copy_until_s(planned)
         column: list[Cell] = []
-        for goal_id, prompt_tokens in planned:
+        for goal_id, prompt_tokens, _ in planned:
             task = self._tasks.get(goal_id)
             if task is None or not (task.is_open or self._open(task, members, copy_until_s)):
                 continue
             if task.prompt_left > 1:
                 self._take_over(task)
             chunk = min(prompt_tokens or task.prompt_left, task.prompt_left, budget + 1)
-            column.append(Cell(goal_id, chunk))
+            column.append(Cell(goal_id, chunk, task.is_decoding and chunk > 0))
             budget -= max(0, chunk - 1)
         return tuple(column)
 
@@ -396,11 +400,11 @@ class Scheduler:
             victim = giving_way.pop(0)
             self._evict(victim, copy_until_s)
             holders.remove(victim)
-        cached = self._engine.open(task.goal_id, self._copy_s(task.prompt_tokens + task.tokens, copy_until_s))
+        cached = self._engine.open(task.goal_id, self._copy_s(task.known_tokens, copy_until_s))
         if task.started_s is None:
-            task.cached_tokens = cached
+            task.cached_tokens = min(cached, task.prompt_tokens)
         planned_left = task.prompt_left
-        task.prompt_left = task.prompt_tokens + task.tokens - cached
+        task.prompt_left = task.known_tokens - cached
         if task.prompt_left > planned_left:
             self._replan()  # of what was kept in host memory, less was copied back
         task.is_open = True
@@ -409,7 +413,7 @@ class Scheduler:
     def _evict(self, task: Task, copy_until_s: float) -> None:
         self._engine.evict(task.goal_id, self._copy_s(task.kv_tokens, copy_until_s))
         self._look_up(task)
-        task.is_open = False
+        task.is_open = task.is_decoding = False
         self._replan()  # where it was to decode, all its tokens would be computed
 
     def _copy_s(self, tokens: int, until_s: float) -> float:
@@ -441,7 +445,7 @@ class Scheduler:
         kv_tokens = sum([task.kv_tokens for task in tasks]) if calibrated.kv_token_s else 0
         calibrated_s = calibrated.column_s(column, kv_tokens)
         predicted_s = self._planned_with.column_s(column, kv_tokens)
-        for task, (_, prompt_tokens) in zip(tasks, column, strict=True):
+        for task, (_, prompt_tokens, _) in zip(tasks, column, strict=True):
             task.prompt_left -= prompt_tokens
             task.computed_tokens += max(1, prompt_tokens)
             if task.started_s is None:
@@ -450,16 +454,19 @@ class Scheduler:
         now = self._clock.now()
         self._planned_s += predicted_s
         self._taken_s += now - began
-        self._meter.add(now - began, predicted_s, calibrated_s, len(outputs))
+        self._meter.add(now - began, predicted_s, calibrated_s, outputs)
         rows_s = calibrated.step_s(len(column), kv_tokens=kv_tokens)
         self._pace.observe(rows_s, max(0.0, calibrated_s - rows_s), now - began)
-        for goal_id, text, finish, logprob, failure in outputs:
+        for goal_id, text, tokens, pending, finish, logprobs, failure in outputs:
             task = self._tasks[goal_id]
             if failure is not None:
                 self._end(task, error=failure)
                 continue
-            task.token_times_s.append(now)
-            self._events.append(Progress(goal_id, text, task.report(completed=finish is not None), logprob))
+            task.token_times_s.extend([now] * tokens)
+            task.steps += 1
+            task.prompt_left = pending if pending > 1 else 0
+            task.is_decoding = True
+            self._events.append(Progress(goal_id, text, task.report(completed=finish is not None), logprobs))
             if finish is not None:
                 self._end(task, reason=finish)
 
@@ -502,6 +509,7 @@ class Scheduler:
             meter.predicted_s / steps if steps else math.nan,
             meter.calibrated_s / steps if steps else math.nan,
             meter.tokens / elapsed_s,
+            meter.tokens / meter.shares if meter.shares else math.nan,
             kv.used,
             kv.cached,
             kv.parked_bytes,
@@ -522,13 +530,15 @@ class _Meter:
         self.predicted_s = 0.0
         self.calibrated_s = 0.0
         self.tokens = 0
+        self.shares = 0
 
-    def add(self, taken_s: float, predicted_s: float, calibrated_s: float, tokens: int) -> None:
+    def add(self, taken_s: float, predicted_s: float, calibrated_s: float, outputs: Sequence[Output]) -> None:
         self.steps += 1
         self.taken_s += taken_s
         self.predicted_s += predicted_s
         self.calibrated_s += calibrated_s
-        self.tokens += tokens
+        self.tokens += sum([output.tokens for output in outputs])
+        self.shares += len(outputs)
 
 
 def next_due_s(task: Task) -> float:

@@ -24,6 +24,7 @@ class SloReport(NamedTuple):  # one is made for every token, and as a tuple it c
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    steps: int = 0
     predicted_ttft_s: float = math.nan
     predicted_tpot_s: float = math.nan
     predicted_e2e_s: float = math.nan
@@ -41,11 +42,15 @@ class Task:
         prompt_tokens: length of its prompt.
         arrival_s: when the goal was submitted.
         order: position in the order of arrival.
-        prompt_left: prompt tokens still to compute before it can decode (after an eviction: its output so far, too).
+        lead: tokens of its answer that are certain beforehand; they are computed with the prompt.
+        prompt_left: tokens still to compute before it can decode, if there are several: of its prompt and lead; the latest and those that
+            it forced; or all of them again after an eviction.
         computed_tokens: prompt tokens and decodes computed for it so far, those that were computed again included.
         token_times_s: when each output token was produced.
+        steps: steps that brought output tokens.
         adapter: LoRA adapter it is computed with; a step holds tasks with one adapter only.
         started_s: when its first step began.
+        is_decoding: whether what is left are the latest token and those that it forced.
         chain_due_s: when the last goal of its chain is due; infinite without a chain deadline.
         budget_due_s: when its own end is due so that the chain's can be kept; the scheduler moves it on.
         predicted_ttft_s, predicted_tpot_s, predicted_e2e_s: what was predicted at its submission; NaN if nothing was.
@@ -58,12 +63,15 @@ class Task:
     prompt_tokens: int
     arrival_s: float
     order: int = 0
+    lead: int = 0
     prompt_left: int = field(init=False)
     cached_tokens: int = 0
     computed_tokens: int = 0
     token_times_s: list[float] = field(default_factory=list)
+    steps: int = 0
     started_s: float | None = None
     is_open: bool = False
+    is_decoding: bool = False
     adapter: str = ""
     chain_due_s: float = math.inf
     budget_due_s: float = math.inf
@@ -72,11 +80,11 @@ class Task:
     predicted_e2e_s: float = math.nan
 
     def __post_init__(self) -> None:
-        self.prompt_left = self.prompt_tokens
+        self.prompt_left = self.known_tokens
 
     @classmethod
-    def of(cls, request: GoalRequest, prompt_tokens: int, order: int) -> Task:
-        task = cls(request.goal_id, request.slo, request.kind, request.max_tokens, prompt_tokens, request.submitted_s, order)
+    def of(cls, request: GoalRequest, prompt_tokens: int, order: int, lead: int = 0) -> Task:
+        task = cls(request.goal_id, request.slo, request.kind, request.max_tokens, prompt_tokens, request.submitted_s, order, lead)
         task.adapter = request.adapter
         return task
 
@@ -90,9 +98,14 @@ class Task:
         return len(self.token_times_s)
 
     @property
+    def known_tokens(self) -> int:
+        """Tokens whose KV can be computed: prompt and answer so far, or the lead."""
+        return self.prompt_tokens + max(self.lead, self.tokens)
+
+    @property
     def kv_tokens(self) -> int:
         """KV cells it holds while open."""
-        return self.prompt_tokens + self.tokens - self.prompt_left
+        return self.known_tokens - self.prompt_left
 
     @property
     def needed_tpot_s(self) -> float | None:
@@ -152,6 +165,7 @@ class Task:
             self.prompt_tokens,
             self.cached_tokens,
             count,
+            self.steps,
             self.predicted_ttft_s,
             self.predicted_tpot_s,
             self.predicted_e2e_s,

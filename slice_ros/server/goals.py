@@ -186,8 +186,7 @@ class Goals:
             begin(goal.handle)
             self._tell(GoalEvent.FIRST_TOKEN, goal, goal.report)
         goal.pieces.append(event.text)
-        if event.logprob is not None:
-            goal.logprobs.append(event.logprob)
+        goal.logprobs.extend(event.logprobs)
         if not goal.handle.request.silent:
             report = report_msg(goal.report)
             goal.handle.publish_feedback(Generate.Feedback(text=event.text, tokens=goal.report.output_tokens, report=report))

@@ -40,7 +40,7 @@ def check_size(request: GoalRequest, limits: Mapping[str, Value]) -> None:
         raise GoalError(
             ErrorCode.INVALID_GOAL, f"prompt, messages and stop have {prompt} bytes; limits.prompt_bytes of this server is {most}"
         )
-    for field, text in (("grammar", request.grammar), ("json_schema", request.json_schema)):
+    for field, text in (("grammar", request.grammar), ("json_schema", request.json_schema), ("regex", request.regex)):
         if (size := _bytes(text)) > (most := int(limits["limits.grammar_bytes"])):
             raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{field} has {size} bytes; limits.grammar_bytes of this server is {most}")
 

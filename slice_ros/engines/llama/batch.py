@@ -36,8 +36,8 @@ class Batch:
         self._struct.n_tokens = self.size
         return self._struct
 
-    def add(self, tokens: array[int], first: int, count: int, sequence: int, *, wants_logits: bool) -> None:
-        """Add ``tokens[first:first + count]`` at those positions of a sequence; logits are for the last of them."""
+    def add(self, tokens: array[int], first: int, count: int, sequence: int, wanted: int) -> None:
+        """Add ``tokens[first:first + count]`` at those positions of a sequence, with logits for so many of the last ones."""
         start, end = self.size, self.size + count
         if end > self._capacity:
             raise ValueError(f"a step has {end} tokens or more; at most {self._capacity} fit")
@@ -48,5 +48,8 @@ class Batch:
             self._position[start:end] = self._positions[first : first + count]
             self._sequence[start:end] = array("i", [sequence]) * count
             self._wants_logits[start:end] = array("b", bytes(count))
-        self._wants_logits[end - 1] = wants_logits
+        if wanted < 2:  # as nearly always
+            self._wants_logits[end - 1] = wanted
+        else:
+            self._wants_logits[end - wanted : end] = array("b", [1]) * wanted
         self.size = end

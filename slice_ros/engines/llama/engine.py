@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import math
 from array import array
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import llama_cpp
@@ -17,7 +18,7 @@ from slice_ros.engines.llama.adapters import Adapters
 from slice_ros.engines.llama.batch import Batch
 from slice_ros.engines.llama.chat import Chat
 from slice_ros.engines.llama.config import LlamaConfig
-from slice_ros.engines.llama.grammar import make_grammar
+from slice_ros.engines.llama.grammar import Grammar, Grammars
 from slice_ros.engines.llama.host_cache import HostCache
 from slice_ros.engines.llama.kv_cache import KvCache, Worth
 from slice_ros.engines.llama.loading import device_name, has_cells, load
@@ -33,33 +34,55 @@ from slice_ros.scheduling.engine import EngineError, EngineInfo, KvFullError, Kv
 class _Goal:
     """One goal's tokens and what turns logits into its next one.
 
-    The token sampled last is not computed yet: a decode computes it and samples the next. So a decode, a prompt chunk, and computing
-    everything again after an eviction are the same thing: the next ``count`` of the ``pending`` tokens.
+    The token sampled last is not computed yet, nor are those that it forced: a decode computes them and samples the next. So a decode, a
+    prompt chunk, and computing everything again after an eviction are the same thing: the next ``count`` of the ``pending`` tokens.
 
     Args:
-        tokens: prompt and output so far.
+        tokens: prompt and output so far; also the lead, which is output that is certain beforehand.
+        told: how many of them are the prompt's, or were given out.
         limit: ends by length when it has so many.
         text: the output as text.
         sampler: chooses its tokens; ``None`` takes the most likely ones.
         adapter: the number of its LoRA adapter; 0 is none.
         session: keeps its KV rather than others; empty is none.
-        logprobs: whether their log-probabilities are wanted.
+        rated: where log-probabilities are wanted, how many of the tokens are the prompt's or have theirs; else ``None``.
+        ratings: those that were not given out yet.
+        ending: how the answer ended, once it has and only log-probabilities are missing.
         computed: how many tokens have their KV.
         sequence: llama.cpp's sequence id; ``None`` while not open.
         found: how many tokens the KV cache has of it while it is not open, and the cache's version that this is true of.
     """
 
     tokens: array[int]
+    told: int
     limit: int
     text: TextStream
     sampler: Sampler | None
     adapter: int = 0
     session: str = ""
-    logprobs: bool = False
+    rated: int | None = None
+    ratings: list[TokenLogprob] = field(default_factory=list)
+    ending: FinishReason | None = None
     computed: int = 0
     sequence: int | None = None
     found: tuple[int, int] = (0, -1)
     finished: bool = False
+
+    @property
+    def grammar(self) -> Grammar | None:
+        return None if self.sampler is None else self.sampler.grammar
+
+    @property
+    def pending(self) -> int:
+        """Tokens to compute before the next can be drawn."""
+        return len(self.tokens) - self.computed
+
+    def wanted(self, count: int) -> int:
+        """Of how many of the next so many tokens' successors the logits are wanted: of those that are not known, or not rated."""
+        end = self.computed + count
+        if self.rated is None:
+            return int(end == len(self.tokens))
+        return max(0, end - max(self.computed, self.rated - 1))
 
 
 class LlamaEngine:
@@ -74,6 +97,7 @@ class LlamaEngine:
         self._model, adapters, self._context = load(config)
         self._adapters = Adapters(self._context, adapters)
         self._vocabulary = Vocabulary(self._model)
+        self._grammars = Grammars(self._vocabulary)
         self._chat = Chat(self._model, self._vocabulary)
         n_ctx, n_batch = llama_cpp.llama_n_ctx(self._context), llama_cpp.llama_n_batch(self._context)
         # Positions beyond those of its training make a model talk nonsense.
@@ -81,6 +105,7 @@ class LlamaEngine:
         name, longest = Path(config.model_path).name, min(n_ctx, self._trained)
         self._info = EngineInfo(name, device_name(config), n_ctx, config.n_seq_max, n_batch, longest)
         self._batch = Batch(n_batch, n_ctx)
+        self._beside = ThreadPoolExecutor(1, "masks")
         self._candidates = Candidates(self._vocabulary.size)
         self._logits_at, self._latest_logits = (0, 0), np.empty((0, self._vocabulary.size), np.float32)
         self._warm_up()
@@ -117,22 +142,41 @@ class LlamaEngine:
                 f"at most {self._info.goal_tokens} fit (n_ctx is {self._info.context_tokens}, the model was trained with {self._trained})",
             )
         adapter = self._adapters.number(request.adapter)
-        grammar = make_grammar(self._vocabulary.pointer, request)
+        grammar = self._grammars.make(request)
         chain = make_chain(request.sampling, prompt, self._vocabulary.size)
-        sampler = None if chain is None and grammar is None else Sampler(chain, grammar, self._vocabulary.piece)
+        sampler = None if chain is None and grammar is None else Sampler(chain, grammar)
+        prompt_tokens = len(prompt)
+        tokens = prompt
+        if sampler is not None:
+            tokens = prompt + array("i", sampler.forced())[: request.max_tokens]
+            if grammar is not None and (complaint := grammar.complaint):
+                sampler.free()
+                raise GoalError(ErrorCode.INVALID_GRAMMAR, complaint)
         self._goals[request.goal_id] = _Goal(
-            prompt, limit, TextStream(request.stop), sampler, adapter, request.session_id, request.logprobs
+            tokens,
+            prompt_tokens,
+            limit,
+            TextStream(request.stop),
+            sampler,
+            adapter,
+            request.session_id,
+            prompt_tokens if request.logprobs else None,
         )
-        return len(prompt)
+        return prompt_tokens
+
+    def lead(self, goal_id: str) -> int:
+        goal = self._goals[goal_id]
+        return len(goal.tokens) - goal.told
 
     def open(self, goal_id: str, copy_s: float = math.inf) -> int:
         goal = self._goals[goal_id]
         if goal.sequence is not None:
             raise ValueError(f"goal {goal_id} is open already")
-        goal.sequence = self._cache.acquire(self._row(goal))
+        row = self._shareable(goal)
+        goal.sequence = self._cache.acquire(row)
         if goal.sequence is None:
             raise ValueError(f"goal {goal_id} cannot be opened: all {self._info.max_sequences} sequences are taken; evict or close one")
-        goal.computed = self._cache.adopt(goal.sequence, self._row(goal))
+        goal.computed = self._cache.adopt(goal.sequence, row)
         self._cache.forget(f"goal {goal_id}")
         goal.computed = self._host.restore(goal_id, goal.sequence, goal.computed, copy_s)
         return goal.computed
@@ -142,7 +186,7 @@ class LlamaEngine:
         if goal.sequence is not None:
             return goal.computed
         if goal.found[1] != self._cache.version:
-            found = max(self._cache.longest(self._row(goal)), self._host.tokens(goal_id))
+            found = max(self._cache.longest(self._shareable(goal)), self._host.tokens(goal_id))
             goal.found = found, self._cache.version
         return goal.found[0]
 
@@ -150,7 +194,7 @@ class LlamaEngine:
         goal = self._goals[goal_id]
         if goal.sequence is None:
             raise ValueError(f"goal {goal_id} is not open")
-        before, goal.computed = goal.computed, self._cache.adopt(goal.sequence, self._row(goal))
+        before, goal.computed = goal.computed, self._cache.adopt(goal.sequence, self._shareable(goal))
         return goal.computed - before
 
     def step(self, column: Column) -> list[Output]:
@@ -159,21 +203,25 @@ class LlamaEngine:
             return []
         self._adapters.use(goals[0][1].adapter)
         self._cache.make_room(self._batch.size)
-        self._decode()
-        complete = []
-        for goal_id, goal, sequence, count, is_complete in goals:
-            goal.computed += count
-            self._cache.grow(sequence, count)
-            if count > 1:
-                self._cache.offer(sequence, self._row(goal, goal.computed))
-            if is_complete:
-                complete.append((goal_id, goal))
-        if not complete:
+        self._decode([grammar for _, goal, count, _ in goals if count == goal.pending and (grammar := goal.grammar)])
+        wanting = sum(wanted for _, _, _, wanted in goals)
+        if not wanting:
             llama_cpp.llama_synchronize(self._context)  # a GPU has only begun: the next step would seem to take this one's time
-            return []
-        logits = self._logits(len(complete))
-        rows = zip(complete, most_likely(logits), logits, strict=True)
-        return [self._next(goal_id, goal, best, row) for (goal_id, goal), best, row in rows]
+        logits = self._logits(wanting)
+        best = most_likely(logits)
+        outputs, row = [], 0
+        for goal_id, goal, count, wanted in goals:
+            assert goal.sequence is not None
+            goal.computed += count
+            self._cache.grow(goal.sequence, count)
+            if count > 1:
+                self._cache.offer(goal.sequence, self._row(goal, goal.computed))
+            if wanted and goal.rated is not None:
+                self._rate(goal, logits[row : row + wanted])
+            row += wanted
+            if not goal.pending:
+                outputs.append(self._next(goal_id, goal, best[row - 1], logits[row - 1]))
+        return outputs
 
     def evict(self, goal_id: str, copy_s: float = math.inf) -> int:
         goal = self._goals[goal_id]
@@ -201,14 +249,15 @@ class LlamaEngine:
     def shutdown(self) -> None:
         for goal_id in list(self._goals):
             self.close(goal_id)
+        self._beside.shutdown()
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
-    def _fill(self, column: Column) -> list[tuple[str, _Goal, int, int, bool]]:
+    def _fill(self, column: Column) -> list[tuple[str, _Goal, int, int]]:
         """Put the column into the batch; changes nothing else.
 
         Returns:
-            Of each cell its goal, sequence, number of tokens, and whether these are all that are pending.
+            Of each cell its goal, how many of its tokens are computed, and of how many of them logits are wanted.
 
         Raises:
             ValueError: the column asks for something that cannot be: the caller's mistake.
@@ -216,30 +265,33 @@ class LlamaEngine:
         batch = self._batch
         batch.clear()
         goals = []
-        for goal_id, prompt_tokens in column:
+        for goal_id, prompt_tokens, _ in column:
             goal = self._goals[goal_id]
-            count, pending = prompt_tokens or 1, len(goal.tokens) - goal.computed
+            count, pending = prompt_tokens or 1, goal.pending
             if goal.sequence is None or goal.finished:
                 raise ValueError(f"goal {goal_id} is in a step but {'has finished' if goal.finished else 'is not open'}")
             if count > pending or (not prompt_tokens and pending > 1):
                 cell = f"{prompt_tokens} prompt tokens" if prompt_tokens else "a decode"
                 raise ValueError(f"goal {goal_id} is in a step with {cell}, but has {pending} tokens to compute")
-            batch.add(goal.tokens, goal.computed, count, goal.sequence, wants_logits=count == pending)
-            goals.append((goal_id, goal, goal.sequence, count, count == pending))
-        if len({sequence for _, _, sequence, _, _ in goals}) < len(goals):
+            wanted = goal.wanted(count)
+            batch.add(goal.tokens, goal.computed, count, goal.sequence, wanted)
+            goals.append((goal_id, goal, count, wanted))
+        if len({goal_id for goal_id, _, _, _ in goals}) < len(goals):
             raise ValueError("a goal is in the step twice")
-        if len({goal.adapter for _, goal, _, _, _ in goals}) > 1:
+        if len({goal.adapter for _, goal, _, _ in goals}) > 1:
             raise ValueError("the goals in the step have different adapters")
         return goals
 
-    def _decode(self) -> None:
-        """Run llama.cpp over the batch.
+    def _decode(self, grammars: Sequence[Grammar] = ()) -> None:
+        """Run llama.cpp over the batch, and meanwhile find out what the grammars allow next.
 
         Raises:
             KvFullError: no cells for it; llama.cpp restored the state before the call.
             EngineError: what the context holds now is unknown.
         """
+        looks = [self._beside.submit(grammar.look_ahead) for grammar in grammars]
         status = llama_cpp.llama_decode(self._context, self._batch.filled())
+        wait(looks)
         if status == 0:
             return
         if status == 1:
@@ -251,6 +303,8 @@ class LlamaEngine:
 
     def _logits(self, rows: int) -> npt.NDArray[np.float32]:
         """The logits of those tokens of the batch that asked for them, in order; valid until the next step."""
+        if not rows:
+            return self._latest_logits[:0]
         pointer = llama_cpp.llama_get_logits(self._context)
         address = ctypes.addressof(pointer.contents)
         if (address, rows) != self._logits_at:  # mostly they are where they were
@@ -258,32 +312,82 @@ class LlamaEngine:
         return self._latest_logits
 
     def _next(self, goal_id: str, goal: _Goal, best: int, logits: npt.NDArray[np.float32]) -> Output:
-        """Draw a goal's next token and add it; ``best`` is the most likely one."""
-        token: int | None = best
-        if goal.sampler is not None:
-            token = goal.sampler.draw(best, logits, self._candidates)
-            if goal.sampler.is_slow:
-                goal.finished = True
-                return Output(goal_id, "", error=GoalError(ErrorCode.INVALID_GRAMMAR, goal.sampler.complaint))
-        drawn = self._logprob(token, logits) if goal.logprobs else None
-        if token is None or token in self._vocabulary.ending:
-            text, finish = goal.text.flush(), FinishReason.STOP
-        else:
-            goal.tokens.append(token)
-            text, stopped = goal.text.push(self._vocabulary.piece(token))
-            if stopped:
-                finish = FinishReason.STOP
-            elif len(goal.tokens) == goal.limit:
-                text, finish = text + goal.text.flush(), FinishReason.LENGTH
-            else:
-                return Output(goal_id, text, None, drawn)
-        goal.finished = True
-        return Output(goal_id, text, finish, drawn)
+        """What a goal gets when nothing of it is pending; ``best`` is the most likely token."""
+        text, count = "", 0
+        try:
+            for token in () if goal.ending else self._coming(goal, best, logits):
+                count += 1
+                if token is None or token in self._vocabulary.ending:
+                    text, goal.ending = text + goal.text.flush(), FinishReason.STOP
+                    break
+                if goal.told == len(goal.tokens):
+                    goal.tokens.append(token)
+                goal.told += 1
+                piece, stopped = goal.text.push(self._vocabulary.piece(token))
+                text += piece
+                if stopped:
+                    goal.ending = FinishReason.STOP
+                    break
+                if goal.told == goal.limit:
+                    text, goal.ending = text + goal.text.flush(), FinishReason.LENGTH
+                    break
+        except GoalError as error:
+            goal.finished = True
+            return Output(goal_id, "", error=error)
+        goal.finished = goal.ending is not None and (goal.rated is None or goal.rated >= goal.told)
+        if goal.rated is None:
+            return Output(goal_id, text, count, goal.pending, goal.ending)
+        ratings, goal.ratings = goal.ratings, []
+        if goal.finished and goal.rated > goal.told:  # the lead goes on where a stop string or the limit ended the answer
+            ratings = ratings[: goal.told - goal.rated]
+        return Output(goal_id, text, count, goal.pending, goal.ending if goal.finished else None, tuple(ratings))
 
-    def _logprob(self, token: int | None, logits: npt.NDArray[np.float32]) -> TokenLogprob:
+    def _coming(self, goal: _Goal, best: int, logits: npt.NDArray[np.float32]) -> Iterator[int | None]:
+        """The tokens that follow: those that are certain beforehand, one that is drawn, and those that it forces; ``None`` is the end.
+
+        Raises:
+            GoalError: nobody knows what the grammar allows.
+        """
+        yield from goal.tokens[goal.told :]
+        sampler, grammar = goal.sampler, goal.grammar
+        if grammar is None or not grammar.is_complete:
+            token = best if sampler is None else sampler.draw(best, logits, self._candidates)
+            if grammar is not None and (complaint := grammar.complaint):
+                raise GoalError(ErrorCode.INVALID_GRAMMAR, complaint)
+            is_end = token is None or token in self._vocabulary.ending
+            if goal.rated is not None:
+                goal.ratings.append(self._rating(token, logits))
+                goal.rated += not is_end
+            yield token
+            if is_end or sampler is None:
+                return
+            assert token is not None
+            sampler.accept(token)
+            yield from sampler.forced()
+            if grammar is not None and (complaint := grammar.complaint):
+                raise GoalError(ErrorCode.INVALID_GRAMMAR, complaint)
+            if goal.rated is not None:
+                return  # its end is rated when what it follows is computed
+        elif goal.rated is not None:
+            goal.ratings.append(self._rating(max(self._vocabulary.ending, key=logits.__getitem__, default=None), logits))
+        if grammar is not None and grammar.is_complete:
+            yield None
+
+    def _rate(self, goal: _Goal, rows: npt.NDArray[np.float32]) -> None:
+        """Give known tokens that had none their log-probabilities, from the logits at those before them."""
+        assert goal.rated is not None
+        for logits in rows[: len(goal.tokens) - goal.rated]:
+            goal.ratings.append(self._rating(goal.tokens[goal.rated], logits))
+            goal.rated += 1
+
+    def _rating(self, token: int | None, logits: npt.NDArray[np.float32]) -> TokenLogprob:
         if token is None:
             return TokenLogprob("", -math.inf)
         return TokenLogprob(self._vocabulary.piece(token).decode("utf-8", "replace"), logprob(logits, token))
+
+    def _shareable(self, goal: _Goal) -> array[int]:
+        """The tokens whose KV may come from another goal: all, or those before the first that has no log-probability yet."""
+        return self._row(goal, goal.rated)
 
     def _row(self, goal: _Goal, count: int | None = None) -> array[int]:
         """A goal's tokens, or so many of them, as the KV cache knows them: others where another adapter computes them."""
@@ -301,7 +405,7 @@ class LlamaEngine:
     def _warm_up(self) -> None:
         """Compute one token, so that the first goal does not pay for page faults and lazy set-up."""
         self._batch.clear()
-        self._batch.add(array("i", [0]), 0, 1, 0, wants_logits=True)
+        self._batch.add(array("i", [0]), 0, 1, 0, wanted=1)
         try:
             self._decode()
             llama_cpp.llama_synchronize(self._context)

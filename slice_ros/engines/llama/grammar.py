@@ -1,106 +1,154 @@
-"""GBNF grammars to llama.cpp's grammar samplers, with what llama.cpp does not check and where a wrong one is wrong."""
+"""What an answer may be: a JSON schema, a regular expression or a grammar, kept token by token by llguidance."""
 
 from __future__ import annotations
 
-import os
 import re
-import threading
-from itertools import accumulate
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
-import llama_cpp
+import numpy as np
+import numpy.typing as npt
+from llguidance import LLMatcher, LLParserLimits
+from llguidance.gbnf_to_lark import is_lark_syntax
+from llguidance.llamacpp import lltokenizer_from_vocab
 
-from slice_ros.engines.llama.gbnf import UNCOUNTED, elements, ways
-from slice_ros.engines.llama.log import call_capturing_stderr, log, reason
-from slice_ros.engines.llama.schema import to_grammar
+from slice_ros.engines.llama import gbnf, schema
+from slice_ros.engines.llama.vocabulary import Vocabulary
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 
 LONGEST = 64 * 1024
-DEEPEST = 100
-"""llama.cpp parses by recursion without a bound: parentheses nested some thousand deep overflow its stack and end the process."""
-MOST_WAYS = 5000
-"""llama.cpp keeps a list of every way in which the text may go on. Half a kilobyte of grammar can make it longer than any memory."""
-MOST_ELEMENTS = 1_000_000
-"""llama.cpp writes repetitions out, 8 bytes for an element: a literal as long as a grammar may be, 2000 times, fills gigabytes."""
+SCHEMA_LIMITS = LLParserLimits(step_lexer_fuel=50_000, step_max_items=20_000, max_lexer_states=20_000, verbose_errors=False)
+"""For one token, llguidance works off about 14,000 units of fuel and 20,000 items in a millisecond. A state takes 1 to 2 kB, and each byte
+of a forced text may be a new one, of 6 microseconds."""
+GRAMMAR_LIMITS = LLParserLimits(step_lexer_fuel=50_000, step_max_items=5_000, max_lexer_states=10_000, verbose_errors=False)
+"""Grammars can be ambiguous in every place, and an item then costs more."""
 
-_parsing = threading.Lock()
-
-
-def make_grammar(vocabulary: Any, request: GoalRequest) -> Any:
-    """The grammar sampler of a request; ``None`` if it has no grammar.
-
-    Raises:
-        GoalError: INVALID_GRAMMAR, with the place where it is wrong.
-    """
-    if request.json_schema:
-        return _init(vocabulary, to_grammar(request.json_schema), "json_schema")
-    return _init(vocabulary, request.grammar, "grammar") if request.grammar else None
+_AT = re.compile(r"(?:at )?(\d+)\((\d+)\): ")
+_PLACE = re.compile(r"at line \d+, column \d+: ")
+_REGEX_ERROR = re.compile(r"regex parse error:\n {4}.*\n {4}(?P<before> *)\^+\n+error: (?P<what>.*)")
 
 
-def _init(vocabulary: Any, grammar: str, source: str) -> Any:
-    """llama.cpp's sampler for a GBNF grammar.
+class Grammars:
+    """Makes the grammars of goals for one vocabulary; thread-safe."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._size = vocabulary.size
+        # A vocabulary without an end of generation gets one that no model draws.
+        endings = sorted(vocabulary.ending) or [vocabulary.size]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # it calls a function of llama.cpp that has a new name
+            self.tokenizer = lltokenizer_from_vocab(vocabulary.pointer, max(vocabulary.size, endings[-1] + 1), endings)
+
+    def make(self, request: GoalRequest) -> Grammar | None:
+        """The grammar of a goal; ``None`` if it has none.
+
+        Raises:
+            GoalError: INVALID_GRAMMAR, with the place where it is wrong.
+        """
+        for source, text in (("json_schema", request.json_schema), ("regex", request.regex), ("grammar", request.grammar)):
+            if len(text) > LONGEST:
+                raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{source} has {len(text)} characters; at most {LONGEST} are allowed")
+        if request.json_schema:
+            text = schema.to_grammar(request.json_schema)
+        elif request.regex:
+            text = LLMatcher.grammar_from_regex(request.regex)
+        elif request.grammar:
+            is_lark = is_lark_syntax(request.grammar)
+            text = LLMatcher.grammar_from_lark(request.grammar if is_lark else gbnf.to_lark(request.grammar))
+        else:
+            return None
+        limits = SCHEMA_LIMITS if request.json_schema else GRAMMAR_LIMITS
+        matcher = LLMatcher(self.tokenizer, text, log_level=0, limits=limits)
+        if not matcher.is_error():
+            return Grammar(matcher, self._size, self.tokenizer.vocab_size)
+        what = _sentence(matcher.get_error())
+        if request.json_schema:
+            raise schema.refusal(request.json_schema, what, lambda text: self._complaint(text, limits))
+        if request.grammar and not is_lark_syntax(request.grammar):
+            what = _PLACE.sub("", what)  # a place in the Lark
+        raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{'regex' if request.regex else 'grammar'} is not valid: {what}")
+
+    def _complaint(self, text: str, limits: LLParserLimits) -> str:
+        _, errors = LLMatcher.validate_grammar_with_warnings(text, self.tokenizer, limits=limits)
+        return _sentence(errors[0]) if errors else ""
+
+
+class Grammar:
+    """One goal's grammar, and how far its answer is in it.
 
     Args:
-        source: the goal's field it comes from.
-
-    Raises:
-        GoalError: INVALID_GRAMMAR, with the place where it is wrong.
+        matcher: keeps it.
+        size: tokens of the vocabulary.
+        mask_bits: those that the matcher knows.
     """
-    _check(grammar, source)
-    data = grammar.encode("utf-8", "replace")
-    with _parsing, log.collect_errors() as errors:
-        # llama.cpp prints what its parser says, and logs only what it finds later.
-        sampler, printed = call_capturing_stderr(lambda: llama_cpp.llama_sampler_init_grammar(vocabulary, data, b"root"))
-    before, _, rest = printed.partition("parse: error parsing grammar: ")
-    complaint, _, after = rest.partition(f"\n\n{grammar}\n")
-    if before or after:  # another thread's
-        os.write(2, f"{before}{after}".encode())
-    if sampler:
-        return sampler
-    raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{source} is not valid: {_locate(complaint, grammar) if complaint else reason(errors)}")
+
+    def __init__(self, matcher: LLMatcher, size: int, mask_bits: int) -> None:
+        self._matcher = matcher
+        self._size = size
+        self._mask_bits = mask_bits
+        self._mask: npt.NDArray[np.uint8] | None = None
+        self._is_current = False
+        self._tokens = 0
+
+    def look_ahead(self) -> None:
+        """Find out what may come next. It takes the longest of all and needs no interpreter, so that it can be done beside a step."""
+        if self._is_current:
+            return
+        if self._mask is None:
+            self._mask = np.zeros((self._mask_bits + 31) // 32 * 4, np.uint8)
+        if self._matcher.is_stopped():
+            self._mask.fill(0)
+        else:
+            self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+        self._is_current = True
+
+    def allows(self, token: int) -> bool:
+        """Whether a token may come next."""
+        return bool(self._bits[token >> 3] >> (token & 7) & 1)
+
+    def allowed(self) -> npt.NDArray[np.intp]:
+        """The tokens that may come next."""
+        return np.flatnonzero(np.unpackbits(self._bits, count=self._size, bitorder="little"))
+
+    def accept(self, token: int) -> None:
+        """A token came, one that is allowed."""
+        self._is_current = False
+        self._tokens += 1
+        self._matcher.consume_token(token)
+
+    def forced(self) -> Sequence[int]:
+        """Accept the tokens that must come next, if there are any, as far as their text is certain to be cut like this."""
+        tokens = self._matcher.compute_ff_tokens()
+        if tokens:
+            self._is_current = False
+            self._tokens += len(tokens)
+            self._matcher.consume_tokens(tokens)
+        return tokens
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing may come any more but the end."""
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    @property
+    def complaint(self) -> str:
+        """Why nothing more can be said about what may come next; empty as long as all is well."""
+        if not self._matcher.is_error():
+            return ""
+        what = _sentence(self._matcher.get_error())
+        return f"what the answer may be became too complex after {self._tokens} of its tokens ({what}); make it simpler"
+
+    @property
+    def _bits(self) -> npt.NDArray[np.uint8]:
+        self.look_ahead()
+        assert self._mask is not None
+        return self._mask
 
 
-def _check(grammar: str, source: str) -> None:
-    """Refuse what llama.cpp cannot survive.
-
-    Args:
-        source: the goal's field it comes from.
-
-    Raises:
-        GoalError: INVALID_GRAMMAR.
-    """
-    if "\0" in grammar:
-        raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{source} holds a NUL character; leave it out")
-    if len(grammar) > LONGEST:
-        raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{source} makes a grammar of {len(grammar)} characters; at most {LONGEST} are allowed")
-    depth = _depth(grammar)
-    if depth > DEEPEST:
-        raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{source} nests {depth} parentheses; at most {DEEPEST} are allowed")
-    if elements(grammar) > MOST_ELEMENTS:
-        raise GoalError(
-            ErrorCode.INVALID_GRAMMAR,
-            f"{source} has repetitions that are more than {MOST_ELEMENTS} elements when they are written out, or have no end: repeat less "
-            "and shorter parts, and put the smaller number of {m,n} first",
-        )
-    if (count := ways(grammar)) > MOST_WAYS:
-        raise GoalError(
-            ErrorCode.INVALID_GRAMMAR,
-            f"{source} can go on in {f'{count} ways' if count < UNCOUNTED else 'too many ways to count'} at one place; at most {MOST_WAYS} "
-            "are allowed: let fewer of its rules begin with each other",
-        )
-
-
-def _locate(complaint: str, grammar: str) -> str:
-    """The parser's complaint, with line and column where it quotes the rest of the grammar."""
-    what, at, rest = complaint.partition(" at ")
-    if not at or not grammar.endswith(rest):
-        return complaint
-    before = grammar.removesuffix(rest)
-    line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-    return f"{what} at line {line}, column {column}, " + (f"which is {rest.splitlines()[0][:40]!r}" if rest.strip() else "where it ends")
-
-
-def _depth(grammar: str) -> int:
-    """How deep parentheses nest, outside of literals, character classes and comments."""
-    bare = re.sub(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', "", grammar)
-    return max(accumulate((letter == "(") - (letter == ")") for letter in bare), default=0)
+def _sentence(error: Any) -> str:
+    """llguidance's complaint in one line: without the text around the place, which it prints like a compiler."""
+    text = str(error)
+    if wrong := _REGEX_ERROR.search(text):
+        return f"{wrong['what']}, at column {len(wrong['before']) + 1} of the regular expression"
+    return _AT.sub(r"at line \1, column \2: ", text.splitlines()[0])[:300]

@@ -1,14 +1,12 @@
-"""llama.cpp's log, and what it prints besides."""
+"""llama.cpp's log."""
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import llama_cpp
 
@@ -57,39 +55,3 @@ log = Log()
 def reason(errors: Sequence[str]) -> str:
     """What the collected errors say, each once."""
     return "; ".join(dict.fromkeys(errors)) or "no reason given"
-
-
-class _CStream:
-    """C's ``stderr``, for a while a stream in memory: file descriptor 2, to which all threads write, stays what it is; no disk is needed.
-
-    The stream is never closed, since another thread may be about to print to it.
-    """
-
-    def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None)
-        self._stderr = ctypes.c_void_p.in_dll(self._libc, "stderr")
-        self._text, self._size = ctypes.c_void_p(), ctypes.c_size_t()
-        open_memstream = self._libc.open_memstream
-        open_memstream.restype = ctypes.c_void_p
-        self._stream = ctypes.c_void_p(open_memstream(ctypes.byref(self._text), ctypes.byref(self._size)))
-
-    def capture(self, function: Callable[[], Any]) -> tuple[Any, str]:
-        self._libc.rewind(self._stream)
-        stderr, self._stderr.value = self._stderr.value, self._stream.value
-        try:
-            result = function()
-        finally:
-            self._stderr.value = stderr
-        self._libc.fflush(self._stream)
-        printed = ctypes.string_at(self._text, self._size.value)
-        return result, printed.decode("utf-8", "replace")
-
-
-@cache
-def _c_stream() -> _CStream:
-    return _CStream()
-
-
-def call_capturing_stderr(function: Callable[[], Any]) -> tuple[Any, str]:
-    """Call a function of a C library, and return its result and what it printed; one at a time."""
-    return _c_stream().capture(function)

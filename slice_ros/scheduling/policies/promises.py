@@ -96,8 +96,9 @@ class Promises:
     def take(self, job: Outlook) -> bool:
         """Promise the task its SLO, if that fits."""
         window_s = max(job.end_s - self._now, job.token_s)
-        left = job.needed - job.tokens
-        lump = _Lump(window_s, left, left, job.prompt_s + left * job.kv_tokens * self._latency.kv_token_s, job.deviation**2)
+        left = job.steps_to(job.needed)
+        variance = (job.deviation / job.gain) ** 2
+        lump = _Lump(window_s, left, left, job.prompt_s + left * job.kv_tokens * self._latency.kv_token_s, variance)
         if job.task.slo.tpot_s is None:
             even, (lumps, from_s) = self._even, _with_lump(self._lumps, lump)
             fits = self._fit(even, lumps, from_s)  # what is due before it does not change
@@ -131,7 +132,7 @@ class Promises:
         """What a task needs at least and by when: its prompt and first token by TTFT, the others of a likely answer by its end."""
         if job.due_s == math.inf:
             return
-        left = needed = min(job.needed, job.likely) - job.tokens
+        left = needed = job.steps_to(min(job.needed, job.likely))
         serial_s = job.prompt_s + left * job.kv_tokens * self._latency.kv_token_s
         if job.due_s < job.end_s and not job.tokens and left > 1.0:
             yield _Lump(max(job.due_s - self._now, job.token_s), 1.0, 1.0, serial_s, 0.0)

@@ -247,7 +247,7 @@ def choose_rows(
         decode_s = row_s[len(rows) + 1]
         is_real_time = job.is_promised and job.is_real_time
         own_s = latency.kv_token_s * job.kv_tokens
-        most_s = slack_s if is_real_time and not job.prompt_left else min(longest_s, slack_s)
+        most_s = slack_s if is_real_time and (not job.prompt_left or job.task.is_decoding) else min(longest_s, slack_s)
         most_s = max(most_s, step_s)  # what makes the step no longer than it is does no harm
         chunk, share = 0, 1.0
         if job.prompt_left:
