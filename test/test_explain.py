@@ -12,7 +12,7 @@ from slice_ros.engines.simulated import Lengths
 from slice_ros.goal import GoalRequest
 from slice_ros.latency.model import LatencyModel
 from slice_ros.scheduling.policies import make_policy
-from slice_ros.slo import BestEffort, RealTime
+from slice_ros.slo import BestEffort, OnMiss, RealTime
 
 LATENCY = LatencyModel("a row costs a step", (0.010, 0.020), prompt_token_s=0.001)
 
@@ -58,6 +58,17 @@ def test_a_goal_in_time_is_told_of_as_well():
     assert "chat: best-effort, no bound" in text
     assert "in time" in text
     assert "lost" not in text
+
+
+def test_the_story_of_a_goal_that_was_given_up_ends_where_it_was_lost():
+    slo = RealTime(deadline_s=0.030, on_miss=OnMiss.ABORT)
+    steps = []
+    arrivals = [CHAT, an_arrival("late", 0.016, slo, 1, 3), an_arrival("after", 0.5, BestEffort(), 1, 5)]
+    outcomes = simulate(arrivals, make_policy("orca"), LATENCY, steps=steps)
+    story = moments(arrivals[1], steps, LATENCY)
+    assert not outcomes[1].completed
+    assert [moment.own_tokens for moment in story] == [None]
+    assert "lost in the step that began" in explain(outcomes[1], outcomes, steps, LATENCY)
 
 
 def bench(*options):

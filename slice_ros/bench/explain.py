@@ -37,7 +37,7 @@ class Moment:
 
 
 def moments(arrival: Arrival, steps: Sequence[SimulatedStep], latency: LatencyModel) -> list[Moment]:
-    """The steps from a goal's submission to its last one."""
+    """The steps from a goal's submission to its last one, or to the one after which it was lost."""
     goal_id, lengths = arrival.request.goal_id, arrival.lengths
     output = min(lengths.output_tokens, arrival.request.max_tokens)
     prompt_left, tokens, first_s = lengths.prompt_tokens, 0, None
@@ -54,6 +54,8 @@ def moments(arrival: Arrival, steps: Sequence[SimulatedStep], latency: LatencyMo
                 first_s = step.ended_s if first_s is None else first_s
         after_s = _slack_s(arrival, step.ended_s, prompt_left, tokens, first_s, latency)
         story.append(Moment(step, own, before_s, before_s - after_s))
+    while len(story) > 1 and story[-1].own_tokens is None and story[-2].slack_s < 0.0:
+        story.pop()  # nothing happened to it any more: it may have been ended
     return story
 
 
