@@ -37,7 +37,7 @@ class Moment:
 
 
 def moments(arrival: Arrival, steps: Sequence[SimulatedStep], latency: LatencyModel) -> list[Moment]:
-    """The steps from a goal's submission to its last one, or to the one after which it was lost."""
+    """The steps from a goal's submission to its last one, or to the first one that found it lost."""
     goal_id, lengths = arrival.request.goal_id, arrival.lengths
     output = min(lengths.output_tokens, arrival.request.max_tokens)
     prompt_left, tokens, first_s = lengths.prompt_tokens, 0, None
