@@ -70,13 +70,14 @@ def backlog_s(traffic: Traffic, latency: LatencyModel, limits: Limits) -> float:
 
 
 def _lumps(job: Outlook, now: float, latency: LatencyModel) -> Iterator[Lump]:
-    """What a task needs, and by when: a short answer by the time that its pace asks for, an expected one by its end."""
+    """What a task needs, and by when: a short answer by the time that its pace asks for, once that counts; an expected one by its end."""
     left = job.needed - job.tokens
     serial_s = job.prompt_s + left * job.kv_tokens * latency.kv_token_s
-    if job.due_s < job.end_s:
+    end_s = job.end_s if job.tokens else max(job.task.due_end_s, job.due_s)
+    if job.due_s < end_s:
         soon = min(left, max(job.short - job.tokens, 1.0) if job.tokens else 1.0)
         yield Lump(job.due_s - now, soon, soon, serial_s, 0.0)
-        if left > soon:
-            yield Lump(job.end_s - now, left - soon, left, 0.0, job.deviation**2)
-    elif job.end_s < math.inf:
-        yield Lump(job.end_s - now, left, left, serial_s, job.deviation**2)
+        if left > soon and end_s < math.inf:
+            yield Lump(end_s - now, left - soon, left, 0.0, job.deviation**2)
+    elif end_s < math.inf:
+        yield Lump(end_s - now, left, left, serial_s, job.deviation**2)
