@@ -16,7 +16,7 @@ from slice_ros.scheduling import scheduler
 from slice_ros.scheduling.lengths import Lengths
 from slice_ros.scheduling.load import Traffic
 from slice_ros.scheduling.outlook import Outlook
-from slice_ros.scheduling.policies import promises, slack
+from slice_ros.scheduling.policies import laxity, promises, slack
 from slice_ros.scheduling.policies.base import Limits
 from slice_ros.scheduling.residency import Room
 from slice_ros.scheduling.task import Task
@@ -72,8 +72,10 @@ VARIANTS: dict[str, Sequence[Any]] = {
     "lengths not learnt": (patch.object(Lengths, "observe", lambda *_: None),),
     "the hopeless go on": (patch.object(Outlook, "of", _always_hopeful), patch.object(Task, "is_lost", lambda *_: False)),
     "steps as wide as they can be": (_constants(BEST_EFFORT_WORTH=1.0, SPARE_WORTH=1.0, URGENCY_DECAY=1.0),),
-    "real-time goals wait for nobody": (_constants(LITTLE_LOAD=-1.0),),
-    "real-time goals wait under load, too": (_constants(LITTLE_LOAD=math.inf),),
+    "real-time goals wait for nobody": (patch.object(slack, "mark_pressed", lambda *_: None),),
+    "others do not ask for how long they can": (patch.object(slack, "laxity_s", lambda *_: math.inf),),
+    "others may take all of that at once": (patch.object(laxity, "SHARE", 1.0),),
+    "nothing has piled up": (patch.object(laxity, "backlog_s", lambda *_: 0.0),),
     "due times regardless of class": (patch.object(slack, "_urgency", lambda job: job.due_s),),
     "nothing for spare tasks": (_constants(SPARE_SHARE=0.0),),
 }

@@ -227,3 +227,22 @@ def test_llama_cpp_at_half_its_speed_is_followed_within_two_seconds_and_back(tmp
     assert slowed > 1.5 * before
     assert min(ratios(slow=False)) < slowed / 1.5
     engine.shutdown()
+
+
+def test_the_margin_is_what_one_in_ten_of_the_latest_steps_exceeded_its_prediction_by():
+    pace = Pace(LatencyModel("margin", (0.010,)))
+    for number in range(100):
+        pace.observe(0.010, 0.0, 0.015 if number % 5 == 0 else 0.010)  # one in five takes half as long again: no new pace
+    assert pace.latency.step_s(1) == pytest.approx(0.010, rel=0.02)
+    assert pace.latency.margin == pytest.approx(0.5, abs=0.02)
+    for _ in range(60):
+        pace.observe(0.010, 0.0, 0.010)
+    assert pace.latency.margin == pytest.approx(0.0, abs=0.02)
+
+
+def test_a_device_that_becomes_slower_has_no_margin_once_that_is_its_pace():
+    pace = Pace(LatencyModel("slower", (0.010,)))
+    for _ in range(300):
+        pace.observe(0.010, 0.0, 0.020)
+    assert pace.latency.step_s(1) == pytest.approx(0.020, rel=0.02)
+    assert pace.latency.margin == pytest.approx(0.0, abs=0.02)

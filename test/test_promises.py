@@ -11,7 +11,7 @@ from slice_ros.scheduling.load import Traffic
 from slice_ros.scheduling.outlook import Outlook
 from slice_ros.scheduling.policies import Limits
 from slice_ros.scheduling.policies.base import narrowed
-from slice_ros.scheduling.policies.promises import MOST_DUE_TIMES, Promises, _Lump, _with_lump, keepable
+from slice_ros.scheduling.policies.promises import MOST_DUE_TIMES, Lump, Promises, _with_lump, keepable
 from slice_ros.slo import BestEffort, RealTime
 
 TEN_MS = LatencyModel("10 ms a token", (0.010,))
@@ -192,7 +192,7 @@ def test_a_task_without_due_time_is_kept():
 
 
 def test_due_times_are_kept_apart_while_they_are_few():
-    lumps, from_s = _with_lump([_Lump(1.0, 5, 5, 0.0, 0.0), _Lump(3.0, 5, 5, 0.0, 0.0)], _Lump(2.0, 7, 7, 0.0, 0.0))
+    lumps, from_s = _with_lump([Lump(1.0, 5, 5, 0.0, 0.0), Lump(3.0, 5, 5, 0.0, 0.0)], Lump(2.0, 7, 7, 0.0, 0.0))
     assert [lump.due_s for lump in lumps] == [1.0, 2.0, 3.0]
     assert from_s == 2.0, "what is due before it does not change"
 
@@ -203,21 +203,21 @@ def test_due_times_are_kept_apart_while_they_are_few():
     ids=["after its neighbour", "before it", "the last"],
 )
 def test_beyond_that_the_two_closest_count_as_the_earlier_of_them(due_s, merged_at, from_s):
-    full = [_Lump(2.0**i, 10.0 + i, 1.0 + i, 0.1 * i, 2.0 * i) for i in range(MOST_DUE_TIMES)]
-    new = _Lump(due_s, 100.0, 50.0, 0.5, 7.0)
+    full = [Lump(2.0**i, 10.0 + i, 1.0 + i, 0.1 * i, 2.0 * i) for i in range(MOST_DUE_TIMES)]
+    new = Lump(due_s, 100.0, 50.0, 0.5, 7.0)
     lumps, changed_from_s = _with_lump(full, new)
     assert len(lumps) == MOST_DUE_TIMES
     assert changed_from_s == from_s
     (merged,) = [lump for lump in lumps if lump not in full]
     neighbour = min(full, key=lambda lump: abs(math.log(lump.due_s / due_s)))
-    assert merged == _Lump(merged_at, 100.0 + neighbour.tokens, 50.0, 0.5 + neighbour.serial_s, 7.0 + neighbour.variance)
+    assert merged == Lump(merged_at, 100.0 + neighbour.tokens, 50.0, 0.5 + neighbour.serial_s, 7.0 + neighbour.variance)
     assert lumps == sorted(lumps)
 
 
 def test_a_new_due_time_may_make_room_among_the_others():
-    full = [_Lump(1.0, 3.0, 2.0, 0.0, 0.0), _Lump(1.01, 4.0, 3.0, 0.0, 0.0)] + [_Lump(2.0**i, 1.0, 1.0, 0.0, 0.0) for i in range(1, 11)]
-    lumps, from_s = _with_lump(full, _Lump(5000.0, 1.0, 1.0, 0.0, 0.0))
-    assert lumps[0] == _Lump(1.0, 7.0, 3.0, 0.0, 0.0)
+    full = [Lump(1.0, 3.0, 2.0, 0.0, 0.0), Lump(1.01, 4.0, 3.0, 0.0, 0.0)] + [Lump(2.0**i, 1.0, 1.0, 0.0, 0.0) for i in range(1, 11)]
+    lumps, from_s = _with_lump(full, Lump(5000.0, 1.0, 1.0, 0.0, 0.0))
+    assert lumps[0] == Lump(1.0, 7.0, 3.0, 0.0, 0.0)
     assert lumps[-1].due_s == 5000.0
     assert from_s == 1.0
 

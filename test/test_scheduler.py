@@ -620,7 +620,7 @@ def test_best_effort_goals_give_way_the_youngest_first_when_the_kv_cells_run_out
     evict = bench.engine.evict
     bench.engine.evict = lambda goal_id, copy_s: evicted.append((goal_id, copy_s)) or evict(goal_id, copy_s)
     bench.scheduler.set_policy(Fixed(lambda tasks: MaskMatrix(((next_cell(tasks[-1]),),))))
-    bench.submit(a_goal("rt", CONTROL, prompt_tokens=20, max_tokens=60))
+    bench.submit(a_goal("rt", RealTime(deadline_s=3.0), prompt_tokens=20, max_tokens=60))
     bench.turn()
     assert evicted == [("be2", pytest.approx(LONGEST_COPY_S))]
     bench.scheduler.set_policy(make_policy("orca"))

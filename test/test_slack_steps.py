@@ -37,8 +37,8 @@ def spare(name, **fields):
     return a_job(name, promised=False, **fields)
 
 
-def chosen(*jobs, longest_s=math.inf, latency=CHEAP_ROWS, limits=FOUR, now=0.0):
-    rows = choose_rows(jobs, now, longest_s, step_s_by_rows(latency, limits), latency, limits)
+def chosen(*jobs, laxity_s=math.inf, latency=CHEAP_ROWS, limits=FOUR, now=0.0):
+    rows = choose_rows(jobs, now, laxity_s, step_s_by_rows(latency, limits), latency, limits)
     return [(job.task.goal_id, chunk) if chunk else job.task.goal_id for job, chunk in rows]
 
 
@@ -81,8 +81,8 @@ def test_a_step_further_on_may_give_more_than_the_ones_before():
 
 
 def test_part_of_a_prompt_is_worth_that_part_of_a_row():
-    assert chosen(a_job("a"), a_job("b", prompt=100), longest_s=0.0405) == ["a", ("b", 23)]  # 0.615 in 12 ms
-    assert chosen(a_job("a"), a_job("b", prompt=1000), longest_s=0.0405) == ["a"]  # 0.512 in 12 ms
+    assert chosen(a_job("a"), a_job("b", prompt=100), laxity_s=0.0505) == ["a", ("b", 33)]  # 0.665 in 12 ms
+    assert chosen(a_job("a"), a_job("b", prompt=1000), laxity_s=0.0505) == ["a"]  # 0.517 in 12 ms
 
 
 # ---- how long
@@ -90,16 +90,31 @@ def test_part_of_a_prompt_is_worth_that_part_of_a_row():
 
 def test_a_row_that_makes_the_step_too_long_is_left_out_but_for_real_time_ones():
     jobs = real_time("a"), a_job("b"), real_time("c"), a_job("d")
-    assert chosen(*jobs, longest_s=0.011) == ["a", "c"]
-    assert chosen(*jobs, longest_s=0.0121) == ["a", "b", "c"]
-    assert chosen(a_job("a"), longest_s=0.001) == ["a"], "the first row is never left out"
+    assert chosen(*jobs, laxity_s=0.0019) == ["a", "c"]
+    assert chosen(*jobs, laxity_s=0.0021) == ["a", "b", "c"]
+    assert chosen(*jobs, laxity_s=0.0041) == ["a", "b", "c", "d"], "what the others take counts together"
+    assert chosen(*jobs, laxity_s=-math.inf) == ["a", "c"]
+
+
+def test_a_pressed_row_is_left_out_where_real_time_ones_cannot_wait_for_it():
+    assert chosen(a_job("pressed"), real_time("a"), laxity_s=0.0101) == ["pressed", "a"]
+    assert chosen(a_job("pressed"), real_time("a"), laxity_s=0.0099) == ["a"]
+    assert chosen(a_job("pressed", prompt=50), real_time("a"), laxity_s=0.0099) == ["a"]
+
+
+def test_without_real_time_tasks_steps_are_as_long_as_makes_them_worth_their_time_at_least():
+    """10 ms for a row and 5 for a chunk are 0.3 of 50 ms."""
+    jobs = [a_job(name) for name in "abcd"]
+    assert len(chosen(*jobs, laxity_s=0.0, latency=LatencyModel("rows", (0.010, 0.012, 0.014, 0.016)))) == 4
+    assert chosen(*jobs, laxity_s=0.0, latency=LatencyModel("steep", (0.010, 0.020, 0.030, 0.040))) == ["a", "b", "c"]
+    assert chosen(*jobs, laxity_s=0.0405, latency=LatencyModel("steep", (0.010, 0.020, 0.030, 0.040))) == ["a", "b", "c", "d"]
     late = real_time("a", promised=False), real_time("b", promised=False)
-    assert chosen(*late, longest_s=0.011) == ["a"], "nor is what is late waited for"
+    assert chosen(*late, laxity_s=0.0) == ["a", "b"], "what is late has the time that is left, like others"
 
 
 def test_a_row_joins_where_it_makes_the_step_no_longer():
     latency = rows_of(0.012, 0.012, 0.012)
-    assert chosen(real_time("a"), a_job("b"), real_time("c"), a_job("d"), longest_s=0.011, latency=latency) == ["a", "c", "d"]
+    assert chosen(real_time("a"), a_job("b"), real_time("c"), a_job("d"), laxity_s=0.001, latency=latency) == ["a", "c", "d"]
 
 
 def test_no_step_is_longer_than_a_promised_row_in_it_can_wait():
@@ -115,9 +130,10 @@ def test_no_step_is_longer_than_a_promised_row_in_it_can_wait():
 def test_kv_tokens_of_every_row_make_a_step_longer():
     latency = LatencyModel("KV", (0.010, 0.012, 0.014, 0.016), kv_token_s=0.00001)
     jobs = [a_job(name, kv=500) for name in "abc"]  # 5 ms each
-    assert chosen(*jobs, longest_s=0.0221, latency=latency) == ["a", "b"]
-    assert chosen(*jobs, longest_s=0.0219, latency=latency) == ["a"]
-    assert chosen(*jobs, longest_s=0.0291, latency=latency) == ["a", "b", "c"]
+    urgent = real_time("u")
+    assert chosen(urgent, *jobs, laxity_s=0.0071, latency=latency) == ["u", "a"]  # 2 ms for the row, 5 for its KV tokens
+    assert chosen(urgent, *jobs, laxity_s=0.0069, latency=latency) == ["u"]
+    assert chosen(urgent, *jobs, laxity_s=0.0141, latency=latency) == ["u", "a", "b"]
     first = real_time("a", kv=500, latest_s=0.0065)  # with its own KV tokens it may wait 10 + 5 + 6.5 ms
     assert chosen(first, a_job("b", kv=400), latency=latency) == ["a", "b"]
     assert chosen(first, a_job("b", kv=500), latency=latency) == ["a"]
@@ -156,15 +172,16 @@ def test_a_prompt_of_flat_cost_is_computed_whole_or_not_at_all():
 
 
 def test_the_first_prompt_is_cut_to_the_step_and_the_next_to_what_it_leaves():
-    assert chosen(a_job("a", prompt=100), longest_s=0.0505) == [("a", 35)]  # 10 + 5 ms beside it
-    assert chosen(a_job("a", prompt=100), longest_s=0.001) == [("a", 16)]
-    assert chosen(a_job("a", prompt=20), a_job("b", prompt=20), longest_s=0.0605) == [("a", 20), ("b", 18)]  # 12 + 25 + 5 ms
-    assert chosen(a_job("a", prompt=20), a_job("b", prompt=20), longest_s=0.0575) == [("a", 20)]
+    assert chosen(a_job("a", prompt=100), laxity_s=0.0605) == [("a", 45)]  # 10 + 5 ms beside it
+    assert chosen(a_job("a", prompt=100), laxity_s=0.001) == [("a", 35)], "0.3 of 50 ms are overhead"
+    assert chosen(a_job("a", prompt=500), laxity_s=9.0) == [("a", 150)], "0.1 of 150 ms"
+    assert chosen(a_job("a", prompt=20), a_job("b", prompt=20), laxity_s=0.0605) == [("a", 20), ("b", 18)]  # 12 + 25 + 5 ms
+    assert chosen(a_job("a", prompt=20), a_job("b", prompt=20), laxity_s=0.0575) == [("a", 20)]
 
 
 def test_kv_tokens_leave_a_prompt_less_room():
     latency = LatencyModel("KV", (0.010, 0.012), prompt_token_s=0.001, kv_token_s=0.00001)
-    assert chosen(a_job("a", prompt=100, kv=1000), longest_s=0.0505, latency=latency, limits=Limits(2)) == [("a", 30)]
+    assert chosen(a_job("a", prompt=100, kv=1000), laxity_s=0.0505, latency=latency, limits=Limits(2)) == [("a", 30)]
 
 
 def test_a_step_holds_so_many_tokens():
@@ -181,8 +198,8 @@ def test_a_step_has_one_adapter():
 # ---- one that is owed a step
 
 
-def with_row(rows, job, *, longest_s=math.inf, limits=FOUR):
-    return [(row.task.goal_id, chunk) for row, chunk in _with_row(rows, job, 5.0, longest_s, CHEAP_ROWS, limits)]
+def with_row(rows, job, *, laxity_s=math.inf, limits=FOUR):
+    return [(row.task.goal_id, chunk) for row, chunk in _with_row(rows, job, 5.0, laxity_s, CHEAP_ROWS, limits)]
 
 
 def test_who_is_owed_a_step_joins_it_or_takes_the_last_place():
@@ -198,10 +215,10 @@ def test_the_prompt_of_who_is_owed_a_step_is_cut_to_what_the_others_can_wait():
     owed = a_job("owed", prompt=100)
     assert with_row([(a_job("a"), 0)], owed) == [("a", 0), ("owed", 100)]
     assert with_row([(a_job("a"), 0)], owed, limits=Limits(4, 51)) == [("a", 0), ("owed", 50)]
-    assert with_row([(a_job("a"), 0)], owed, longest_s=0.0475) == [("a", 0), ("owed", 30)]  # 12 + 5 ms beside it
-    assert with_row([(a_job("a", prompt=20), 20)], owed, longest_s=0.0725) == [("a", 20), ("owed", 30)]  # 12 + 20 + 5 + 5 ms
+    assert with_row([(a_job("a"), 0)], owed, laxity_s=0.0475) == [("a", 0), ("owed", 30)]  # 12 + 5 ms beside it
+    assert with_row([(a_job("a", prompt=20), 20)], owed, laxity_s=0.0725) == [("a", 20), ("owed", 30)]  # 12 + 20 + 5 + 5 ms
     assert with_row([(real_time("a", latest_s=5.0475), 0)], owed) == [("a", 0), ("owed", 30)]
-    assert with_row([(real_time("a", latest_s=5.0475), 0)], owed, longest_s=0.0375) == [("a", 0), ("owed", 20)]
+    assert with_row([(real_time("a", latest_s=5.0475), 0)], owed, laxity_s=0.0375) == [("a", 0), ("owed", 20)]
     assert with_row([(real_time("a", latest_s=5.001), 0)], owed) == [("a", 0), ("owed", 16)]
     assert with_row([(a_job("a", latest_s=5.001), 0)], owed) == [("a", 0), ("owed", 100)], "only real-time rows are waited for"
     assert with_row([(real_time("a", latest_s=5.001, promised=False), 0)], owed) == [("a", 0), ("owed", 100)]
@@ -253,8 +270,8 @@ def test_time_before_a_task_arrived_is_not_owed_to_it():
 # ---- columns
 
 
-def columns(promised=(), others=(), owed=(), *, latency=CHEAP_ROWS, limits=FOUR, longest_s=math.inf, now=5.0):
-    built = build_columns(list(promised), list(others), list(owed), longest_s, now, latency, limits)
+def columns(promised=(), others=(), owed=(), *, latency=CHEAP_ROWS, limits=FOUR, laxity_s=math.inf, now=5.0):
+    built = build_columns(list(promised), list(others), list(owed), laxity_s, now, latency, limits)
     return [[(cell.goal_id, cell.prompt_tokens) if cell.prompt_tokens else cell.goal_id for cell in column] for column in built]
 
 
@@ -269,9 +286,13 @@ def test_a_prompt_goes_on_in_the_next_column():
 
 
 def test_who_is_owed_a_step_is_in_the_first_column_only():
-    latency = rows_of(0.100, 0.100, 0.100)
-    built = columns([real_time("a")], [spare("owed")], [spare("owed")], latency=latency)
+    built = columns([real_time("a")], [spare("owed")], [spare("owed")], latency=rows_of(0.019, 0.028, 0.037))
     assert built[:2] == [["a", "owed"], ["a"]]
+
+
+def test_who_is_owed_a_step_has_one_of_its_own_where_it_would_cost_the_others_more():
+    built = columns([real_time("a")], [spare("owed")], [spare("owed")], latency=rows_of(0.021, 0.032, 0.043))
+    assert built[:2] == [["owed"], ["a"]]
 
 
 def test_real_time_rows_come_first_in_order_of_due_time():
@@ -291,8 +312,8 @@ def test_a_real_time_decode_makes_no_more_urgent_row_late():
 
 
 def test_real_time_decodes_join_beyond_what_goals_to_come_could_wait():
-    assert chosen(real_time("a"), real_time("b"), longest_s=0.011, latency=rows_of(0.0117)) == ["a", "b"]
-    assert chosen(real_time("a"), a_job("b"), longest_s=0.011, latency=rows_of(0.0117)) == ["a"]
+    assert chosen(real_time("a"), real_time("b"), laxity_s=0.001, latency=rows_of(0.0117)) == ["a", "b"]
+    assert chosen(real_time("a"), a_job("b"), laxity_s=0.001, latency=rows_of(0.0117)) == ["a"]
 
 
 def test_a_row_that_makes_a_step_with_a_prompt_no_longer_is_never_left_out():

@@ -17,9 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from slice_ros.bench import plots
+from slice_ros.bench.explain import explain
 from slice_ros.bench.rows import Row, RowsError, mean, read_rows, write_rows
-from slice_ros.bench.simulate import simulate
-from slice_ros.bench.sweep import RealTime, Runner, Simulated, compare, fitting_bounds_scale, grid, sweep
+from slice_ros.bench.simulate import SimulatedStep, simulate
+from slice_ros.bench.sweep import Case, RealTime, Runner, Simulated, compare, fitting_bounds_scale, grid, sweep
 from slice_ros.bench.workload import Workload, WorkloadError
 from slice_ros.bench.workload_file import DEFAULT_WORKLOAD, load_workload, workload_names
 from slice_ros.latency.model import LatencyError, LatencyModel, profile_names
@@ -28,6 +29,8 @@ from slice_ros.scheduling.policies import POLICIES, make_policy
 
 DEFAULT_PROFILE = "rtx4060ti-chatglm2-6b-int4-smooth"
 DEFAULT_RATES = "0.6,1,1.5,2,2.5,3"
+MISSED_SHOWN = 20
+"""Goals that missed their SLO and are named at most."""
 TIMELINE_S = (20.0, 32.0)
 """The stretch of traffic that --timeline draws."""
 
@@ -103,6 +106,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.png",
         help="draw who decodes when, in simulation at the last of --rates (needs the extra 'plot')",
     )
+    output.add_argument(
+        "--explain",
+        metavar="GOAL",
+        help="tell one goal's story instead: its steps, who was in them, when it was lost and to what; simulated with seed 0, the first of "
+        "--policies and the last of --rates; GOAL is its name, as control-12, or missed = the first real-time goal that missed its SLO",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -115,6 +124,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         _check_outputs(arguments)
         traffic = _traffic(arguments)
+        if arguments.explain:
+            Console().print(_story(arguments, traffic), highlight=False, soft_wrap=True, markup=False)
+            return 0
         with _runner(arguments, console) as (runner, latency):
             rows = read_rows(arguments.rows) if arguments.rows else _measure(arguments, traffic, runner, latency, console)
         if arguments.json:
@@ -241,6 +253,23 @@ def _plot_timeline(arguments: argparse.Namespace, traffic: _Traffic, latency: La
     arrivals = workload.traffic(traffic.rates_hz[-1], TIMELINE_S[1], seed=0)
     outcomes = {name: simulate(arrivals, make_policy(name), latency, max_batch=arguments.max_batch) for name in traffic.policies}
     plots.plot_timeline(outcomes, TIMELINE_S, arguments.timeline)
+
+
+def _story(arguments: argparse.Namespace, traffic: _Traffic) -> str:
+    """What became of the goal that --explain names."""
+    _require(arguments.engine == "simulated", "--explain is for --engine simulated: only there every step is known")
+    latency = LatencyModel.profile(arguments.device or DEFAULT_PROFILE)
+    scale = _bounds_scale(arguments.bounds_scale, traffic.workloads[0], latency)
+    case = Case(traffic.policies[0], traffic.workloads[0], traffic.rates_hz[-1], 0, traffic.duration_s, scale)
+    limits = {"context_tokens": arguments.context} if arguments.context else None
+    steps: list[SimulatedStep] = []
+    policy = make_policy(case.policy)
+    outcomes = simulate(case.traffic(), policy, latency, max_batch=arguments.max_batch, limits=limits, steps=steps)
+    missed = [o for o in outcomes if o.is_real_time and not o.report.attained]
+    found = missed if arguments.explain == "missed" else [o for o in outcomes if o.arrival.request.goal_id == arguments.explain]
+    names = ", ".join(o.arrival.request.goal_id for o in missed[:MISSED_SHOWN]) or "none"
+    _require(bool(found), f"--explain is {arguments.explain!r}; there is no such goal. Real-time goals that missed their SLO: {names}")
+    return explain(found[0], outcomes, steps, latency)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from slice_ros.bench.workload import Arrival
 from slice_ros.engines.simulated import Lengths
 from slice_ros.goal import GoalRequest
 from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.lengths import FEW
 from slice_ros.scheduling.policies import Policy
 from slice_ros.scheduling.policies.slack import SHORTEST_CHUNK
 from slice_ros.scheduling.task import Task
@@ -123,7 +124,7 @@ def _keep(states: dict[State, list[_Point]], state: State, point: _Point) -> Non
 def attained(instance: Instance, policy: Policy, *, knows_lengths: bool = True) -> int:
     """How many goals a policy attains, which has seen answers of those lengths before or has not."""
     if knows_lengths:
-        for goal in instance.goals:
+        for goal in instance.goals * FEW:
             ended = Task.of(goal, 1, 0)
             ended.token_times_s = [0.0] * goal.max_tokens
             policy.ended(ended, completed=True)

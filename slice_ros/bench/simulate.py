@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from slice_ros.bench.slowness import Slowness
 from slice_ros.bench.workload import Arrival
-from slice_ros.engines.simulated import SimulatedEngine
+from slice_ros.engines.simulated import Lengths, SimulatedEngine
 from slice_ros.goal import ErrorCode
 from slice_ros.latency.model import LatencyModel
+from slice_ros.mask import Column
 from slice_ros.scheduling.clock import VirtualClock
+from slice_ros.scheduling.engine import Output
 from slice_ros.scheduling.events import Event, Finished, Progress
 from slice_ros.scheduling.policies import Policy
 from slice_ros.scheduling.scheduler import Scheduler
@@ -39,6 +42,37 @@ class Outcome:
     @property
     def completed(self) -> bool:
         return self.error_code is ErrorCode.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedStep:
+    """One step of a run.
+
+    Args:
+        began_s, ended_s: when, from the begin of the traffic.
+        column: who was in it.
+        produced: ids of the goals that it gave a token.
+    """
+
+    began_s: float
+    ended_s: float
+    column: Column
+    produced: frozenset[str]
+
+
+class TracedEngine(SimulatedEngine):
+    """Keeps every step it computes in ``steps``."""
+
+    def __init__(self, latency: LatencyModel, clock: VirtualClock, lengths: Mapping[str, Lengths], **options: Any) -> None:
+        super().__init__(latency, clock, lengths, **options)
+        self._virtual = clock
+        self.steps: list[SimulatedStep] = []
+
+    def step(self, column: Column) -> list[Output]:
+        began_s = self._virtual.now()
+        outputs = super().step(column)
+        self.steps.append(SimulatedStep(began_s, self._virtual.now(), column, frozenset(output.goal_id for output in outputs)))
+        return outputs
 
 
 class Recorder:
@@ -82,6 +116,7 @@ def simulate(
     actual: LatencyModel | None = None,
     slowness: Slowness | None = None,
     limits: Mapping[str, int] | None = None,
+    steps: list[SimulatedStep] | None = None,
 ) -> list[Outcome]:
     """Serve the traffic to its last goal.
 
@@ -90,13 +125,16 @@ def simulate(
         actual: what they really take, if not that.
         slowness: of the machine, in the course of the run.
         limits: of the engine, if not those of ``SimulatedEngine``, by the names of its arguments.
+        steps: takes every step of the run, if it is given.
 
     Returns:
         One outcome per arrival, in order of arrival.
     """
     clock = VirtualClock()
     lengths = {a.request.goal_id: a.lengths for a in arrivals}
-    engine = SimulatedEngine(actual or latency, clock, lengths, slowness=(slowness or Slowness()).at, **(limits or {}))
+    engine = TracedEngine(actual or latency, clock, lengths, slowness=(slowness or Slowness()).at, **(limits or {}))
+    if steps is not None:
+        engine.steps = steps
     recorder = Recorder()
     scheduler = Scheduler(engine, policy, latency, recorder, clock=clock, max_batch=max_batch)
     for arrival in arrivals:

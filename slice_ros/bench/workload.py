@@ -166,6 +166,9 @@ class GoalClass:
         prompt_tokens: length of the prompts.
         max_tokens: what the goals ask for; ``None`` is the longest answer.
         arrivals: a process of its own; ``None`` takes part in the workload's.
+        adapter: the LoRA adapter they are computed with; empty is none.
+        after: label of the class whose latest goal each of them waits for; empty is nobody.
+        chain_deadline_s: from its submission to the end of the last goal that waits for it; ``None`` is no bound.
     """
 
     label: str
@@ -175,18 +178,32 @@ class GoalClass:
     prompt_tokens: TokenCount
     max_tokens: int | None = None
     arrivals: ArrivalProcess | None = None
+    adapter: str = ""
+    after: str = ""
+    chain_deadline_s: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.share) and self.share >= 0.0):
             raise WorkloadError(f"share of class {self.label!r} is {self.share}; it must be 0 or more")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise WorkloadError(f"max_tokens of class {self.label!r} is {self.max_tokens}; it must be 1 or more")
+        if self.chain_deadline_s is not None and not (math.isfinite(self.chain_deadline_s) and self.chain_deadline_s > 0.0):
+            raise WorkloadError(f"chain_deadline_s of class {self.label!r} is {self.chain_deadline_s}; it must be above 0")
 
     def goal(self, goal_id: str, time_s: float, rng: random.Random) -> Arrival:
         """One goal of this class, submitted at ``time_s``."""
         lengths = Lengths(self.prompt_tokens.draw(rng), self.output_tokens.draw(rng))
         limit = self.max_tokens or self.output_tokens.longest
-        request = GoalRequest(goal_id, self.slo, limit, prompt=" ", submitted_s=time_s, label=self.label)
+        request = GoalRequest(
+            goal_id,
+            self.slo,
+            limit,
+            prompt=" ",
+            submitted_s=time_s,
+            label=self.label,
+            adapter=self.adapter,
+            chain_deadline_s=self.chain_deadline_s,
+        )
         return Arrival(time_s, request, lengths)
 
 
@@ -215,6 +232,9 @@ class Workload:
         labels = [kind.label for kind in self.classes]
         if repeated := {label for label in labels if labels.count(label) > 1}:
             raise WorkloadError(f"workload {self.name!r} has more than one class {min(repeated)!r}; each needs its own label")
+        for kind in self.classes:
+            if kind.after and kind.after not in labels:
+                raise WorkloadError(f"class {kind.label!r} of workload {self.name!r} comes after {kind.after!r}, which is no class of it")
         if not sum(kind.share for kind in self.classes) > 0.0:
             raise WorkloadError(f"workload {self.name!r} has no class with a share above 0; give at least one")
 
@@ -246,11 +266,14 @@ class Workload:
             bounds = {name: getattr(slo, name) for name in ("ttft_s", "tpot_s", "deadline_s")}
             return replace(slo, **{name: bound and bound * factor for name, bound in bounds.items()})
 
-        return replace(self, classes=tuple(replace(kind, slo=scaled(kind.slo)) for kind in self.classes))
+        def chain_s(kind: GoalClass) -> float | None:
+            return kind.chain_deadline_s and kind.chain_deadline_s * factor
+
+        return replace(self, classes=tuple(replace(kind, slo=scaled(kind.slo), chain_deadline_s=chain_s(kind)) for kind in self.classes))
 
     def only(self, label: str) -> Workload:
-        """One class alone."""
-        return replace(self, classes=tuple(kind for kind in self.classes if kind.label == label))
+        """One class alone, whose goals wait for none of another."""
+        return replace(self, classes=tuple(replace(kind, after="") for kind in self.classes if kind.label == label))
 
     def traffic(self, rate_hz: float, duration_s: float, seed: int) -> list[Arrival]:
         """``rate_hz`` goals a second on average for ``duration_s``; the same for the same seed.
@@ -271,4 +294,18 @@ class Workload:
                     break
                 kind = rng.choices(classes, shares)[0]
                 goals.append(kind.goal(f"{kind.label}-{len(goals)}", time_s, rng))
-        return sorted(goals, key=lambda goal: goal.time_s)
+        return self._chained(sorted(goals, key=lambda goal: goal.time_s))
+
+    def _chained(self, goals: list[Arrival]) -> list[Arrival]:
+        """The goals, in order of time, with those that they wait for."""
+        after = {kind.label: kind.after for kind in self.classes if kind.after}
+        if not after:
+            return goals
+        latest: dict[str, str] = {}
+        chained = []
+        for goal in goals:
+            label = goal.request.label
+            before = latest.get(after.get(label, ""))
+            chained.append(replace(goal, request=replace(goal.request, after=(before,))) if before else goal)
+            latest[label] = goal.request.goal_id
+        return chained

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
@@ -144,6 +145,50 @@ class _Value:
             raise self.error(str(error)) from error
 
 
+def workload_yaml(workload: Workload, description: str) -> str:
+    """The text of a workload file, which ``load_workload`` loads."""
+    content = {
+        "description": description,
+        "arrivals": _plain_arrivals(workload.arrivals),
+        "classes": [_plain_class(kind) for kind in workload.classes],
+    }
+    return yaml.safe_dump(content, sort_keys=False, width=120, default_flow_style=None, allow_unicode=True)
+
+
+def _plain_class(kind: GoalClass) -> dict[str, Any]:
+    slo = kind.slo
+    content = {
+        "label": kind.label,
+        "share": kind.share,
+        "service_class": slo.service_class.name.lower(),
+        "ttft_ms": slo.ttft_s and slo.ttft_s * 1e3,
+        "tpot_ms": slo.tpot_s and slo.tpot_s * 1e3,
+        "deadline_s": slo.deadline_s,
+        "utility": slo.utility,
+        "on_miss": slo.on_miss.name.lower() if slo.on_miss else None,
+        "output_tokens": _plain_tokens(kind.output_tokens),
+        "prompt_tokens": _plain_tokens(kind.prompt_tokens),
+        "max_tokens": kind.max_tokens,
+        "arrivals": kind.arrivals and _plain_arrivals(kind.arrivals),
+        "adapter": kind.adapter or None,
+        "after": kind.after or None,
+        "chain_deadline_s": kind.chain_deadline_s,
+    }
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def _plain_tokens(tokens: TokenCount) -> Any:
+    if isinstance(tokens, Uniform):
+        return [tokens.low, tokens.high]
+    if isinstance(tokens, Choice):
+        return {"choice": list(tokens.values)}
+    return {"lognormal": {"median": tokens.median, "sigma": tokens.sigma, "max": tokens.longest}}
+
+
+def _plain_arrivals(arrivals: ArrivalProcess) -> dict[str, Any]:
+    return {type(arrivals).__name__.lower(): asdict(arrivals)}
+
+
 def _workload(value: _Value) -> Workload:
     fields = value.fields("the workload", "description arrivals", required="classes")
     arrivals = _arrivals(fields["arrivals"]) if "arrivals" in fields else Poisson()
@@ -154,7 +199,7 @@ def _workload(value: _Value) -> Workload:
 def _goal_class(value: _Value) -> GoalClass:
     fields = value.fields(
         "a class",
-        "ttft_ms tpot_ms deadline_s utility on_miss max_tokens arrivals",
+        "ttft_ms tpot_ms deadline_s utility on_miss max_tokens arrivals adapter after chain_deadline_s",
         required="label share service_class output_tokens prompt_tokens",
     )
 
@@ -173,7 +218,9 @@ def _goal_class(value: _Value) -> GoalClass:
     lengths = (_tokens(fields["output_tokens"], "output_tokens"), _tokens(fields["prompt_tokens"], "prompt_tokens"))
     max_tokens = fields["max_tokens"].count("max_tokens") if "max_tokens" in fields else None
     arrivals = _arrivals(fields["arrivals"]) if "arrivals" in fields else None
-    return value.make(lambda: GoalClass(label, share, slo, *lengths, max_tokens, arrivals))
+    adapter, after = (fields[name].text(name) if name in fields else "" for name in ("adapter", "after"))
+    chain_s = number("chain_deadline_s")
+    return value.make(lambda: GoalClass(label, share, slo, *lengths, max_tokens, arrivals, adapter, after, chain_s))
 
 
 def _tokens(value: _Value, what: str) -> TokenCount:

@@ -42,6 +42,7 @@ class LatencyModel:
         kv_token_s: cost of each token already in the KV cache of a row in the step.
         further_row_s: cost of each row beyond the end of ``decode_s``, which goes on flat without.
         tile: tokens that kernels take at once; 0 = that does not show.
+        margin: by which share some of the latest steps took longer than this predicts; 0 as long as nothing was measured.
 
     Raises:
         LatencyError: the table is empty or a time is negative or not finite.
@@ -54,6 +55,7 @@ class LatencyModel:
     kv_token_s: float = 0.0
     further_row_s: float = 0.0
     tile: int = 0
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.decode_s:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from dataclasses import replace
 
 from slice_ros.latency.model import LatencyModel
 
@@ -19,6 +20,10 @@ SLOWEST, FASTEST = 20.0, 0.05
 """A step's ratio counts as no more or less than this."""
 DEAREST_PROMPTS, CHEAPEST_PROMPTS = 4.0, 0.25
 """The same for what prompts take beside it."""
+LATEST_ERRORS = 50
+"""Of so many of the latest steps, ..."""
+LATE_SHARE = 0.1
+"""... this share took longer than predicted by more than the margin."""
 
 
 class Pace:
@@ -26,7 +31,7 @@ class Pace:
 
     A clock that goes down slows prompts and decodes alike: one ratio for steps of all kinds follows it at once. Prompts have a second one,
     which is slower: they compute where decodes read memory, so that other work on the machine, or a calibration beside it, changes the
-    proportion of the two.
+    proportion of the two. What the two leave of error is the model's margin.
 
     Args:
         calibrated: step times at ratios of 1.
@@ -36,6 +41,7 @@ class Pace:
         self.calibrated = calibrated
         self._steps = _Smoothed(TIME_CONSTANT_S)
         self._prompts = _Smoothed(PROMPTS_TIME_CONSTANT_S)
+        self._errors = deque([0.0] * LATEST_ERRORS, LATEST_ERRORS)
         self._ratio = self._prompt_ratio = 1.0
         self._latency = calibrated
 
@@ -47,14 +53,17 @@ class Pace:
     def observe(self, rows_s: float, prompts_s: float, taken_s: float) -> None:
         """A step took ``taken_s`` that takes ``rows_s`` and, for the prompts in it, ``prompts_s`` as calibrated."""
         expected_s = rows_s + prompts_s * self._prompts.value
+        self._errors.append(taken_s / (expected_s * self._steps.value) - 1.0)
         self._steps.observe(min(max(taken_s / expected_s, FASTEST), SLOWEST), expected_s)
         if prompts_s > rows_s:  # what they are a small part of says little about them
             prompt_ratio = (taken_s / self._steps.value - rows_s) / prompts_s
             self._prompts.observe(min(max(prompt_ratio, CHEAPEST_PROMPTS), DEAREST_PROMPTS), prompts_s)
         ratio, prompt_ratio = self._steps.value, self._prompts.value
-        if _differ(ratio, self._ratio) or _differ(prompt_ratio, self._prompt_ratio):
+        margin = max(0.0, sorted(self._errors)[-1 - int(LATE_SHARE * LATEST_ERRORS)])
+        margin_differs = abs(margin - self._latency.margin) > TOLERANCE
+        if margin_differs or _differ(ratio, self._ratio) or _differ(prompt_ratio, self._prompt_ratio):
             self._ratio, self._prompt_ratio = ratio, prompt_ratio
-            self._latency = self.calibrated.scaled(ratio, prompt_ratio)
+            self._latency = replace(self.calibrated.scaled(ratio, prompt_ratio), margin=margin)
 
 
 class _Smoothed:

@@ -10,10 +10,6 @@ from slice_ros.scheduling.load import Load
 from slice_ros.scheduling.outlook import Outlook
 from slice_ros.scheduling.task import Task
 
-LEAST_SLACK_STEPS = 6.0
-"""Slack counts as no less than so many steps of the goal alone: shorter steps for one that is tighter still hardly help the next such goal,
-and keep all others from sharing theirs."""
-
 
 class Experience:
     """Fed with arrivals and ends; read through ``lengths`` and ``load``."""
@@ -29,13 +25,8 @@ class Experience:
         job = Outlook.of(task, task.arrival_s, latency, self.lengths)
         if job.end_s < math.inf:
             window_s = max(job.end_s - task.arrival_s, job.work_s)
-            self.load.observe(
-                task.arrival_s,
-                job.steps_to(job.expected),
-                latency.prompt_s(task.prompt_tokens),
-                window_s,
-                max(job.latest_s - task.arrival_s, LEAST_SLACK_STEPS * job.token_s),
-            )
+            slack_s = job.latest_s - task.arrival_s
+            self.load.observe(task.arrival_s, job.steps_to(job.expected), latency.prompt_s(task.prompt_tokens), window_s, slack_s)
 
     def ended(self, task: Task, *, completed: bool) -> None:
         """A task is gone; with ``completed`` its number of output tokens is its answer's length."""

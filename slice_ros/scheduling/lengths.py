@@ -13,6 +13,9 @@ REMEMBERED = 256
 PRIOR_SHARES = (0.25, 0.5, 0.75, 1.0)
 """Until one of its kind has ended, an answer is taken to end at one of these shares of its ``max_tokens``."""
 
+FEW = 5
+"""Fewer ended goals of a kind say nothing about how short or long its answers may be."""
+
 
 class Lengths:
     """The empirical distribution of output lengths, in tokens, of each kind of goal, and how many tokens a step brings."""
@@ -40,8 +43,15 @@ class Lengths:
     def at_least(self, kind: str, tokens: int, max_tokens: int, risk: float) -> int:
         """The length that an answer with ``tokens`` tokens that goes on falls short of with probability ``risk`` at most."""
         known = self._kinds.get(kind)
-        low = 0 if known is None else known.quantile_beyond(tokens, risk)
+        low = 0 if known is None or len(known) < FEW else known.quantile_beyond(tokens, risk)
         return min(max(low, tokens + 1), max_tokens)
+
+    def at_most(self, kind: str, tokens: int, max_tokens: int, risk: float) -> int:
+        """The length that an answer with ``tokens`` tokens that goes on exceeds with probability ``risk`` at most."""
+        known = self._kinds.get(kind)
+        if known is None or len(known) < FEW:
+            return max_tokens
+        return min(max(known.quantile_beyond(tokens, 1.0 - risk), tokens + 1), max_tokens)
 
     def _prior(self, max_tokens: int) -> _Kind:
         if max_tokens not in self._priors:
@@ -58,6 +68,9 @@ class _Kind:
         self._sums = [0, 0]  # tokens and steps of these
         self._ascending: list[int] = []
         self._moments: dict[int, tuple[float, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._latest)
 
     def observe(self, tokens: int, steps: int) -> None:
         if len(self._latest) == REMEMBERED:

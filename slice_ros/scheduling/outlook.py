@@ -9,6 +9,10 @@ from slice_ros.latency.model import LatencyModel
 from slice_ros.scheduling.lengths import Lengths
 from slice_ros.scheduling.task import Task
 
+CAUTION = 1.5
+"""Standard deviations of what is not known that are left room for."""
+REAL_TIME_RISK = 0.02
+"""The same for real-time answers, and for the length that they hardly exceed."""
 SHORT_RISK = 0.1
 """An answer is taken to reach the length that this share of its kind falls short of."""
 
@@ -32,12 +36,15 @@ class Outlook:
         gain: tokens that a step brings to answers of its kind.
         short: s, the length in tokens that it hardly falls short of.
         likely: the length that it falls short of as often as not; one more token where nothing was learnt of its kind.
+        long: the length in tokens that it hardly exceeds.
         expected: the length in tokens that it will have in the mean.
         deviation: the standard deviation of that.
         needed: the length in tokens that its bounds are about: the expected one, or 1 where only the first token is due.
         end_s: when it must have that length; infinite where nothing is due any more.
         due_s: when its next tokens are due under TTFT, TPOT and deadline together; infinite without such a bound.
-        latest_s: until when it can be left out and be in time, alone in its steps from then on, even if its answer is short.
+        latest_s: until when it can be left out and be in time, alone in its steps from then on, even if its answer is short for its pace
+            and long for its deadline.
+        last_s: the same if its answer is short for its deadline, too.
         hope_s: the same if its answer is as long as suits it best; once it is past, its SLO is out of reach.
         is_real_time: the task's class.
         is_promised: whether the plan keeps its SLO; the others have the time that is left.
@@ -55,12 +62,14 @@ class Outlook:
     gain: float = 1.0
     short: int = 0
     likely: int = 0
+    long: int = 0
     expected: float = 0.0
     deviation: float = 0.0
     needed: float = 0.0
     end_s: float = math.inf
     due_s: float = math.inf
     latest_s: float = math.inf
+    last_s: float = math.inf
     hope_s: float = math.inf
     is_real_time: bool = False
     is_promised: bool = False
@@ -78,7 +87,8 @@ class Outlook:
         token_s = latency.step_s(1, kv_tokens=kv_tokens)
         prompt_s = latency.prompt_s(task.prompt_left) if task.prompt_left else 0.0
         expected, deviation = lengths.expected(task.kind, tokens, task.max_tokens)
-        short = lengths.at_least(task.kind, tokens, task.max_tokens, SHORT_RISK)
+        risk = REAL_TIME_RISK if task.is_real_time else SHORT_RISK
+        short = lengths.at_least(task.kind, tokens, task.max_tokens, risk)
         likely = lengths.at_least(task.kind, tokens, task.max_tokens, 0.5)
         job = cls(
             task,
@@ -92,13 +102,14 @@ class Outlook:
             lengths.gain(task.kind),
             short,
             likely,
+            lengths.at_most(task.kind, tokens, task.max_tokens, REAL_TIME_RISK),
             expected,
             deviation,
             expected,
             is_real_time=task.is_real_time,
         )
         job._set_due()
-        job.end_s, job.hope_s = task.due_end_s, job.latest_s
+        job.end_s, job.hope_s = task.due_end_s, job.last_s
         if slo.tpot_s is not None:
             last_s = (now + prompt_s + token_s if first_s is None else first_s) + slo.tpot_s * (expected - 1)
             job.end_s = min(job.end_s, last_s)
@@ -144,13 +155,20 @@ class Outlook:
 
     def _set_due(self) -> None:
         slo = self.task.slo
-        length = max(self.short, self.tokens + 1)
         self.due_s = self.task.due_end_s
-        self.latest_s = self.due_s - self._until(length)
         if self.first_s is not None:
             if slo.tpot_s is not None:
-                self.due_s = min(self.due_s, self.first_s + slo.tpot_s * (length - 1))
-                self.latest_s = min(self.latest_s, self.due_s - self._until(length))
+                self.due_s = min(self.due_s, self.first_s + slo.tpot_s * (max(self.short, self.tokens + 1) - 1))
         elif slo.ttft_s is not None:
             self.due_s = min(self.due_s, self.task.first_due_s)
-            self.latest_s = min(self.latest_s, self.task.first_due_s - self._until(self.tokens + 1))
+        self.latest_s, self.last_s = self._latest_s(self.long), self._latest_s(self.short)
+
+    def _latest_s(self, longest: float) -> float:
+        """Until when it can be left out, if its deadline is to be kept with ``longest`` tokens."""
+        latest_s = self.task.due_end_s - self._until(max(longest, self.tokens + 1.0))
+        if self.first_s is None:
+            return min(latest_s, self.task.first_due_s - self._until(self.tokens + 1.0))
+        if self.task.slo.tpot_s is None:
+            return latest_s
+        length = max(self.short, self.tokens + 1)
+        return min(latest_s, self.first_s + self.task.slo.tpot_s * (length - 1) - self._until(length))

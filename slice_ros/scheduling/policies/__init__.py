@@ -7,10 +7,17 @@ from collections.abc import Callable
 from slice_ros.scheduling.policies.base import Limits, Policy, PolicyError
 from slice_ros.scheduling.policies.fastserve import FastServe
 from slice_ros.scheduling.policies.orca import Orca
+from slice_ros.scheduling.policies.priority import Priority
 from slice_ros.scheduling.policies.slack import Slack
 from slice_ros.scheduling.policies.slice import Slice
 
-POLICIES: dict[str, Callable[[], Policy]] = {"slack": Slack, "slice": Slice, "orca": Orca, "fastserve": FastServe}
+POLICIES: dict[str, Callable[[], Policy]] = {
+    "slack": Slack,
+    "slice": Slice,
+    "orca": Orca,
+    "fastserve": FastServe,
+    "priority": Priority,
+}
 """Every policy by the name that parameters and commands use."""
 
 DEFAULT_POLICY = "slack"

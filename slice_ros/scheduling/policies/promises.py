@@ -12,12 +12,10 @@ from typing import NamedTuple
 
 from slice_ros.latency.model import LatencyModel
 from slice_ros.scheduling.load import Traffic
-from slice_ros.scheduling.outlook import Outlook
+from slice_ros.scheduling.outlook import CAUTION, Outlook
 from slice_ros.scheduling.policies.base import Limits
 from slice_ros.scheduling.residency import Room
 
-CAUTION = 1.5
-"""Standard deviations of the work to come that a promise leaves room for."""
 UNLIKELY = 0.5 * math.erfc(CAUTION / math.sqrt(2.0))
 """How likely it is that more comes than that, 0.067: while it is less likely that any goal arrives, none has to be left room for."""
 MOST_DUE_TIMES = 12
@@ -50,7 +48,7 @@ def keepable(jobs: Sequence[Outlook], now: float, latency: LatencyModel, limits:
     """
     promises = Promises(Traffic(), now, latency, limits)
     lumps = sorted((lump, i) for i, job in enumerate(jobs) for lump in promises.lumps(job))
-    kept: dict[int, list[_Lump]] = {}
+    kept: dict[int, list[Lump]] = {}
     left_out: set[int] = set()
     most_work: list[tuple[float, int]] = []
     tokens = serial_s = longest = 0.0
@@ -91,25 +89,25 @@ class Promises:
         self._arrivals_variance = traffic.variance
         self._quiet_s = UNLIKELY / traffic.goals_hz if traffic.goals_hz else math.inf
         self._even = _Even(traffic.rate, traffic.fastest, traffic.prompt_share, 0.0)
-        self._lumps: list[_Lump] = []
+        self._lumps: list[Lump] = []
 
     def take(self, job: Outlook) -> bool:
         """Promise the task its SLO, if that fits."""
         window_s = max(job.end_s - self._now, job.token_s)
         left = job.steps_to(job.needed)
         variance = (job.deviation / job.gain) ** 2
-        lump = _Lump(window_s, left, left, job.prompt_s + left * job.kv_tokens * self._latency.kv_token_s, variance)
+        lump = Lump(window_s, left, left, job.prompt_s + left * job.kv_tokens * self._latency.kv_token_s, variance)
         if job.task.slo.tpot_s is None:
             even, (lumps, from_s) = self._even, _with_lump(self._lumps, lump)
             fits = self._fit(even, lumps, from_s)  # what is due before it does not change
         else:
             even, lumps = self._even.with_(lump), self._lumps
-            fits = self._fit(even, [_Lump(window_s, 0.0, 0.0, 0.0, 0.0)]) and self._fit(even, lumps)
+            fits = self._fit(even, [Lump(window_s, 0.0, 0.0, 0.0, 0.0)]) and self._fit(even, lumps)
         if fits:
             self._even, self._lumps = even, lumps
         return fits
 
-    def _fit(self, even: _Even, lumps: Sequence[_Lump], from_s: float = 0.0) -> bool:
+    def _fit(self, even: _Even, lumps: Sequence[Lump], from_s: float = 0.0) -> bool:
         """Whether all is in time that is due at ``from_s`` or later."""
         tokens = serial_s = variance = longest = 0.0
         for due_s, lump_tokens, lump_longest, lump_serial_s, lump_variance in lumps:
@@ -128,16 +126,16 @@ class Promises:
                 return False
         return True
 
-    def lumps(self, job: Outlook) -> Iterator[_Lump]:
+    def lumps(self, job: Outlook) -> Iterator[Lump]:
         """What a task needs at least and by when: its prompt and first token by TTFT, the others of a likely answer by its end."""
         if job.due_s == math.inf:
             return
         left = needed = job.steps_to(min(job.needed, job.likely))
         serial_s = job.prompt_s + left * job.kv_tokens * self._latency.kv_token_s
         if job.due_s < job.end_s and not job.tokens and left > 1.0:
-            yield _Lump(max(job.due_s - self._now, job.token_s), 1.0, 1.0, serial_s, 0.0)
+            yield Lump(max(job.due_s - self._now, job.token_s), 1.0, 1.0, serial_s, 0.0)
             left, serial_s = left - 1.0, 0.0
-        yield _Lump(max(job.end_s - self._now, job.token_s), left, needed, serial_s, 0.0)
+        yield Lump(max(job.end_s - self._now, job.token_s), left, needed, serial_s, 0.0)
 
     def seconds(self, tokens: float, longest: float) -> float:
         """Time of so many tokens, ``longest`` of them one task's: as that takes part in every step, of mean width tokens / longest.
@@ -152,7 +150,7 @@ class Promises:
         return min(seconds, longest * (self._row_s[narrow] + (width - narrow) * (self._row_s[narrow + 1] - self._row_s[narrow])))
 
 
-class _Lump(NamedTuple):
+class Lump(NamedTuple):
     """Work that is due at a time from now: tokens, those of the longest task in it, serial work, variance of the tokens."""
 
     due_s: float
@@ -170,7 +168,7 @@ class _Even(NamedTuple):
     serial_share: float
     variance: float
 
-    def with_(self, lump: _Lump) -> _Even:
+    def with_(self, lump: Lump) -> _Even:
         rate = lump.tokens / lump.due_s
         return _Even(
             self.rate + rate,
@@ -180,7 +178,7 @@ class _Even(NamedTuple):
         )
 
 
-def _with_lump(lumps: Sequence[_Lump], lump: _Lump) -> tuple[list[_Lump], float]:
+def _with_lump(lumps: Sequence[Lump], lump: Lump) -> tuple[list[Lump], float]:
     """The lumps and one more, in order of due time, and from which due time on they are others than before."""
     together = [*lumps]
     insort(together, lump)
@@ -189,7 +187,7 @@ def _with_lump(lumps: Sequence[_Lump], lump: _Lump) -> tuple[list[_Lump], float]
     ratios = [later.due_s / sooner.due_s for sooner, later in pairwise(together)]
     i = ratios.index(min(ratios))
     a, b = together[i : i + 2]
-    merged = _Lump(a.due_s, a.tokens + b.tokens, max(a.longest, b.longest), a.serial_s + b.serial_s, a.variance + b.variance)
+    merged = Lump(a.due_s, a.tokens + b.tokens, max(a.longest, b.longest), a.serial_s + b.serial_s, a.variance + b.variance)
     together[i : i + 2] = [merged]
     return together, min(lump.due_s, a.due_s)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Sequence
 
 from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Cell, Column, MaskMatrix
@@ -13,7 +12,8 @@ from slice_ros.scheduling.experience import Experience
 from slice_ros.scheduling.load import Traffic
 from slice_ros.scheduling.outlook import Outlook
 from slice_ros.scheduling.policies.base import Limits, narrowed
-from slice_ros.scheduling.policies.promises import Promises, keepable, select, step_s_by_rows, token_s_by_width
+from slice_ros.scheduling.policies.laxity import laxity_s
+from slice_ros.scheduling.policies.promises import keepable, select, step_s_by_rows
 from slice_ros.scheduling.residency import Room
 from slice_ros.scheduling.task import Task
 from slice_ros.slo import ServiceClass
@@ -28,16 +28,20 @@ BEST_EFFORT_WORTH = 0.5
 """A chosen best-effort row's worth, relative to the most urgent real-time row."""
 SPARE_WORTH = 0.1
 """The same for a row that nothing was promised to."""
-REACTION = 0.5
-"""No step takes longer than this share of the least slack with which real-time goals have arrived: the next one has to wait for its end."""
-LITTLE_LOAD = 0.05
-"""Real-time tasks let others go first while none has to be left out, and those to come should take less than this share of the time, ..."""
-PRESSED = 2.0
-"""... but only promised ones that could not wait for this many times the real-time work in hand."""
+OVERHEAD = 0.1
+"""Steps take so much of others' prompts that what a step costs without them, ``l(1)`` and a chunk, is this share of it, ..."""
+DEAREST_OVERHEAD = 0.3
+"""... or this one, where real-time goals to come could not wait for it: shorter steps still would cost others much and help them little."""
+SHARE = 0.5
+"""Share of what a real-time task can wait that the prompt of a later one may take in one step."""
 SHORTEST_CHUNK = 16
 """Prompts are not cut to pieces shorter than this, in tokens."""
 SPARE_SHARE = 0.02
 """Share of the time that goes to the oldest task that nothing was promised to, of each class."""
+
+
+Rows = list[tuple[Outlook, int]]
+"""The tasks of a step, each with the prompt tokens it computes."""
 
 
 class Slack:
@@ -63,7 +67,12 @@ class Slack:
         promised, spare = self._divide(tasks, traffic, room, now, latency, limits)
         owed = [job for debt in self._debts if (job := debt.creditor(spare, now, latency))]
         in_room = _those_in_room(spare, room, limits.max_batch) or ([] if promised else spare[:1])
-        columns = build_columns(promised, in_room, owed, traffic.slack_s * REACTION, now, latency, limits)
+        real_time = [job for job in promised if job.is_real_time]
+        laxity = laxity_s(real_time, traffic, now, latency, narrowed(limits, tasks))
+        if spare:
+            laxity -= latency.step_s(1, SHORTEST_CHUNK, 1)  # what one of them may be owed meanwhile
+        mark_pressed(promised, laxity, now)
+        columns = build_columns(promised, in_room, owed, laxity, now, latency, limits)
         for debt in self._debts:
             debt.note(columns[0])
         return MaskMatrix(columns)
@@ -103,15 +112,12 @@ class Slack:
                 candidates.append(job)
         limits = narrowed(limits, tasks)
         promised = keepable(real_time, now, latency, limits)
-        any_left_out = len(promised) < len(real_time)
         for job in promised:
             if not job.task.is_open:
                 room.take(job.task)
         promised += select(candidates, traffic, now, latency, limits, room)
         for job in promised:
             job.is_promised = True
-        if not any_left_out and traffic.share(token_s_by_width(latency, limits)[-1]) < LITTLE_LOAD:
-            mark_pressed(promised, Promises(traffic, now, latency, limits), now)
         spare = [
             *(job for job in real_time if not job.is_promised),
             *unbounded,
@@ -121,14 +127,14 @@ class Slack:
         return promised, spare
 
 
-def mark_pressed(promised: Sequence[Outlook], promises: Promises, now: float) -> None:
-    """Find the best-effort tasks that could not wait for the real-time ones, if all of these can be kept beside them, with caution."""
-    real_time = [job for job in promised if job.is_real_time and job.end_s < math.inf]
-    work_s = sum(job.needed_s for job in real_time)
-    pressed = [job for job in promised if not job.is_real_time and job.latest_s - now < PRESSED * work_s]
-    if real_time and pressed and all(promises.take(job) for job in (*real_time, *pressed)):
-        for job in pressed:
+def mark_pressed(promised: Sequence[Outlook], laxity: float, now: float) -> None:
+    """Find the best-effort tasks that could not wait for the real-time work in hand, those due first, while that can wait for them."""
+    work_s = sum(job.needed_s for job in promised if job.is_real_time)
+    for job in sorted((job for job in promised if not job.is_real_time), key=lambda job: job.due_s):
+        soon_s = job.due_s - job.latest_s
+        if work_s and job.latest_s - now < work_s and soon_s <= laxity:
             job.is_pressed = True
+            laxity -= soon_s
 
 
 def _those_in_room(spare: Sequence[Outlook], room: Room, most: int) -> list[Outlook]:
@@ -188,12 +194,16 @@ def build_columns(
     promised: list[Outlook],
     spare: Sequence[Outlook],
     owed: Sequence[Outlook],
-    longest_s: float,
+    laxity_s: float,
     now: float,
     latency: LatencyModel,
     limits: Limits,
 ) -> tuple[Column, ...]:
-    """The coming steps, the tasks advanced from one to the next as the latency model predicts; ``owed`` takes part in the first."""
+    """The coming steps, the tasks advanced from one to the next as the latency model predicts; ``owed`` takes part in the first.
+
+    Args:
+        laxity_s: for how long the real-time tasks can do without the device.
+    """
     columns: list[Column] = []
     row_s = step_s_by_rows(latency, limits)
     promised = sorted(promised, key=_urgency)[: 2 * limits.max_batch]  # nobody else's turn comes within the horizon
@@ -201,81 +211,106 @@ def build_columns(
     at_s = now
     while len(columns) < COLUMNS and at_s <= now + HORIZON_S:
         in_turn = sorted(spare, key=lambda job: turns[job.task.adapter])
-        rows = choose_rows(chain(promised, in_turn), at_s, longest_s, row_s, latency, limits)
+        rows = choose_rows([*promised, *in_turn], at_s, laxity_s, row_s, latency, limits)
         for job in owed if not columns else ():
-            rows = _with_row(rows, job, at_s, longest_s, latency, limits)
+            rows = _with_row(rows, job, at_s, laxity_s, latency, limits)
         turns[rows[0][0].task.adapter] += 1
         column = tuple([Cell(job.task.goal_id, chunk) for job, chunk in rows])
-        at_s += latency.column_s(column, sum([job.kv_tokens for job, _ in rows]))
+        step_s = latency.column_s(column, sum([job.kv_tokens for job, _ in rows]))
+        at_s += step_s
+        laxity_s -= step_s - _real_time_work_s(rows, row_s, latency)
         for job, chunk in rows:
+            is_first = not job.tokens
             job.advance(chunk, at_s)
+            if is_first and job.tokens and job.is_promised and job.is_real_time:
+                laxity_s = min(laxity_s, job.latest_s - at_s)  # its pace counts from now on
         columns.append(column)
         promised.sort(key=_urgency)
     return tuple(columns)
+
+
+def _real_time_work_s(rows: Rows, row_s: Sequence[float], latency: LatencyModel) -> float:
+    """What of the step is work of the promised real-time rows in it."""
+    real_time = [(job, chunk) for job, chunk in rows if job.is_promised and job.is_real_time]
+    serial_s = sum(latency.kv_token_s * job.kv_tokens + (latency.prompt_s(chunk) if chunk else 0.0) for job, chunk in real_time)
+    return row_s[len(real_time)] + serial_s
 
 
 def _urgency(job: Outlook) -> tuple[bool, float]:
     return not (job.is_real_time or job.is_pressed), job.due_s
 
 
-Rows = list[tuple[Outlook, int]]
-"""The tasks of a step, each with the prompt tokens it computes."""
-
-
 def choose_rows(
-    jobs: Iterable[Outlook], now: float, longest_s: float, row_s: Sequence[float], latency: LatencyModel, limits: Limits
+    jobs: Sequence[Outlook], now: float, laxity_s: float, row_s: Sequence[float], latency: LatencyModel, limits: Limits
 ) -> Rows:
     """The first of the tasks, as many as give the most worth per second, ``sum of the rows' worth / l(rows)``.
 
     Where one more row costs as much as a step of its own, urgent tasks run alone; where it costs little, all run together. Prompts and
-    KV tokens do not count in that, as they take their time in any step. A row that would make the step longer than ``longest_s`` or the
-    slack of a promised row before it is left out, or its prompt is cut, but for the first row; real-time decodes heed the slack alone.
+    KV tokens do not count in that, as they take their time in any step. A row that would make the step longer than the slack of a promised
+    row before it is left out, or its prompt is cut, but for the first row. So is one that is not real-time and would add more to the
+    real-time rows' part of the step than ``laxity_s``.
 
     Args:
         jobs: in order of urgency.
-        longest_s: how long the step may be.
+        laxity_s: for how long the real-time tasks can do without the device.
         row_s: item b is l(b).
     """
     rows: Rows = []
     best_rows, best, worth, real_time_worth = 0, 0.0, 0.0, 1.0
-    serial_s = step_s = 0.0
+    serial_s = step_s = real_time_s = others_prompts_s = 0.0
     slack_s = math.inf
     budget = limits.max_step_tokens
+    overhead_s = row_s[1] + latency.chunk_s
+    any_real_time = any(job.is_promised and job.is_real_time for job in jobs)
     for job in jobs:
         if rows and job.task.adapter != rows[0][0].task.adapter:
             continue  # its turn comes in another step
         decode_s = row_s[len(rows) + 1]
         is_real_time = job.is_promised and job.is_real_time
+        must = not rows and (is_real_time or not any_real_time)
         own_s = latency.kv_token_s * job.kv_tokens
-        most_s = slack_s if is_real_time and (not job.prompt_left or job.task.is_decoding) else min(longest_s, slack_s)
+        if is_real_time:
+            most_s = slack_s
+            prompts_s = math.inf if job.task.is_decoding else SHARE * (slack_s - step_s)  # what is decoding has but forced tokens left
+        else:
+            others_s = real_time_s + laxity_s if any_real_time else max(laxity_s, overhead_s / DEAREST_OVERHEAD)
+            most_s, prompts_s = min(slack_s, others_s), overhead_s / OVERHEAD - others_prompts_s
         most_s = max(most_s, step_s)  # what makes the step no longer than it is does no harm
         chunk, share = 0, 1.0
         if job.prompt_left:
-            room_s = most_s - decode_s - serial_s - own_s - latency.chunk_s
-            chunk = _chunk(min(job.prompt_left, budget), room_s, latency, must=not rows)
+            room_s = min(most_s - decode_s - serial_s - own_s - latency.chunk_s, prompts_s)
+            chunk = _chunk(min(job.prompt_left, budget), room_s, latency, must=must)
             if not chunk:
                 continue
             share = chunk / job.prompt_left
             own_s += latency.prompt_s(chunk)
-        elif rows and decode_s + serial_s + own_s > most_s:
+        elif not must and decode_s + serial_s + own_s > most_s:
             continue
         rows.append((job, chunk))
         serial_s += own_s
         budget -= max(1, chunk)
+        before_s, step_s = step_s, decode_s + serial_s
         if is_real_time:
+            real_time_s += step_s - before_s
             worth += share * real_time_worth
             real_time_worth *= URGENCY_DECAY
         else:
+            others_prompts_s += latency.prompt_s(chunk) if chunk else 0.0
             worth += share * (BEST_EFFORT_WORTH if job.is_promised else SPARE_WORTH)
         if job.is_promised:
-            start_s = job.latest_s if is_real_time and job.latest_s >= now else job.hope_s
-            slack_s = min(slack_s, start_s - now + row_s[1] + own_s)
-        step_s = decode_s + serial_s
+            slack_s = min(slack_s, _start_s(job, now) - now + row_s[1] + own_s)
         if worth >= best * decode_s:
             best_rows, best = len(rows), worth / decode_s
         if len(rows) == limits.max_batch or budget < 1:
             break
     return rows[:best_rows]
+
+
+def _start_s(job: Outlook, now: float) -> float:
+    """Until when a promised task may be kept waiting by those after it: as cautiously as there still is time for."""
+    if not job.is_real_time or job.last_s < now:
+        return job.hope_s
+    return job.latest_s if job.latest_s >= now else job.last_s
 
 
 def best_width(worths: Sequence[float], latency: LatencyModel, limits: Limits) -> int:
@@ -300,15 +335,18 @@ def _chunk(tokens: int, room_s: float, latency: LatencyModel, *, must: bool) -> 
     return min(tokens, SHORTEST_CHUNK) if must else 0
 
 
-def _with_row(rows: Rows, job: Outlook, now: float, longest_s: float, latency: LatencyModel, limits: Limits) -> Rows:
+def _with_row(rows: Rows, job: Outlook, now: float, laxity_s: float, latency: LatencyModel, limits: Limits) -> Rows:
     """The rows and one more, in place of the last one if there is no room, its prompt cut to what the others' slack allows.
 
-    One of another adapter has the step for itself: the others come after it, as it could be left out again if it came after them.
+    One of another adapter has the step for itself: the others come after it, as it could be left out again if it came after them. So has
+    one that would make the step longer by more than a step of its own takes.
     """
     if any(job is other for other, _ in rows):
         return rows
     slack_s = min((other.latest_s - now for other, _ in rows if other.is_promised and other.is_real_time), default=math.inf)
     rows = rows[: limits.max_batch - 1] if job.task.adapter == rows[0][0].task.adapter else []
+    if latency.step_s(len(rows) + 1) - latency.step_s(len(rows)) > latency.step_s(1):
+        rows = []
     budget = limits.max_step_tokens - sum(max(1, chunk) for _, chunk in rows)
     if budget < 1:
         return rows
@@ -316,4 +354,4 @@ def _with_row(rows: Rows, job: Outlook, now: float, longest_s: float, latency: L
         return [*rows, (job, 0)]
     tokens = sum(chunk for _, chunk in rows)
     step_s = latency.step_s(len(rows) + 1, tokens, 1 + sum(chunk > 0 for _, chunk in rows))
-    return [*rows, (job, _chunk(min(job.prompt_left, budget), min(longest_s, slack_s) - step_s, latency, must=True))]
+    return [*rows, (job, _chunk(min(job.prompt_left, budget), min(laxity_s, slack_s) - step_s, latency, must=True))]

@@ -1,0 +1,83 @@
+"""How long others may keep the device from the real-time tasks: a schedulability test of those in hand and of those to come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.load import Traffic
+from slice_ros.scheduling.outlook import CAUTION, Outlook
+from slice_ros.scheduling.policies.base import Limits
+from slice_ros.scheduling.policies.promises import UNLIKELY, Lump, Promises, token_s_by_width
+
+RISK = 0.01
+"""How likely it may be that more real-time work has piled up than is reckoned with."""
+SHARE = 0.5
+"""Share of that time that others get in one plan where another real-time goal may come meanwhile, which finds what is left."""
+
+
+def laxity_s(real_time: Sequence[Outlook], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits) -> float:
+    """For how long the device may do nothing for real-time tasks, from now on, and all of them be in time; below 0 if some will not be.
+
+    Two things are asked. Of the tasks in hand, gone through by due time, what is due by T has to fit into T, with caution as to how
+    long their answers are, and beside what arrives meanwhile and is due by then as well. And one that arrives now, with as little slack
+    as they lately did, has to find time after all the work in hand and what others pile up (:func:`backlog_s`).
+    """
+    demand = Promises(Traffic(), now, latency, limits)
+    busy = min(traffic.busy(token_s_by_width(latency, limits)[-1]), 1.0)
+    tokens = serial_s = variance = longest = 0.0
+    laxity = math.inf
+    for lump in sorted(lump for job in real_time for lump in _lumps(job, now, latency)):
+        tokens, serial_s, variance = tokens + lump.tokens, serial_s + lump.serial_s, variance + lump.variance
+        longest = max(longest, lump.longest)
+        needed_s = demand.seconds(tokens, longest)
+        needed_s += CAUTION * math.sqrt(variance) * needed_s / max(tokens, 1.0) + serial_s
+        needed_s *= 1.0 + latency.margin
+        meanwhile_s = busy * max(0.0, lump.due_s - traffic.window_s)
+        laxity = min(laxity, lump.due_s - needed_s - max(meanwhile_s, prompts_s(traffic, needed_s)))
+    work_s = demand.seconds(tokens, longest) + serial_s if tokens else 0.0
+    if not real_time or traffic.goals_hz * work_s > UNLIKELY:
+        laxity = min(laxity, traffic.slack_s - work_s)
+    laxity = (laxity - backlog_s(traffic, latency, limits)) / (1.0 + latency.margin)
+    if laxity > 0.0 and traffic.goals_hz * (work_s + laxity) > UNLIKELY:
+        laxity *= SHARE
+    return laxity
+
+
+def prompts_s(traffic: Traffic, window_s: float) -> float:
+    """Time of the prompts of real-time goals that may arrive within a time, if any is likely to."""
+    goals = traffic.goals_hz * max(window_s, 0.0)
+    if goals < RISK:
+        return 0.0
+    return max(1.0, goals + CAUTION * math.sqrt(goals)) * traffic.prompt_share / traffic.goals_hz
+
+
+def backlog_s(traffic: Traffic, latency: LatencyModel, limits: Limits) -> float:
+    """How much real-time work has piled up at most when another goal arrives, but for a probability of ``RISK``.
+
+    Of work that arrives in independent pieces, a share ``busy`` of the time with ``variance`` a second, as much as x is waiting with a
+    probability of ``busy * exp(-2 * (1 - busy) * x / variance)`` (Kingman's bound for heavy traffic).
+    """
+    token_s = token_s_by_width(latency, limits)[-1]
+    busy = traffic.busy(token_s)
+    if busy <= RISK:
+        return 0.0
+    if busy >= 1.0:
+        return math.inf
+    deviation = math.sqrt(traffic.variance) * token_s + math.sqrt(traffic.prompt_variance)
+    return math.log(busy / RISK) * deviation**2 / (2.0 * (1.0 - busy))
+
+
+def _lumps(job: Outlook, now: float, latency: LatencyModel) -> Iterator[Lump]:
+    """What a task needs, and by when: a short answer by the time that its pace asks for, once that counts; an expected one by its end."""
+    left = job.needed - job.tokens
+    serial_s = job.prompt_s + left * job.kv_tokens * latency.kv_token_s
+    end_s = job.end_s if job.tokens else max(job.task.due_end_s, job.due_s)
+    if job.due_s < end_s:
+        soon = min(left, max(job.short - job.tokens, 1.0) if job.tokens else 1.0)
+        yield Lump(job.due_s - now, soon, soon, serial_s, 0.0)
+        if left > soon and end_s < math.inf:
+            yield Lump(end_s - now, left - soon, left, 0.0, job.deviation**2)
+    elif end_s < math.inf:
+        yield Lump(end_s - now, left, left, serial_s, job.deviation**2)

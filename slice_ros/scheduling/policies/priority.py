@@ -1,0 +1,43 @@
+"""Plain priorities, as LLM servers offer them: the class first, then arrival. The baseline that answers "why not just priorities?"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slice_ros.latency.model import LatencyModel
+from slice_ros.mask import Cell, MaskMatrix
+from slice_ros.scheduling.policies.base import Limits
+from slice_ros.scheduling.task import Task
+
+STEP_TOKENS = 512
+"""Tokens a step at most, decodes and prompts together: longer prompts are computed in chunks (vLLM's ``max_num_batched_tokens``)."""
+
+
+class Priority:
+    """The first ``max_batch`` tasks by (class, arrival) take part in each step, under a token budget.
+
+    Real-time tasks come first, and displace best-effort ones at the batch limit. Decodes go before prompts within the budget, so that a
+    long prompt stalls nobody for longer than a step. It knows neither due times nor step times.
+
+    Args:
+        step_tokens: decodes and prompt tokens of a step together.
+    """
+
+    name = "priority"
+
+    def __init__(self, step_tokens: int = STEP_TOKENS) -> None:
+        self._step_tokens = step_tokens
+
+    def plan(self, tasks: Sequence[Task], now: float, latency: LatencyModel, limits: Limits) -> MaskMatrix:  # noqa: ARG002
+        budget = min(self._step_tokens, limits.max_step_tokens)
+        chosen = sorted(tasks, key=lambda task: (not task.is_real_time, task.order))[: min(limits.max_batch, budget)]
+        spare = budget - len(chosen)
+        column = []
+        for task in chosen:
+            chunk = min(task.prompt_left, 1 + spare)
+            spare -= max(0, chunk - 1)
+            column.append(Cell(task.goal_id, chunk))
+        return MaskMatrix((tuple(column),))
+
+    def ended(self, task: Task, *, completed: bool) -> None:
+        pass
