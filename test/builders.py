@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from slice_ros import slo
 from slice_ros.engines.simulated import Lengths, SimulatedEngine
 from slice_ros.goal import GoalRequest
 from slice_ros.latency.model import LatencyModel
@@ -12,7 +15,10 @@ from slice_ros.scheduling.events import Finished, Progress
 from slice_ros.scheduling.policies import Policy, make_policy
 from slice_ros.scheduling.scheduler import Scheduler
 from slice_ros.scheduling.task import Task
-from slice_ros.slo import BestEffort, RealTime, Slo
+from slice_ros.slo import BestEffort, OnMiss, Slo
+
+RealTime = partial(slo.RealTime, on_miss=OnMiss.CONTINUE)
+"""A real-time SLO of a goal that runs to its end, in time or not, so that a test sees when that is."""
 
 CONTROL = RealTime(tpot_ms=50, deadline_s=1.5)
 VOICE = BestEffort(ttft_ms=1000, tpot_ms=125)

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from builders import CONTROL, PAPER, VOICE, Bench, a_goal, a_task
+from builders import CONTROL, PAPER, VOICE, Bench, RealTime, a_goal, a_task
 
 from slice_ros.engines.simulated import Lengths
 from slice_ros.goal import ErrorCode
@@ -12,7 +12,7 @@ from slice_ros.scheduling.admission import Admission, predict
 from slice_ros.scheduling.events import Checked
 from slice_ros.scheduling.experience import Experience
 from slice_ros.scheduling.policies import Limits
-from slice_ros.slo import BestEffort, RealTime
+from slice_ros.slo import BestEffort
 
 FLAT = LatencyModel("flat", (0.020,), chunk_s=0.030)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builders import CONTROL, QA, a_task
+from builders import CONTROL, QA, RealTime, a_task
 
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.host_cache import PIECE, REMEMBERED_S
@@ -27,7 +27,7 @@ from slice_ros.scheduling.policies import POLICIES, Policy, make_policy
 from slice_ros.scheduling.policies.base import next_cell
 from slice_ros.scheduling.residency import LONGEST_COPY_S, Room, claim, copy_time, first_to_go, is_worth_copying, unclaimed, victims
 from slice_ros.scheduling.scheduler import Scheduler
-from slice_ros.slo import RealTime, Slo
+from slice_ros.slo import Slo
 
 PROMPT = "The robot drives from the dock to the third shelf and back again, then it waits for the door to open. "
 ROUNDING = 0.03

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from builders import CONTROL, PAPER, VOICE, Bench, a_goal, a_task
+from builders import CONTROL, PAPER, VOICE, Bench, RealTime, a_goal, a_task
 
 from slice_ros.bench.optimum import Instance, attained, most_attained, random_instance
 from slice_ros.bench.simulate import attainment, simulate
@@ -17,7 +17,7 @@ from slice_ros.scheduling.outlook import Outlook
 from slice_ros.scheduling.policies import DEFAULT_POLICY, Limits, make_policy
 from slice_ros.scheduling.policies.promises import select
 from slice_ros.scheduling.policies.slack import SPARE_SHARE, Slack, best_width, mark_pressed
-from slice_ros.slo import BestEffort, OnMiss, RealTime
+from slice_ros.slo import BestEffort, OnMiss
 
 LIMITS = Limits()
 FLAT = LatencyModel("flat", (0.020,))

@@ -1,12 +1,12 @@
 """The published algorithm, against examples worked out by hand (l(1), l(2), l(3) = 14, 27, 38 ms; T = 1000 ms)."""
 
 import pytest
-from builders import CONTROL, PAPER, QA, VOICE, Bench, a_goal, a_task
+from builders import CONTROL, PAPER, QA, VOICE, Bench, RealTime, a_goal, a_task
 
 from slice_ros.mask import DECODE
 from slice_ros.scheduling.policies import Limits, PolicyError
 from slice_ros.scheduling.policies.slice import Slice, cycle_time_s
-from slice_ros.slo import BestEffort, RealTime
+from slice_ros.slo import BestEffort
 
 LIMITS = Limits()
 

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from builders import Bench, a_goal, a_task
+from builders import Bench, RealTime, a_goal, a_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +13,7 @@ from slice_ros.latency.model import LatencyModel
 from slice_ros.scheduling.events import Finished, Progress
 from slice_ros.scheduling.policies import POLICIES, Limits, PolicyError, make_policy
 from slice_ros.scheduling.policies.slice import Slice, cycle_time_s
-from slice_ros.slo import BestEffort, OnMiss, RealTime, ServiceClass, Slo
+from slice_ros.slo import BestEffort, OnMiss, ServiceClass, Slo
 
 NOW_S = 100.0
 

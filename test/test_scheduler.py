@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from builders import CONTROL, PAPER, QA, Bench, StrictEngine, a_goal, a_task
+from builders import CONTROL, PAPER, QA, Bench, RealTime, StrictEngine, a_goal, a_task
 
 from slice_ros.engines.paced import PacedEngine
 from slice_ros.engines.simulated import Lengths, SimulatedEngine
@@ -21,7 +21,7 @@ from slice_ros.scheduling.policies import POLICIES, make_policy
 from slice_ros.scheduling.policies.base import next_cell
 from slice_ros.scheduling.residency import LONGEST_COPY_S
 from slice_ros.scheduling.scheduler import LONGEST_PAST, MOST_ROWS, Scheduler, next_due_s
-from slice_ros.slo import BestEffort, OnMiss, RealTime
+from slice_ros.slo import BestEffort, OnMiss
 
 
 class Fixed:
