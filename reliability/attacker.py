@@ -23,8 +23,8 @@ from reliability.inputs import class_of, damaged
 from reliability.rtps import GUID_SIZE, HEADER, PREFIX_SIZE, Sender, about, sample
 from slice_ros.ros.distributions import RCLError
 
-DISCOVERY_S = 20.0
-"""Everybody is found within this, ..."""
+DISCOVERY_S = 60.0
+"""Everybody is found within this, on a busy machine, too, ..."""
 SETTLE_S = 2.0
 """... and no more of them comes after so long without another."""
 ANSWER_S = 10.0
@@ -134,14 +134,23 @@ class Attacker:
         self.come()
 
     def _find(self, nodes: Collection[str]) -> dict[str, Topic]:
-        """Topics to which these nodes listen."""
+        """Topics to which these nodes listen.
+
+        Raises:
+            RuntimeError: one of them is not there.
+        """
         found: dict[str, Topic] = {}
+        missing = set(nodes)
         began_s = news_s = time.monotonic()
-        while time.monotonic() < (news_s + SETTLE_S if found else began_s + DISCOVERY_S):
+        while missing or time.monotonic() < news_s + SETTLE_S:
+            if time.monotonic() > began_s + DISCOVERY_S:
+                raise RuntimeError(f"no readers of {', '.join(missing) or 'all nodes'} were found within {DISCOVERY_S:g} s")
             time.sleep(0.2)
             names = [name for name, _ in self._ears.get_topic_names_and_types(no_demangle=True)]
             readers = {name: self._ears.get_subscriptions_info_by_topic(name, no_mangle=True) for name in names}
-            attacked = {guid_of(reader)[:PREFIX_SIZE] for those in readers.values() for reader in those if reader.node_name in nodes}
+            theirs = [reader for those in readers.values() for reader in those if reader.node_name in nodes]
+            missing = set(nodes) - {reader.node_name for reader in theirs}
+            attacked = {guid_of(reader)[:PREFIX_SIZE] for reader in theirs}
             before, found = found, {}
             for name, those in readers.items():
                 if of_attacked := [reader for reader in those if guid_of(reader)[:PREFIX_SIZE] in attacked]:

@@ -73,8 +73,8 @@ class Rig:
         deaths_s: when nodes were killed, ...
         learnt_s: ... and how long the client of a goal that was under way then took to know.
         footprints: what nodes held just before they were ended.
-        shared: memory of the server, of its engine and of clients that lived, ...
-        orphaned: ... and that of clients that were killed, which is the middleware's.
+        shared: memory that the server and its engine share with others, ...
+        of_clients: ... and that of clients, which the middleware does not let go of where one of them was killed.
     """
 
     folder: Path
@@ -94,7 +94,7 @@ class Rig:
     learnt_s: list[float] = field(default_factory=list)
     footprints: list[Footprint] = field(default_factory=list)
     shared: set[SharedFile] = field(default_factory=set)
-    orphaned: set[SharedFile] = field(default_factory=set)
+    of_clients: set[SharedFile] = field(default_factory=set)
 
     @property
     def model(self) -> Path:
@@ -185,7 +185,7 @@ def node_stops(rig: Rig) -> float:
 
 def client_dies(rig: Rig) -> float:
     victim = rig.clients.pop(rig.rng.randrange(len(rig.clients)))
-    rig.orphaned |= shared_memory_of(victim.pid)
+    rig.of_clients |= shared_memory_of(victim.pid)
     victim.kill()
     rig.killed.append(victim)
     rig.new_client()
@@ -358,7 +358,7 @@ def run(
             rig.new_client()
         wait_until(lambda: prober.endpoints() > idle_endpoints, 30.0, lambda: prober.spin(0.2))
         done = break_it(rig, prober, faults, gap_s, slowness)
-        rig.shared |= shared_memory_of(*(client.pid for client in rig.clients))
+        rig.of_clients |= shared_memory_of(*(client.pid for client in rig.clients))
         ended = [client.finish(90.0) for client in rig.clients]
         wait_until(lambda: prober.endpoints() <= idle_endpoints, 20.0, lambda: prober.spin(0.2))
         rig.look()
@@ -382,7 +382,7 @@ def run(
     wait_until(lambda: not session_of(server.pid), 3.0)
     left = session_of(server.pid)
     shared = {file.path.name for file in rig.shared if file.size}
-    orphaned = [file.size for file in rig.orphaned if file.size]
+    of_clients = [file.size for file in rig.of_clients if file.size]
     log = server.log.read_text(errors="replace").splitlines()
     tracebacks = sum(line.startswith("Traceback") for line in log)
     unsaved, full = sum(UNSAVED in line for line in log), sum(fault.kind == "disk full" for fault in done)
@@ -402,7 +402,7 @@ def run(
             "engine start, s": round(rig.engine_s, 2),
             "engine start with measuring, s": round(rig.measuring_s, 2),
             "node start, s": round(rig.node_s, 2),
-            "shared memory of clients that were killed": f"{len(orphaned)} files of the middleware's, {sum(orphaned) / 2**20:.1f} MiB",
+            "left of the clients' shared memory": f"{len(of_clients)} files of the middleware's, {sum(of_clients) / 2**10:.0f} KiB",
             "clock stepped": "in node and engine" if clock_file is not None else "not: there is no C compiler",
         },
     )

@@ -207,8 +207,8 @@ def shared_memory_of(*pids: int | None) -> set[SharedFile]:
     """What is processes' own in /dev/shm: files that they hold open, and of Fast DDS, which holds a lock file, those that are locked."""
     found = set()
     for pid in pids:
-        with suppress(OSError):
-            for entry in Path(f"/proc/{pid}/fd").iterdir():
+        for entry in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):  # closed meanwhile, or removed
                 opened = entry.readlink()
                 if opened.is_relative_to("/dev/shm"):
                     path = opened.with_name(opened.name.removesuffix("_el"))

@@ -108,7 +108,11 @@ def test_a_forged_request_is_served_and_a_forged_reply_ends_a_call():
         waiting = guid(forger.node.get_subscriptions_info_by_topic, "rr/switchReply", "caller")
         sequence = iter(range(1, 1000))
         request = serialize_message(SetBool.Request(data=True))
-        until(lambda: served, server, act=lambda: sender.send(sample(writer, number := next(sequence), request, about(waiting, number))))
+        until(
+            lambda: served,
+            server,
+            act=lambda: sender.send(sample(writer, number := next(sequence), request, about(bytes(GUID_SIZE), number))),
+        )
         assert served[0] is True
 
         server.node.destroy_service(service)
