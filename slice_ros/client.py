@@ -114,6 +114,8 @@ class Generation:
         self._client = client
         self._pieces: deque[str] = deque()
         self._heard: list[str] = []
+        self.instance: bytes | None = None
+        """Which server took the goal."""
         self._news: Any = client._future()
         self._end: Any = client._future()
         self._over = threading.Event()
@@ -420,6 +422,7 @@ class SliceClient:
                 self._finish(generation, GoalFailed(ErrorCode.SHUTTING_DOWN, str(reason)))
                 return
             self._hear_news()
+            generation.instance = self._instance
             self._ask(generation)
             generation._take()
 
@@ -440,7 +443,11 @@ class SliceClient:
             return
         status, result = future.result().status, future.result().result
         if status == GoalStatus.STATUS_UNKNOWN:
-            self._lose(generation)
+            if generation.instance == self._instance is not None:
+                message = f"the server {self._server} has dropped the goal's result, which nobody took in for a minute; send it again"
+                self._finish(generation, GoalFailed(ErrorCode.INTERNAL, message))
+            else:
+                self._lose(generation)
             return
         report = report_of(result.report)
         if status == GoalStatus.STATUS_SUCCEEDED:

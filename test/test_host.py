@@ -20,6 +20,7 @@ from serving import is_alive, open_when_read
 
 from slice_ros.goal import ErrorCode, FinishReason, GoalRequest
 from slice_ros.parameters.table import check_all
+from slice_ros.process import host as host_module
 from slice_ros.process.host import EngineHost, EngineState
 from slice_ros.process.protocol import Start, Status, Stop
 from slice_ros.scheduling.engine import EngineError
@@ -383,6 +384,15 @@ def test_where_no_process_can_be_started_that_is_a_sentence_at_start(make_host):
     with no_file_descriptors(), pytest.raises(EngineError, match=r"no process can be started for the engine: .*Too many open files"):
         host.start(timeout_s=10.0)
     assert host.state is EngineState.FAILED
+
+
+def test_where_no_thread_can_be_started_that_is_a_sentence_at_start(make_host, monkeypatch):
+    def refuse(_stderr):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(host_module, "LastWords", refuse)
+    with pytest.raises(EngineError, match=r"no process can be started for the engine: can't start new thread"):
+        make_host().start(timeout_s=10.0)
 
 
 def test_where_no_process_can_be_started_goals_end_until_one_can(make_host, ends):

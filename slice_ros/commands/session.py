@@ -13,6 +13,7 @@ from action_msgs.msg import GoalStatus, GoalStatusArray
 from rclpy.executors import SingleThreadedExecutor
 
 from slice_ros.ros.conversions import uuid_hex
+from slice_ros.ros.distributions import mind_the_dead
 from slice_ros.ros.interfaces import SloStatus
 from slice_ros.ros.qos import ACTION_STATUS
 
@@ -36,6 +37,7 @@ class Session:
         self.timeout_s = timeout_s
 
     def __enter__(self) -> Session:
+        mind_the_dead()
         rclpy.init(args=[])
         self.node = rclpy.create_node("slice_cli")
         self._executor = SingleThreadedExecutor()

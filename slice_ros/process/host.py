@@ -180,12 +180,10 @@ class EngineHost:
     def _run_one(self) -> bool:
         """One engine process from birth to death; true if it became ready."""
         try:
-            connection, ours, process = self._spawn()
-        except OSError as error:
+            connection, ours, process, words = self._spawn()
+        except (OSError, RuntimeError) as error:
             self.failure = f"no process can be started for the engine: {error}"
             return False
-        assert process.stderr is not None  # a pipe
-        words = LastWords(process.stderr)
         commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         became_ready, told, lost = False, "", "its end is closed"
         over = threading.Event()
@@ -259,9 +257,10 @@ class EngineHost:
         with contextlib.suppress(OSError):
             ours.shutdown(socket.SHUT_RDWR)  # a process that hangs in the kernel dies later, or never
 
-    def _spawn(self) -> tuple[Connection, socket.socket, subprocess.Popen[bytes]]:
+    def _spawn(self) -> tuple[Connection, socket.socket, subprocess.Popen[bytes], LastWords]:
         """Raises:
         OSError: the machine has no process or file descriptor left.
+        RuntimeError: it has no thread left.
         """
         # The child finds this very package, however the parent found it.
         path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
@@ -277,12 +276,17 @@ class EngineHost:
                     stderr=subprocess.PIPE,
                     env={**os.environ, "PYTHONPATH": path},
                 )
+            assert process.stderr is not None  # a pipe
+            opened.enter_context(process.stderr)
+            opened.callback(process.wait)
+            opened.callback(process.kill)
+            words = LastWords(process.stderr)
             opened.pop_all()
         with self._lock:
             self._process = process
             if self._stopping.is_set():
                 process.kill()
-        return connection, ours, process
+        return connection, ours, process, words
 
     def _reap(self, process: subprocess.Popen[bytes], words: LastWords, lost: str) -> str:
         """Wait for a process whose pipe is lost; says how it ended, if it was not asked to."""

@@ -51,7 +51,7 @@ def _loopback_profile() -> str:
     return str(share_dir() / "config" / "fastdds_loopback.xml")
 
 
-def refusal(error: RCLError) -> str:
+def refusal(error: Exception) -> str:
     """An error of ROS in one sentence, without the places in its source; with SROS2, where to look."""
     sentence = f"ROS refuses it: {re.sub(r',? at [^ ,]+:[0-9]+', '', str(error)).strip()}"
     if os.environ.get("ROS_SECURITY_ENABLE", "").strip().lower() == "true":

@@ -28,7 +28,7 @@ from slice_ros.server.senders import Senders
 from slice_ros.server.slo_clock import SloClock, in_clock_time, in_real_time
 from slice_ros.server.telling import Telling
 
-RESULT_KEPT_S = 10
+RESULT_KEPT_S = 60
 """How long a result is kept for a client that has not asked yet; older rclpys' 900 s would be memory that grows for as long."""
 
 

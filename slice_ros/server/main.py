@@ -44,7 +44,7 @@ def main(args: list[str] | None = None) -> int:
             rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
             executor = SingleThreadedExecutor()
             server = SliceServer()
-        except RCLError as error:
+        except (RCLError, RuntimeError) as error:  # RuntimeError: ROS arguments that rcl does not know, a middleware that is not there
             raise ServerError(refusal(error)) from error
         executor.add_node(server)
         if server.get_parameter("lifecycle.autostart").value:
