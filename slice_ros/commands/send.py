@@ -73,7 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
     from rclpy.signals import SignalHandlerOptions
 
     from slice_ros.client import GoalFailed, ServerNotFound, SliceClient
+    from slice_ros.ros.distributions import mind_the_dead
 
+    mind_the_dead()
     # rclpy's own handlers would take the context away before the goal is canceled.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("slice_cli")
