@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -64,11 +65,19 @@ def test_the_servers_policy_allows_all_that_it_opens_and_nothing_that_nobody_nee
     assert {name.rpartition("/")[2] for name in missing} <= {"get_type_description", "describe_parameters", "set_parameters_atomically"}
 
 
+def test_the_servers_policy_allows_what_watches_its_clients(server_and_log):
+    node = server_and_log[0].node
+    assert server_and_log[0].run(server_and_log[0].client.generate("who asks?", max_tokens=2)).text  # it is watched from now on
+    watching = "/slice_server/_clients/"
+    server_and_log[0].spin_until(lambda: any(name.startswith(watching) for name in opened_by(node, "_slice_server_senders")["subscribe"]))
+    assert_allowed("server", opened_by(node, "_slice_server_senders"))
+
+
 def test_a_clients_policy_allows_all_that_a_slice_client_opens_and_no_parameter_of_the_server(server_and_log):
     node = server_and_log[0].node
     heard = {name for name in names(node.get_subscriber_names_and_types_by_node("planner", "/")) if "/_action/" not in name}
     assert heard <= allowed("client", "subscribe")
-    assert names(node.get_publisher_names_and_types_by_node("planner", "/")) <= allowed("client", "publish")
+    assert not unallowed("client", "publish", names(node.get_publisher_names_and_types_by_node("planner", "/")))
     assert allowed("client", "call") == allowed("server", "execute")
     assert allowed("client", "request") == {"/slice_server/check_slo"}
 
@@ -91,9 +100,14 @@ def opened_by(node, name: str) -> dict[str, set[str]]:
     return {**plain, "call": {name.partition("/_action/")[0] for some in found.values() for name in some if "/_action/" in name}}
 
 
+def unallowed(role: str, verb: str, some: set[str]) -> set[str]:
+    """Those that the policy does not allow; its names may have wildcards."""
+    return {name for name in some if not any(fnmatchcase(name, pattern) for pattern in allowed(role, verb))}
+
+
 def assert_allowed(role: str, opened: dict[str, set[str]]) -> None:
     for verb, some in opened.items():
-        assert some <= allowed(role, verb), (role, verb)
+        assert not unallowed(role, verb, some), (role, verb)
 
 
 def test_a_monitor_that_only_looks_opens_what_its_policy_allows_and_is_told_when_it_may_not_switch(server_and_log, monkeypatch):
