@@ -49,6 +49,7 @@ def ros():
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--structured-goals", type=int, default=60, metavar="N", help="goals with a grammar or schema to generate")
+    parser.addoption("--goals-under-stress", type=int, default=200, metavar="N", help="goals on a machine that is busy, while clients die")
     parser.addoption("--sequences", type=int, default=10_000, metavar="N", help="random sequences of events to give to schedulers")
 
 
