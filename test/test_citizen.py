@@ -163,7 +163,7 @@ def test_diagnostics_tell_of_the_engine_and_of_the_slo(peer):
 
 
 def test_too_many_missed_goals_are_a_warning_above_the_threshold_of_the_parameter(peer):
-    peer.run(peer.client.generate("go", slo=RealTime(deadline_s=0.001), max_tokens=20))
+    assert peer.fails("go", slo=RealTime(deadline_s=0.001), max_tokens=20).code is ErrorCode.SLO_MISSED
     peer.latest(DiagnosticArray, "/diagnostics", satisfies=lambda m: m.status[1].name == "citizen: SLO" and m.status[1].level == b"\x01")
     assert set_parameter(peer, "diagnostics.attainment_warn", 0.0).successful
     peer.latest(DiagnosticArray, "/diagnostics", satisfies=lambda m: m.status[1].name == "citizen: SLO" and m.status[1].level == b"\x00")

@@ -164,7 +164,7 @@ def test_a_goal_among_many_is_canceled_by_the_begin_of_its_id():
         with serving("crowded", "--engine", "simulated"):
             peer.client.wait_for_server(READY_S)
             crowd = [peer.client.send(f"goal {i}", max_tokens=5000) for i in range(100)]
-            peer.spin_until(lambda: all(generation._handle is not None for generation in crowd))
+            peer.spin_until(lambda: all(generation._is_taken for generation in crowd))
             shown = set(peer.status().mask.goals)  # only some of them
             hidden = next(generation for generation in crowd if generation.goal_id not in shown)
             command = [sys.executable, "-m", "slice_ros.cli", "cancel", hidden.goal_id[:12], "--server", "/crowded"]

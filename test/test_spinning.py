@@ -160,8 +160,9 @@ def test_blocking_from_several_threads(asker):
     assert answers == [[1 + number % 3 for number in range(GOALS // 4)]] * 4
 
 
-@pytest.mark.parametrize("kind", EXECUTORS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [SingleThreadedExecutor, MultiThreadedExecutor], ids=lambda kind: kind.__name__)
 def test_blocking_while_somebody_else_spins(asker, kind):
+    """The events executor of rclpy 9.1.2 does nothing in a thread that is not the first; its timers stand still as well."""
     executor = kind()
     executor.add_node(asker.node)
     thread = threading.Thread(target=lambda: spin_until_shutdown(executor))
