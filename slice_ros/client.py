@@ -11,6 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -114,6 +115,7 @@ class Generation:
         self._client = client
         self._pieces: deque[str] = deque()
         self._heard: list[str] = []
+        self.is_sent = False
         self.instance: bytes | None = None
         """Which server took the goal."""
         self._news: Any = client._future()
@@ -207,7 +209,8 @@ class SliceClient:
 
     Coroutines are awaited in ``async def`` callbacks of that node, or run with ``executor.create_task``; any executor will do, and any
     callback group. A server that dies or freezes ends its goals with GoalFailed (code ENGINE_DIED) within two seconds, later where the
-    node's own callbacks block; one that is busy is not taken for dead. When this process dies, the server ends its goals.
+    node's own callbacks block; one that is busy is not taken for dead. A goal that is sent before
+    the server is found waits five seconds for it. When this process dies, the server ends its goals.
 
     It speaks the action's own protocol (https://design.ros2.org/articles/actions.html) on its services and topics: rclpy's ActionClient
     decodes the feedback and the states of everybody's goals, and in Kilted may lose an acceptance between two threads.
@@ -224,6 +227,7 @@ class SliceClient:
         self._lock = threading.RLock()
         self._spinning = threading.Lock()
         self._in_flight: dict[str, Generation] = {}
+        self._unsent: list[tuple[Generation, Any]] = []
         self._is_destroyed = False
         self._thread: int | None = None
         # Of its own: a callback of the user's that awaits an answer must not keep the answer out.
@@ -251,12 +255,9 @@ class SliceClient:
             ServerNotFound: it did not come in time.
         """
         deadline_s = time.monotonic() + timeout_s
-        while not (self._goals.service_is_ready() and self._results.service_is_ready() and self._cancels.service_is_ready()):
+        while not self._is_ready():
             if time.monotonic() > deadline_s:
-                raise ServerNotFound(
-                    f"no server {self._server} within {timeout_s:g} s; start one with `slice-ros serve` "
-                    "and see that ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE are the same for both"
-                )
+                raise ServerNotFound(self._not_found(timeout_s))
             time.sleep(LOOK_S)
 
     async def generate(self, prompt: str | Sequence[ChatMessage], **options: Any) -> Answer:
@@ -395,9 +396,24 @@ class SliceClient:
                 self._watched_s, self._silent_s = time.monotonic(), 0.0
             generation = Generation(self, uuid.uuid4().hex, self._spinning_s)
             self._in_flight[generation.goal_id] = generation
-        request = Generate.Impl.SendGoalService.Request(goal_id=uuid_msg(generation.goal_id), goal=goal)
-        self._goals.call_async(request).add_done_callback(lambda future: self._answered(generation, future))
+            request = Generate.Impl.SendGoalService.Request(goal_id=uuid_msg(generation.goal_id), goal=goal)
+            self._unsent.append((generation, request))
+        self._send_unsent()
         return generation
+
+    def _send_unsent(self) -> None:
+        """Send the goals that wait for a server; ROS drops requests that nobody is there to take."""
+        with self._lock:
+            if not self._unsent or self._is_destroyed or not self._is_ready():
+                return
+            unsent, self._unsent = self._unsent, []
+        for generation, request in unsent:
+            if not generation.done:
+                generation.is_sent = True
+                self._goals.call_async(request).add_done_callback(partial(self._answered, generation))
+
+    def _is_ready(self) -> bool:
+        return all(client.service_is_ready() for client in (self._goals, self._results, self._cancels))
 
     def _progressed(self, feedback: bytes) -> None:
         generation = self._in_flight.get(feedback[GOAL_ID].hex())
@@ -429,7 +445,7 @@ class SliceClient:
     def _ask(self, generation: Generation) -> None:
         generation._heard_s = self._spinning_s
         request = Generate.Impl.GetResultService.Request(goal_id=uuid_msg(generation.goal_id))
-        self._results.call_async(request).add_done_callback(lambda future: self._ended(generation, future))
+        self._results.call_async(request).add_done_callback(partial(self._ended, generation))
 
     def _cancel(self, goal_id: str) -> None:
         if not self._is_destroyed:
@@ -509,6 +525,7 @@ class SliceClient:
                 elif unheard_s > UNTAKEN_S:
                     message = f"the server {self._server} did not say whether it takes the goal; send it again"
                     self._finish(generation, GoalFailed(ErrorCode.INTERNAL, message))
+            self._send_unsent()
             if self._unsure_s > LONGEST_LOOK_S and self._unsure:
                 # A goal that was on its way when the server came anew has been accepted by now. What became of others, the server tells.
                 unsure, self._unsure = self._unsure, set()
@@ -517,8 +534,17 @@ class SliceClient:
                         self._ask(generation)
 
     def _lose(self, generation: Generation) -> None:
-        message = f"the server {self._server} is gone or was started anew; send the goal again when it is there"
+        if generation.is_sent:
+            message = f"the server {self._server} is gone or was started anew; send the goal again when it is there"
+        else:
+            message = self._not_found(SERVER_UNSEEN_S)
         self._finish(generation, GoalFailed(ErrorCode.ENGINE_DIED, message))
+
+    def _not_found(self, waited_s: float) -> str:
+        return (
+            f"no server {self._server} within {waited_s:g} s; start one with `slice-ros serve` "
+            "and see that ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE are the same for both"
+        )
 
     # ---- who spins
 
