@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import threading
 import time
@@ -17,9 +16,9 @@ from typing import Any
 
 from action_msgs.msg import GoalStatus
 from action_msgs.srv import CancelGoal
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from rclpy.task import Future
@@ -27,6 +26,7 @@ from rclpy.task import Future
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling, TokenLogprob
 from slice_ros.ros import presence, qos
 from slice_ros.ros.conversions import duration_msg, message_msg, report_of, sampling_msg, slo_msg, uuid_msg
+from slice_ros.ros.distributions import RCLError
 from slice_ros.ros.interfaces import Generate, SloStatus
 from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import BestEffort, Slo
@@ -44,10 +44,11 @@ GOAL_ID = slice(4, 20)
 """Where it stands in a serialized feedback. An action's feedback goes to all its clients; what others asked for is not decoded."""
 UNHEARD_S = 5.0
 """After so long without news of a goal from a server that lives its result is asked for again: an answer may have been lost on its way."""
-UNTAKEN_S = 30.0
-"""A goal of which the server has not even said whether it takes it is given up after so long."""
+UNTAKEN_S = 5.0
+"""A goal of which the server has not even said whether it takes it is sent again after so long, and given up after thrice: rclpy's action
+server drops a goal whose acceptance it cannot send, as to a client that it has not discovered yet."""
 LOOK_S = 0.05
-UNSPUN_S = 5.0
+UNSPUN_S = 15.0
 """A blocking call takes an executor that did nothing for so long for one that nobody spins."""
 
 
@@ -124,6 +125,10 @@ class Generation:
         self._is_taken = False
         self._cancel_wanted = False
         self._heard_s = heard_s
+        self._patience_s = UNHEARD_S
+        self._request: Any = None
+        self._acceptance: Any = None
+        self._outcome: Any = None
         self.goal_id = goal_id
 
     @property
@@ -223,7 +228,7 @@ class SliceClient:
     def __init__(self, node: Node, server: str = "/slice_server") -> None:
         self._node = node
         self._server = server
-        self._id = f"c{uuid.uuid4().hex}"
+        self._topic = presence.client_topic(server, f"c{uuid.uuid4().hex}")
         self._lock = threading.RLock()
         self._spinning = threading.Lock()
         self._in_flight: dict[str, Generation] = {}
@@ -237,7 +242,7 @@ class SliceClient:
         self._results = node.create_client(Generate.Impl.GetResultService, f"{action}/get_result", **options)
         self._cancels = node.create_client(CancelGoal, f"{action}/cancel_goal", **options)
         self._feedback: Any = None
-        self._presence = presence.offer(node, presence.client_topic(server, self._id), group)
+        self._presence = presence.offer(node, self._topic, group)
         self._watch = presence.Watch(node, SloStatus, f"{server}/slo_status", group, hear=self._hear, changed=self._look_after_server)
         self._timer = node.create_timer(WATCH_PERIOD_S, self._look_after_server, group, Clock(clock_type=ClockType.STEADY_TIME))
         self._watched_s = time.monotonic()
@@ -255,6 +260,7 @@ class SliceClient:
             ServerNotFound: it did not come in time.
         """
         deadline_s = time.monotonic() + timeout_s
+        self._check_is_there()
         while not self._is_ready():
             if time.monotonic() > deadline_s:
                 raise ServerNotFound(self._not_found(timeout_s))
@@ -275,10 +281,10 @@ class SliceClient:
     def generate_sync(self, prompt: str | Sequence[ChatMessage], timeout_s: float | None = None, **options: Any) -> Answer:
         """Send a goal and block until its answer is there. Options as for :meth:`send`.
 
-        A node that is in no executor is spun here; any other is spun by somebody else, in another thread.
+        Of a node that is in no executor, the client's own callbacks run meanwhile; any other is spun by somebody else, in another thread.
 
         Raises:
-            GoalFailed: it ended without success, or (code CANCELED) not in time.
+            GoalFailed: it ended without success, or (code CANCELED) not in time, or rclpy was shut down.
             RuntimeError: nobody could ever take the answer in: this is a callback of the node's executor, or nobody spins that.
         """
         executor = self._executor()
@@ -336,8 +342,6 @@ class SliceClient:
         Raises:
             RuntimeError: the client was destroyed.
         """
-        if self._is_destroyed:
-            raise RuntimeError("this SliceClient was destroyed; make another one")
         goal = Generate.Goal()
         if isinstance(prompt, str):
             goal.prompt = prompt
@@ -355,7 +359,7 @@ class SliceClient:
         goal.adapter = adapter
         goal.session_id = session_id
         goal.client = self._node.get_fully_qualified_name()
-        goal.presence = self._id
+        goal.presence = self._topic
         goal.silent = not stream
         goal.after = [uuid_msg(g if isinstance(g, str) else g.goal_id) for g in after]
         goal.chain_deadline = duration_msg(chain_deadline_s)
@@ -387,6 +391,7 @@ class SliceClient:
 
     def _send(self, goal: Any) -> Generation:
         with self._lock:
+            self._check_is_there()
             if not goal.silent and self._feedback is None:  # not before: to hear it is work, though it is others'
                 topic, kind = f"{self._server}/generate/_action/feedback", Generate.Impl.FeedbackMessage
                 self._feedback = self._node.create_subscription(
@@ -407,10 +412,32 @@ class SliceClient:
             if not self._unsent or self._is_destroyed or not self._is_ready():
                 return
             unsent, self._unsent = self._unsent, []
-        for generation, request in unsent:
-            if not generation.done:
-                generation.is_sent = True
-                self._goals.call_async(request).add_done_callback(partial(self._answered, generation))
+            for generation, request in unsent:
+                if not generation.done:
+                    generation.is_sent = True
+                    generation._request, generation._heard_s = request, self._spinning_s
+                    generation._acceptance = self._goals.call_async(request)
+                    generation._acceptance.add_done_callback(partial(self._answered, generation))
+
+    def _send_again(self, generation: Generation) -> None:
+        """Send a goal, of which nothing was heard, under another id; what may have come of the first one is canceled."""
+        self._goals.remove_pending_request(generation._acceptance)
+        self._cancel(generation.goal_id)
+        del self._in_flight[generation.goal_id]
+        request, generation._request = generation._request, None
+        generation.goal_id = uuid.uuid4().hex
+        request.goal_id = uuid_msg(generation.goal_id)
+        self._in_flight[generation.goal_id] = generation
+        generation._heard_s = self._spinning_s
+        generation._acceptance = self._goals.call_async(request)
+        generation._acceptance.add_done_callback(partial(self._answered, generation))
+
+    def _check_is_there(self) -> None:
+        """Raises:
+        RuntimeError: the client was destroyed.
+        """
+        if self._is_destroyed:
+            raise RuntimeError("this SliceClient was destroyed; make another one")
 
     def _is_ready(self) -> bool:
         return all(client.service_is_ready() for client in (self._goals, self._results, self._cancels))
@@ -423,9 +450,11 @@ class SliceClient:
             text = deserialize_message(feedback, Generate.Impl.FeedbackMessage).feedback.text
         except RuntimeError:
             return  # no feedback
-        self._hear_news()
-        generation._heard_s = self._spinning_s
-        generation._feedback(text)
+        with self._lock:
+            if not generation.done:
+                self._hear_news()
+                generation._heard_s = self._spinning_s
+                generation._feedback(text)
 
     def _answered(self, generation: Generation, sent: Any) -> None:
         with self._lock:
@@ -443,15 +472,22 @@ class SliceClient:
             generation._take()
 
     def _ask(self, generation: Generation) -> None:
-        generation._heard_s = self._spinning_s
-        request = Generate.Impl.GetResultService.Request(goal_id=uuid_msg(generation.goal_id))
-        self._results.call_async(request).add_done_callback(partial(self._ended, generation))
+        with self._lock:
+            if self._is_destroyed:
+                return
+            if generation._outcome is not None:
+                self._results.remove_pending_request(generation._outcome)
+            generation._heard_s = self._spinning_s
+            request = Generate.Impl.GetResultService.Request(goal_id=uuid_msg(generation.goal_id))
+            generation._outcome = self._results.call_async(request)
+            generation._outcome.add_done_callback(partial(self._ended, generation))
 
     def _cancel(self, goal_id: str) -> None:
-        if not self._is_destroyed:
-            request = CancelGoal.Request()
-            request.goal_info.goal_id = uuid_msg(goal_id)
-            self._cancels.call_async(request)
+        with self._lock:
+            if not self._is_destroyed:
+                request = CancelGoal.Request()
+                request.goal_info.goal_id = uuid_msg(goal_id)
+                self._cancels.call_async(request)
 
     def _ended(self, generation: Generation, future: Any) -> None:
         if future.exception() is not None:
@@ -478,9 +514,13 @@ class SliceClient:
         with self._lock:
             if self._in_flight.pop(generation.goal_id, None) is None:
                 return
-        generation._finish(end)
+            if generation._acceptance is not None:
+                self._goals.remove_pending_request(generation._acceptance)
+            if generation._outcome is not None:
+                self._results.remove_pending_request(generation._outcome)
+            generation._finish(end)
         if (executor := self._node.executor) is not None:
-            executor.wake()  # who awaits it may do so in another thread's executor
+            executor.wake()  # a goal may end from another thread than the one that waits
 
     # ---- the server's life
 
@@ -497,12 +537,17 @@ class SliceClient:
             if self._instance != status[INSTANCE]:
                 self._watch.doubt()
             self._hear_news()
+            if self._instance is None:
+                for generation in self._in_flight.values():
+                    generation.instance = status[INSTANCE]
             if self._instance not in (None, status[INSTANCE]):
                 self._unsure, self._unsure_s = set(self._in_flight), 0.0
             self._instance = status[INSTANCE]
 
     def _look_after_server(self) -> None:
         with self._lock:
+            if self._is_destroyed:
+                return
             self._thread = threading.get_ident()
             now = time.monotonic()
             passed_s = min(now - self._watched_s, LONGEST_LOOK_S)
@@ -520,9 +565,12 @@ class SliceClient:
             for generation in generations:
                 unheard_s = self._spinning_s - generation._heard_s
                 if generation._is_taken:
-                    if unheard_s > UNHEARD_S:
+                    if unheard_s > generation._patience_s:
+                        generation._patience_s *= 2.0
                         self._ask(generation)
-                elif unheard_s > UNTAKEN_S:
+                elif unheard_s > UNTAKEN_S and generation._request is not None and generation.is_sent:
+                    self._send_again(generation)
+                elif unheard_s > 2 * UNTAKEN_S:
                     message = f"the server {self._server} did not say whether it takes the goal; send it again"
                     self._finish(generation, GoalFailed(ErrorCode.INTERNAL, message))
             self._send_unsent()
@@ -566,44 +614,62 @@ class SliceClient:
         return not isinstance(executor, Executor) and self._thread == threading.get_ident()
 
     def _wait(self, generation: Generation, timeout_s: float | None) -> bool:
-        """Whether a goal ends in time; the node is spun here while it is in no executor.
+        """Whether a goal ends in time; the client's own callbacks run here while the node is in no executor.
 
         Raises:
-            RuntimeError: nobody spins it.
+            GoalFailed: rclpy was shut down.
+            RuntimeError: nobody spins the node.
         """
         began_s = time.monotonic()
-        pulse: Any = None
+        pulse, pulse_s = None, began_s
         while not generation.done:
-            waited_s = time.monotonic() - began_s
-            if timeout_s is not None and waited_s > timeout_s:
+            now_s = time.monotonic()
+            left_s = LONGEST_LOOK_S if timeout_s is None else timeout_s - (now_s - began_s)
+            if left_s <= 0.0:
                 return False
+            if not self._node.context.ok():
+                raise GoalFailed(ErrorCode.CANCELED, "rclpy was shut down before the answer came")
             executor = self._executor()
-            if executor is None:
+            if executor is None or isinstance(executor, _OwnCallbacks):
                 if self._spinning.acquire(timeout=LOOK_S):
                     try:
-                        self._spin(generation, None if timeout_s is None else timeout_s - waited_s)
+                        self._spin(generation, min(left_s, LONGEST_LOOK_S))
                     finally:
                         self._spinning.release()
                 continue
-            if pulse is None:
-                pulse = executor.create_task(lambda: None)
-            if waited_s > UNSPUN_S and not pulse.done() and not self._spinning.locked():
+            if pulse is None or pulse.done():
+                pulse, pulse_s = executor.create_task(lambda: None), now_s
+            if now_s - pulse_s > UNSPUN_S:
                 generation.cancel()
                 raise RuntimeError(
                     f"the executor that has the node {self._node.get_name()} did nothing for {UNSPUN_S:g} s: spin it in another thread, "
-                    "or take the node out of it (executor.remove_node), then it is spun here"
+                    "or take the node out of it (executor.remove_node), then the client needs none"
                 )
             generation._over.wait(LOOK_S)
         return True
 
-    def _spin(self, generation: Generation, at_most_s: float | None) -> None:
-        executor = SingleThreadedExecutor(context=self._node.context)
-        executor.add_node(self._node)
+    def _spin(self, generation: Generation, at_most_s: float) -> None:
+        executor = _OwnCallbacks(self._group, self._node)
+        until_s = time.monotonic() + at_most_s
         try:
-            until_s = math.inf if at_most_s is None else time.monotonic() + at_most_s
-            while not generation.done and (left_s := until_s - time.monotonic()) > 0.0:
-                executor.spin_once(timeout_sec=min(left_s, LONGEST_LOOK_S))
+            while not generation.done and self._node.executor is executor and (left_s := until_s - time.monotonic()) > 0.0:
+                executor.spin_once(timeout_sec=left_s)
+        except (ExternalShutdownException, RCLError):
+            pass  # who waits looks whether rclpy was shut down
         finally:
-            executor.remove_node(self._node)
-            self._node.executor = None
+            if self._node.executor is executor:  # nobody has put the node into an executor of theirs meanwhile
+                executor.remove_node(self._node)
+                self._node.executor = None
             executor.shutdown()
+
+
+class _OwnCallbacks(SingleThreadedExecutor):
+    """Runs the callbacks of one group of a node; what else the node has waits for its user's executor."""
+
+    def __init__(self, group: CallbackGroup, node: Node) -> None:
+        super().__init__(context=node.context)
+        self._group = group
+        self.add_node(node)
+
+    def can_execute(self, entity: Any) -> bool:
+        return entity.callback_group is self._group and super().can_execute(entity)

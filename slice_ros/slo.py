@@ -23,8 +23,8 @@ class OnMiss(IntEnum):
 
     DEFAULT = 0
     """ABORT for real-time goals, whose late answer nobody should follow, CONTINUE for best-effort ones."""
-    CONTINUE = 1
-    ABORT = 2
+    ABORT = 1
+    CONTINUE = 2
 
 
 DEFAULT_UTILITY = {ServiceClass.REAL_TIME: 100.0, ServiceClass.BEST_EFFORT: 1.0}

@@ -13,23 +13,27 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import rclpy
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.task import Future
 
 from slice_ros.goal import ErrorCode, FinishReason, GoalError
 from slice_ros.parameters.presets import DEFAULTS, presets_of
 from slice_ros.ros import qos
 from slice_ros.ros.conversions import fill_result, report_msg, slo_of, uuid_msg
+from slice_ros.ros.distributions import RCLError
 from slice_ros.ros.interfaces import Generate, GoalEvent, SloStatus
 from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import Slo
 
+STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 STATUS_PERIOD_S = 0.5
 
 
@@ -88,7 +92,7 @@ class MockServer:
         self._instance = secrets.randbits(64)
         self._status = self._node.create_publisher(SloStatus, "~/slo_status", qos.ALIVE)
         self._events = self._node.create_publisher(GoalEvent, "~/goal_events", qos.GOAL_EVENTS)
-        self._node.create_timer(STATUS_PERIOD_S, self._publish_status)
+        self._node.create_timer(STATUS_PERIOD_S, self._publish_status, clock=STEADY)
         self._server = ActionServer(
             self._node,
             Generate,
@@ -111,8 +115,9 @@ class MockServer:
             rclpy.try_shutdown()
 
     def _spin(self) -> None:
-        while not self._stopping.is_set() and rclpy.ok():
-            self._executor.spin_once(timeout_sec=0.02)
+        with suppress(ExternalShutdownException, RCLError):  # whoever shut rclpy down wants no more of it
+            while not self._stopping.is_set() and rclpy.ok():
+                self._executor.spin_once(timeout_sec=0.02)
 
     def _script(self, goal: Any) -> Script:
         if callable(self._answers):
@@ -179,7 +184,7 @@ class MockServer:
                     rest.set_result(None)
 
             canceled.add_done_callback(resume)
-            timer = self._node.create_timer(left_s, resume)
+            timer = self._node.create_timer(left_s, resume, clock=STEADY)
             await rest
             self._node.destroy_timer(timer)
         return not canceled.done()

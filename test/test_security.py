@@ -36,7 +36,7 @@ def server_and_log(tmp_path_factory):
     rclpy.init(args=[])
     path = tmp_path_factory.mktemp("log") / "log"
     with (
-        serving("slice_server", "--engine", "paced", "--n-ctx", "2048", "--", "--ros-args", "--log-level", "debug") as process,
+        serving("slice_server", "--engine", "paced", "--n-ctx", "2048", "--ros-args", "--log-level", "debug") as process,
         path.open("w") as log,
     ):
         pump = subprocess.Popen(["cat"], stdin=process.stderr, stdout=log)

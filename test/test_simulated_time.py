@@ -121,3 +121,16 @@ def test_a_clock_that_pauses_or_steps_back_makes_no_goal_late_or_lost():
         again = peer.run(peer.client.generate("x", max_tokens=10, slo=RealTime(deadline_s=5.0)))
         assert again.report.deadline_met
         assert again.report.e2e_s < 2.0
+
+
+def test_a_clock_that_starts_or_leaps_makes_no_goal_late():
+    with served("leaping", "-p", "slo.clock:=ros") as (_, peer):
+        before = peer.run(peer.client.generate("x", max_tokens=10, slo=RealTime(deadline_s=5.0)))  # no clock yet: real time
+        assert before.report.deadline_met
+        with simulation(1.0) as world:
+            for _ in range(5):
+                world.now_s += 1e6
+                answer = peer.run(peer.client.generate("x", max_tokens=10, slo=RealTime(deadline_s=5.0)))
+                assert answer.report.deadline_met
+                assert answer.report.e2e_s < 2.0
+                time.sleep(0.2)

@@ -249,3 +249,74 @@ def test_a_client_may_be_destroyed_at_any_moment(context, kind):
             client.send("x")
     executor.shutdown()
     node.destroy_node()
+
+
+def test_a_blocking_call_leaves_the_nodes_own_callbacks_to_who_spins_it(asker):
+    ticks = []
+    asker.node.create_timer(0.01, lambda: ticks.append(True))
+    asker.client.generate_sync("x", max_tokens=100)
+    assert not ticks
+    rclpy.spin_once(asker.node, timeout_sec=1.0)
+    assert ticks
+
+
+def test_a_node_may_be_put_into_an_executor_while_a_blocking_call_waits(asker):
+    ticks, answers = [], []
+    asker.node.create_timer(0.01, lambda: ticks.append(True))
+    thread = threading.Thread(target=lambda: answers.append(asker.client.generate_sync("x", max_tokens=1500)))
+    thread.start()
+    time.sleep(0.5)
+    executor = SingleThreadedExecutor()
+    executor.add_node(asker.node)
+    turn(lambda: answers, lambda: executor.spin_once(timeout_sec=0.2))
+    thread.join()
+    before = len(ticks)
+    turn(lambda: len(ticks) > before + 3, lambda: executor.spin_once(timeout_sec=0.2), timeout_s=5.0)
+    executor.shutdown()
+
+
+def test_a_blocking_call_ends_where_rclpy_is_shut_down(context):
+    asker, ends = Asker(), []
+
+    def ask() -> None:
+        try:
+            asker.client.generate_sync("x", max_tokens=5000)
+        except GoalFailed as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    time.sleep(0.5)
+    rclpy.shutdown()
+    thread.join(5.0)
+    assert not thread.is_alive()
+    assert "shut down" in str(ends[0])
+
+
+def test_goals_sent_while_another_thread_destroys_the_client_end_or_are_refused(context):
+    node = rclpy.create_node("torn")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    spinner = threading.Thread(target=lambda: spin_until_shutdown(executor))
+    spinner.start()
+    try:
+        for _ in range(20):
+            client, sent = SliceClient(node, f"/{SERVER}"), []
+            client.wait_for_server(READY_S)
+
+            def send(client=client, sent=sent) -> None:
+                with pytest.raises(RuntimeError, match="destroyed"):
+                    while True:
+                        sent.append(client.send("x", max_tokens=50))
+
+            sender = threading.Thread(target=send)
+            sender.start()
+            time.sleep(0.02)
+            client.destroy()
+            sender.join(10.0)
+            assert not sender.is_alive()
+            assert all(generation.done for generation in sent)
+    finally:
+        executor.shutdown()
+        spinner.join(5.0)
+        node.destroy_node()

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--namespace", default="/", help="node namespace")
     parser.add_argument("--params-file", default=argparse.SUPPRESS, help="YAML file of parameters, as config/slice.yaml")
     parser.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME:=VALUE", help="set any parameter")
-    parser.add_argument("ros_args", nargs="*", metavar="--ros-args ...", help="more ROS arguments")
+    parser.add_argument("--ros-args", nargs=argparse.REMAINDER, default=[], metavar="...", help="all that follows is for ROS")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,4 +56,4 @@ def ros_arguments(arguments: argparse.Namespace) -> list[str]:
             result += ["-p", f"{name}:={value if not isinstance(value, str) else repr(value)}"]
     for parameter in arguments.parameters:
         result += ["-p", parameter]
-    return result + [argument for argument in arguments.ros_args if argument != "--ros-args"]
+    return [*result, *arguments.ros_args]

@@ -50,7 +50,7 @@ def slo_of(msg: Any, presets: Mapping[str, Slo] = MappingProxyType({}), label: s
         if msg.service_class not in tuple(ServiceClass):
             raise SloError(f"service_class is {msg.service_class}; it must be 0 (BEST_EFFORT) or 1 (REAL_TIME)")
         if msg.on_miss not in tuple(OnMiss):
-            raise SloError(f"on_miss is {msg.on_miss}; it must be 0 (DEFAULT), 1 (CONTINUE) or 2 (ABORT)")
+            raise SloError(f"on_miss is {msg.on_miss}; it must be 0 (DEFAULT), 1 (ABORT) or 2 (CONTINUE)")
         if msg.preset and msg.preset not in presets:
             raise SloError(f"preset is {msg.preset[:40]!r}; this server has: {', '.join(sorted(presets)) or 'none'}")
         preset = msg.preset or (label if label in presets and msg == SloMsg() else "")

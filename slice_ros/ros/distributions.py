@@ -38,7 +38,9 @@ def mind_the_dead() -> None:
     Where discovery ends at this machine, rmw_fastrtps takes shared memory whatever the environment says. So it gets a profile instead, with
     which all ends there.
     """
-    given = os.environ.get("CYCLONEDDS_URI")
+    given = os.environ.get("CYCLONEDDS_URI", "")
+    if LINGER in given:
+        return  # it was called before, here or in the process that started this one
     os.environ["CYCLONEDDS_URI"] = f"<CycloneDDS><Domain>{LINGER}</Domain></CycloneDDS>" + (f",{given}" if given else "")
     os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
     is_local = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "LOCALHOST" and not os.environ.get("ROS_STATIC_PEERS")

@@ -93,7 +93,7 @@ class Goals:
 
     def end_orphans(self) -> None:
         """End the goals whose senders are gone; to be called again and again."""
-        error = GoalError(ErrorCode.CANCELED, "the process that sent the goal is gone")
+        error = GoalError(ErrorCode.CANCELED, "the process that sent the goal is not there, or not any more")
         for goal_id in self._senders.orphans():
             if self.host is not None:
                 self.host.cancel(goal_id, error)
@@ -144,13 +144,13 @@ class Goals:
         request = self._labels.known(request)
         # From here on it counts, whatever becomes of it: a server that refuses goals for want of room does not keep their SLOs.
         goal = self._goals[goal_id] = _Goal(handle, request, self._clock.rate)
-        if handle.request.presence:
-            self._senders.join(handle.request.presence, goal_id)
         self._telling.submitted(request)
         self._tell(GoalEvent.ACCEPTED, goal, SloReport())
         try:
             self._in_hand.join(request, limits)
             self._queue.join(request, limits)
+            if handle.request.presence:
+                self._senders.join(handle.request.presence, goal_id)
             self.host.submit(in_real_time(request, goal.rate))
         except GoalError as error:
             self.finished(failed(request, error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +12,7 @@ from slice_ros.parameters.table import Value
 
 LONGEST_NAME = 256
 """Bytes of a label, a session's, an adapter's or a client's name."""
-LONGEST_PRESENCE = 64
+PRESENCE = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+/_clients/[A-Za-z][A-Za-z0-9]*", re.ASCII)
 MOST_ENTRIES = 1024
 """Messages, stop strings or predecessors of one goal."""
 MOST_LABELS = 256
@@ -45,14 +46,12 @@ def check_size(request: GoalRequest, limits: Mapping[str, Value]) -> None:
             raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{field} has {size} bytes; limits.grammar_bytes of this server is {most}")
 
 
-def check_presence(sender: str) -> None:
+def check_presence(topic: str) -> None:
     """Raises:
-    GoalError: INVALID_GOAL; it becomes part of a topic's name.
+    GoalError: INVALID_GOAL; the server would listen to it.
     """
-    if sender and not (sender.isascii() and sender.isalnum() and sender[0].isalpha() and len(sender) <= LONGEST_PRESENCE):
-        raise GoalError(
-            ErrorCode.INVALID_GOAL, f"presence is {sender[:40]!r}; it must be at most {LONGEST_PRESENCE} letters and digits, a letter first"
-        )
+    if topic and not (len(topic) <= LONGEST_NAME and PRESENCE.fullmatch(topic)):
+        raise GoalError(ErrorCode.INVALID_GOAL, f"presence is {topic[:80]!r}; it must be a topic like /slice_server/_clients/c1")
 
 
 class Labels:

@@ -11,7 +11,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from slice_ros.ros.distributions import RCLError, mind_the_dead, refusal
-from slice_ros.server.node import ServerError, SliceServer
+from slice_ros.server.node import ServerError, SliceServer, turn
 
 
 def main(args: list[str] | None = None) -> int:
@@ -50,12 +50,7 @@ def main(args: list[str] | None = None) -> int:
         if server.get_parameter("lifecycle.autostart").value:
             executor.create_task(start, server)
         while rclpy.ok() and not stopped and failure is None and not server.conflict:
-            try:
-                executor.spin_once(timeout_sec=0.2)
-            except ExternalShutdownException:
-                raise
-            except Exception as error:  # as rclpy's own parameter services raise where a type is none that they know
-                server.get_logger().error(f"a callback raised {error!r}, and the server goes on")
+            turn(executor, 0.2)
         if server.conflict:
             raise ServerError(server.conflict)
         if failure is not None:

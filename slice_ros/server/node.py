@@ -10,6 +10,8 @@ from functools import partial
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException
+from rclpy.logging import get_logger
 from rclpy.task import Future
 
 from slice_ros.goal import ErrorCode, GoalError
@@ -64,7 +66,7 @@ class SliceServer(ManagedNode):
         super().__init__(
             "slice_server", automatically_declare_parameters_from_overrides=True, allow_undeclared_parameters=True, **node_arguments
         )
-        self._born_s = time.monotonic()
+        self._offered_s = 0.0
         self.conflict = ""
         """Why this server must end: there is another one of its name."""
         self._host: EngineHost | None = None
@@ -150,6 +152,7 @@ class SliceServer(ManagedNode):
     def _offer(self) -> None:
         """What others can reach; it stays for the node's life, so that nobody's request is lost between two configurations."""
         self._telling.offer()
+        self._offered_s = time.monotonic()
         self._every(1.0 / float(self._parameters_now["status.rate_hz"]), self._look)
         self._checks = Checks(self, self._parameters_now, self._slo_clock)
         self._goals = Goals(self, self._parameters_now, self._telling, self._slo_clock)
@@ -164,7 +167,7 @@ class SliceServer(ManagedNode):
 
     def _is_second(self, others: int) -> bool:
         """Whether a server of this name was there before, seen from more status publishers than there should be."""
-        if time.monotonic() - self._born_s < DISCOVERY_S and self.count_publishers("~/slo_status") > others:
+        if self.count_publishers("~/slo_status") > others:
             self.conflict = (
                 f"a server named {self.get_fully_qualified_name()} is running already; "
                 "stop it, or give this one another name (-r __node:=NAME)"
@@ -265,7 +268,7 @@ class SliceServer(ManagedNode):
             self._is_idle.set_result(None)
 
     def _look(self) -> None:
-        if self._is_second(others=1):
+        if time.monotonic() - self._offered_s < DISCOVERY_S and self._is_second(others=1):
             self._close_for_goals()
         self._telling.publish_status()
         if self._active and self._host is not None and self._host.state is EngineState.FAILED:
@@ -286,10 +289,20 @@ class SliceServer(ManagedNode):
             self._host.stop()
         deadline = time.monotonic() + DRAIN_S
         while self._goals and time.monotonic() < deadline:
-            executor.spin_once(timeout_sec=0.05)
+            turn(executor, 0.05)
         # The results are set; their replies leave with the executor's next turns.
         deadline = min(deadline, time.monotonic() + LEAVE_S)
         while time.monotonic() < deadline:
-            executor.spin_once(timeout_sec=0.02)
+            turn(executor, 0.02)
         if self._goals is not None:
             self._goals.close()
+
+
+def turn(executor: Any, timeout_s: float) -> None:
+    """One turn of an executor; what a callback raises is told, and ends nobody: rclpy's parameter services raise at an unknown type."""
+    try:
+        executor.spin_once(timeout_sec=timeout_s)
+    except ExternalShutdownException:
+        raise
+    except Exception as error:
+        get_logger("slice_server").error(f"a callback raised {error!r}, and the server goes on")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import rclpy
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from std_msgs.msg import Empty
 
-from slice_ros.ros.presence import Watch, client_topic
+from slice_ros.ros.presence import Watch
 
 GONE_S = 2.0
 """A sender that DDS takes for dead has this long to come back, ..."""
@@ -41,7 +40,6 @@ class Senders:
     """
 
     def __init__(self, server: Node) -> None:
-        self._name = server.get_fully_qualified_name()
         self._node = rclpy.create_node(
             f"_{server.get_name()}_senders",
             namespace=server.get_namespace(),
@@ -54,15 +52,19 @@ class Senders:
         self._executor = SingleThreadedExecutor(context=server.context)
         self._executor.add_node(self._node)
         self._senders: dict[str, _Sender] = {}
+        self._is_closed = False
         self._thread = threading.Thread(target=self._spin, name="senders", daemon=True)
         self._thread.start()
 
     def join(self, sender: str, goal_id: str) -> None:
-        """A goal came from this sender."""
-        if sender not in self._senders:
-            topic = client_topic(self._name, sender)
-            self._senders[sender] = _Sender(Watch(self._node, Empty, topic, self._group), time.monotonic())
-        self._senders[sender].goals.add(goal_id)
+        """A goal came from the sender that offers this topic."""
+        now = time.monotonic()
+        known = self._senders.get(sender)
+        if known is None:
+            known = self._senders[sender] = _Sender(Watch(self._node, Empty, sender, self._group), now)
+        elif known.watch.is_alive:
+            known.since_s = now
+        known.goals.add(goal_id)
 
     def leave(self, sender: str, goal_id: str) -> None:
         """One of its goals has ended."""
@@ -86,10 +88,17 @@ class Senders:
         self._senders.pop(name).watch.destroy()
 
     def close(self) -> None:
+        self._is_closed = True
+        self._executor.wake()
+        self._thread.join(timeout=2.0)
         self._executor.shutdown(timeout_sec=1.0)
-        self._thread.join(timeout=1.0)
         self._node.destroy_node()
 
     def _spin(self) -> None:
-        with suppress(ExternalShutdownException):
-            self._executor.spin()
+        while self._node.context.ok() and not self._is_closed:
+            try:
+                self._executor.spin_once(timeout_sec=1.0)
+            except (ExternalShutdownException, ShutdownException):
+                return
+            except Exception as error:
+                self._node.get_logger().error(f"a callback raised {error!r}, and clients are watched on")

@@ -16,6 +16,9 @@ from slice_ros.slo import LONGEST_BOUND_S, Slo
 LOOK_PERIOD_S = 0.1
 WINDOW_S = 2.0
 """The rate of a clock is that of the latest two seconds."""
+LEAP_S = 1.0
+QUICKEST = 50.0
+"""A clock that goes on by more than a second and fifty times real time has made a step."""
 
 
 class SloClock:
@@ -23,7 +26,7 @@ class SloClock:
 
     The engine knows real time alone. So a goal's bounds are converted when it is submitted, by the rate that the clock has then, and what
     it experiences is converted back by the same rate. While the clock stands still no bound can be missed. What it does later changes
-    nothing for the goals in hand; after a step back, its rate is measured anew.
+    nothing for the goals in hand; after a step its rate is measured anew, and until then is what it was.
 
     Args:
         node: whose clock it is.
@@ -34,25 +37,26 @@ class SloClock:
         self._node = node
         self._is_real = kind == "real"
         self._looks: deque[tuple[float, float]] = deque()
+        self.rate = 1.0
+        """Seconds of the clock in a second of real time; 0 while it stands still, 1 until it has been seen to run."""
 
     def look(self) -> None:
         """To be called every ``LOOK_PERIOD_S``."""
         if self._is_real:
             return
         now_s, ros_s = time.monotonic(), self._node.get_clock().now().nanoseconds * 1e-9
-        if self._looks and ros_s < self._looks[-1][1]:
-            self._looks.clear()
+        if ros_s == 0.0:
+            return  # there is no clock yet
+        if self._looks:
+            before_s, before_ros_s = self._looks[-1]
+            if not 0.0 <= ros_s - before_ros_s <= LEAP_S + QUICKEST * (now_s - before_s):
+                self._looks.clear()  # a step, or the clock's first message
         self._looks.append((now_s, ros_s))
-        while now_s - self._looks[0][0] > WINDOW_S:
+        while len(self._looks) > 2 and now_s - self._looks[0][0] > WINDOW_S:
             self._looks.popleft()
-
-    @property
-    def rate(self) -> float:
-        """Seconds of the clock in a second of real time; 0 while it stands still, 1 before it was seen to run."""
-        if self._is_real or len(self._looks) < 2:
-            return 1.0
-        (begin_s, begin_ros_s), (end_s, end_ros_s) = self._looks[0], self._looks[-1]
-        return (end_ros_s - begin_ros_s) / (end_s - begin_s)
+        if len(self._looks) > 1:
+            (begin_s, begin_ros_s), (end_s, end_ros_s) = self._looks[0], self._looks[-1]
+            self.rate = (end_ros_s - begin_ros_s) / (end_s - begin_s)
 
 
 def in_real_time(request: GoalRequest, rate: float) -> GoalRequest:
