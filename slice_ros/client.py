@@ -18,7 +18,7 @@ from action_msgs.msg import GoalStatus
 from action_msgs.srv import CancelGoal
 from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor, MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from rclpy.task import Future
@@ -26,7 +26,6 @@ from rclpy.task import Future
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling, TokenLogprob
 from slice_ros.ros import presence, qos
 from slice_ros.ros.conversions import duration_msg, message_msg, report_of, sampling_msg, slo_msg, uuid_msg
-from slice_ros.ros.distributions import RCLError
 from slice_ros.ros.interfaces import Generate, SloStatus
 from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import BestEffort, Slo
@@ -47,6 +46,8 @@ UNHEARD_S = 5.0
 UNTAKEN_S = 5.0
 """A goal of which the server has not even said whether it takes it is sent again after so long, and given up after thrice: rclpy's action
 server drops a goal whose acceptance it cannot send, as to a client that it has not discovered yet."""
+LEAVE_S = 1.0
+"""A client that is destroyed hears the replies to its last requests for so long."""
 LOOK_S = 0.05
 UNSPUN_S = 15.0
 """A blocking call takes an executor that did nothing for so long for one that nobody spins."""
@@ -234,6 +235,7 @@ class SliceClient:
         self._in_flight: dict[str, Generation] = {}
         self._unsent: list[tuple[Generation, Any]] = []
         self._is_destroyed = False
+        self._destroyed_s = 0.0
         self._thread: int | None = None
         # Of its own: a callback of the user's that awaits an answer must not keep the answer out.
         self._group = group = MutuallyExclusiveCallbackGroup()
@@ -375,10 +377,19 @@ class SliceClient:
         with self._lock:
             if self._is_destroyed:
                 return
+            had_goals = bool(self._in_flight)
             self.cancel_all()
-            self._is_destroyed = True
+            self._is_destroyed, self._destroyed_s = True, time.monotonic()
             for generation in list(self._in_flight.values()):
                 self._finish(generation, GoalFailed(ErrorCode.CANCELED, "the client was destroyed"))
+        executor = self._executor()
+        is_alone = self._thread in (None, threading.get_ident()) and not isinstance(executor, MultiThreadedExecutor)
+        if executor is None or not isinstance(executor, Executor) or (is_alone and not had_goals):
+            self._tear_down()
+        # Else a later look does. A server waits a tenth of a second for each reader of a reply that has just gone; and rclpy fails on what
+        # another thread destroys while it is taken.
+
+    def _tear_down(self) -> None:
         self._node.destroy_timer(self._timer)
         self._watch.destroy()
         self._node.destroy_publisher(self._presence)
@@ -547,6 +558,8 @@ class SliceClient:
     def _look_after_server(self) -> None:
         with self._lock:
             if self._is_destroyed:
+                if time.monotonic() - self._destroyed_s > LEAVE_S:
+                    self._tear_down()
                 return
             self._thread = threading.get_ident()
             now = time.monotonic()
@@ -654,8 +667,9 @@ class SliceClient:
         try:
             while not generation.done and self._node.executor is executor and (left_s := until_s - time.monotonic()) > 0.0:
                 executor.spin_once(timeout_sec=left_s)
-        except (ExternalShutdownException, RCLError):
-            pass  # who waits looks whether rclpy was shut down
+        except Exception:
+            if self._node.context.ok() and self._node.executor is executor:
+                raise  # else rclpy was shut down, or somebody else took the node over while this executor waited for it
         finally:
             if self._node.executor is executor:  # nobody has put the node into an executor of theirs meanwhile
                 executor.remove_node(self._node)
