@@ -41,8 +41,9 @@ INSTANCE = slice(12, 20)
 """Where that field stands in a serialized status. To decode all of it, with its mask matrix, is much work where clients are many."""
 GOAL_ID = slice(4, 20)
 """Where it stands in a serialized feedback. An action's feedback goes to all its clients; what others asked for is not decoded."""
-UNHEARD_S = 5.0
-"""After so long without news of a goal from a server that lives its result is asked for again: an answer may have been lost on its way."""
+UNHEARD_S = 2.0
+"""After so long without news of a goal from a server that lives its result is asked for again, and then after twice as long each time: an
+answer may have been lost on its way."""
 UNTAKEN_S = 5.0
 """A goal of which the server has not even said whether it takes it is sent again after so long, and given up after thrice: rclpy's action
 server drops a goal whose acceptance it cannot send, as to a client that it has not discovered yet."""

@@ -30,7 +30,7 @@ def load(tmp_path):
 def test_robot_mix_is_the_published_mix():
     control, voice, qa = load_workload("robot-mix").classes
     assert (control.slo, control.output_tokens, control.prompt_tokens) == (
-        RealTime(tpot_ms=50, deadline_s=1.5), Uniform(12, 25), Uniform(32, 96)
+        RealTime(tpot_ms=50, deadline_s=1.5, on_miss=OnMiss.CONTINUE), Uniform(12, 25), Uniform(32, 96)
     )  # fmt: skip
     assert (voice.slo, voice.output_tokens, voice.prompt_tokens) == (
         BestEffort(ttft_ms=1000, tpot_ms=125), Uniform(40, 120), Uniform(32, 128)
