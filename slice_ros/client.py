@@ -44,9 +44,6 @@ GOAL_ID = slice(4, 20)
 UNHEARD_S = 2.0
 """After so long without news of a goal from a server that lives its result is asked for again, and then after twice as long each time: an
 answer may have been lost on its way."""
-UNTAKEN_S = 5.0
-"""A goal of which the server has not even said whether it takes it is sent again after so long, and given up after thrice: rclpy's action
-server drops a goal whose acceptance it cannot send, as to a client that it has not discovered yet."""
 LEAVE_S = 1.0
 """A client that is destroyed hears the replies to its last requests for so long."""
 LOOK_S = 0.05
@@ -129,6 +126,7 @@ class Generation:
         self._heard_s = heard_s
         self._patience_s = UNHEARD_S
         self._request: Any = None
+        self._is_repeated = False
         self._acceptance: Any = None
         self._outcome: Any = None
         self.goal_id = goal_id
@@ -426,23 +424,23 @@ class SliceClient:
             unsent, self._unsent = self._unsent, []
             for generation, request in unsent:
                 if not generation.done:
-                    generation.is_sent = True
-                    generation._request, generation._heard_s = request, self._spinning_s
-                    generation._acceptance = self._goals.call_async(request)
-                    generation._acceptance.add_done_callback(partial(self._answered, generation))
+                    self._call(generation, request)
 
-    def _send_again(self, generation: Generation) -> None:
-        """Send a goal, of which nothing was heard, under another id; what may have come of the first one is canceled."""
-        self._goals.remove_pending_request(generation._acceptance)
-        self._cancel(generation.goal_id)
-        del self._in_flight[generation.goal_id]
-        request, generation._request = generation._request, None
-        generation.goal_id = uuid.uuid4().hex
-        request.goal_id = uuid_msg(generation.goal_id)
-        self._in_flight[generation.goal_id] = generation
-        generation._heard_s = self._spinning_s
+    def _call(self, generation: Generation, request: Any) -> None:
+        generation.is_sent, generation._request, generation._heard_s = True, request, self._spinning_s
         generation._acceptance = self._goals.call_async(request)
         generation._acceptance.add_done_callback(partial(self._answered, generation))
+
+    def _send_again(self, generation: Generation) -> None:
+        """Send a goal that the server does not know, though it was sent: once, then it is given up."""
+        request, generation._request = generation._request, None
+        if request is None:
+            message = f"the server {self._server} did not say whether it takes the goal; send it again"
+            self._finish(generation, GoalFailed(ErrorCode.INTERNAL, message))
+            return
+        self._goals.remove_pending_request(generation._acceptance)
+        self._call(generation, request)
+        generation._request, generation._outcome, generation._is_repeated = None, None, True
 
     def _check_is_there(self) -> None:
         """Raises:
@@ -474,7 +472,9 @@ class SliceClient:
                 if not self._is_destroyed and sent.exception() is None and sent.result().accepted:
                     self._cancel(generation.goal_id)
                 return
-            if sent.exception() is not None or not sent.result().accepted:
+            is_accepted = sent.exception() is None and sent.result().accepted
+            # Of one that was sent twice, the second is refused where the first came late.
+            if not (is_accepted or generation._is_repeated):
                 reason = sent.exception() or f"the server {self._server} is not active and rejected the goal"
                 self._finish(generation, GoalFailed(ErrorCode.SHUTTING_DOWN, str(reason)))
                 return
@@ -507,7 +507,11 @@ class SliceClient:
             return
         status, result = future.result().status, future.result().result
         if status == GoalStatus.STATUS_UNKNOWN:
-            if generation.instance == self._instance is not None:
+            if not generation._is_taken:
+                with self._lock:
+                    if not generation.done and not self._is_destroyed:
+                        self._send_again(generation)
+            elif generation.instance == self._instance is not None:
                 message = f"the server {self._server} has dropped the goal's result, which nobody took in for a minute; send it again"
                 self._finish(generation, GoalFailed(ErrorCode.INTERNAL, message))
             else:
@@ -577,16 +581,12 @@ class SliceClient:
                     self._lose(generation)
                 return
             for generation in generations:
-                unheard_s = self._spinning_s - generation._heard_s
-                if generation._is_taken:
-                    if unheard_s > generation._patience_s:
-                        generation._patience_s *= 2.0
-                        self._ask(generation)
-                elif unheard_s > UNTAKEN_S and generation._request is not None and generation.is_sent:
-                    self._send_again(generation)
-                elif unheard_s > 2 * UNTAKEN_S:
-                    message = f"the server {self._server} did not say whether it takes the goal; send it again"
-                    self._finish(generation, GoalFailed(ErrorCode.INTERNAL, message))
+                if generation.is_sent and self._spinning_s - generation._heard_s > generation._patience_s:
+                    # One whose acceptance was lost is known where the server does not say at once that it is not.
+                    if not generation._is_taken and generation._outcome is not None:
+                        generation._take()
+                    generation._patience_s *= 2.0
+                    self._ask(generation)
             self._send_unsent()
             if self._unsure_s > LONGEST_LOOK_S and self._unsure:
                 # A goal that was on its way when the server came anew has been accepted by now. What became of others, the server tells.

@@ -516,7 +516,6 @@ def test_a_cancel_does_not_wait_for_the_step_under_way(tmp_path):
 def test_a_goal_whose_answers_were_lost_ends_all_the_same(server, monkeypatch):
     peer = Peer("llm")
     monkeypatch.setattr(client, "UNHEARD_S", 1.0)
-    monkeypatch.setattr(client, "UNTAKEN_S", 1.0)
     try:
         peer.client.wait_for_server(READY_S)
         with monkeypatch.context() as lossy:

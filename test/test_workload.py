@@ -33,9 +33,11 @@ def test_robot_mix_is_the_published_mix():
         RealTime(tpot_ms=50, deadline_s=1.5, on_miss=OnMiss.CONTINUE), Uniform(12, 25), Uniform(32, 96)
     )  # fmt: skip
     assert (voice.slo, voice.output_tokens, voice.prompt_tokens) == (
-        BestEffort(ttft_ms=1000, tpot_ms=125), Uniform(40, 120), Uniform(32, 128)
+        BestEffort(ttft_ms=1000, tpot_ms=125, on_miss=OnMiss.CONTINUE), Uniform(40, 120), Uniform(32, 128)
     )  # fmt: skip
-    assert (qa.slo, qa.output_tokens, qa.prompt_tokens) == (BestEffort(ttft_ms=1000, tpot_ms=100), Uniform(60, 200), Uniform(64, 512))
+    assert (qa.slo, qa.output_tokens, qa.prompt_tokens) == (
+        BestEffort(ttft_ms=1000, tpot_ms=100, on_miss=OnMiss.CONTINUE), Uniform(60, 200), Uniform(64, 512)
+    )  # fmt: skip
     assert [kind.share for kind in (control, voice, qa)] == [0.7, 0.15, 0.15]
 
 
