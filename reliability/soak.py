@@ -103,7 +103,7 @@ class Observer:
         goal = self._canceled
         if goal is None:
             if now >= self._next_s:
-                self._canceled, self._asked_s = self.client.send("tell me everything", max_tokens=2000, label="cancel"), 0.0
+                self._canceled, self._asked_s = self.client.send("tell me everything", max_tokens=2000, label="cancel", stream=False), 0.0
                 self._next_s = now + CANCEL_PERIOD_S
         elif goal.done:
             if self._asked_s:
