@@ -14,6 +14,7 @@ from serving import READY_S, serving
 
 from slice_ros.client import GoalFailed, SliceClient
 from slice_ros.goal import ErrorCode
+from slice_ros.ros.distributions import FAST_DDS_3
 
 try:
     from rclpy.experimental import EventsExecutor
@@ -22,7 +23,9 @@ except ImportError:  # Humble
 
 GOALS = 300
 SERVER = "quick"
-EXECUTORS = [kind for kind in (SingleThreadedExecutor, MultiThreadedExecutor, EventsExecutor) if kind is not None]
+EXECUTORS = [SingleThreadedExecutor, MultiThreadedExecutor]
+if FAST_DDS_3 and EventsExecutor is not None:  # Jazzy's ends the process
+    EXECUTORS.append(EventsExecutor)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 
@@ -25,7 +26,9 @@ def describe_network() -> str:
 
 
 PROFILES = "FASTDDS_DEFAULT_PROFILES_FILE"
-"""Names the file that Fast DDS reads."""
+"""Names the file that Fast DDS reads, from its release 3 on."""
+FAST_DDS_3 = importlib.util.find_spec("rclpy.subscription_content_filter_options") is not None
+"""Whether this is Kilted or later; without the profile, a discovery range that is no longer LOCALHOST would be the network's."""
 LINGER = "<Internal><WriterLingerDuration>100 ms</WriterLingerDuration></Internal>"
 
 
@@ -44,7 +47,7 @@ def mind_the_dead() -> None:
     os.environ["CYCLONEDDS_URI"] = f"<CycloneDDS><Domain>{LINGER}</Domain></CycloneDDS>" + (f",{given}" if given else "")
     os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
     is_local = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "LOCALHOST" and not os.environ.get("ROS_STATIC_PEERS")
-    if is_local and get_rmw_implementation_identifier() == "rmw_fastrtps_cpp" and PROFILES not in os.environ:
+    if is_local and FAST_DDS_3 and get_rmw_implementation_identifier() == "rmw_fastrtps_cpp" and PROFILES not in os.environ:
         os.environ[PROFILES] = _loopback_profile()
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
 
