@@ -44,6 +44,8 @@ GOAL_ID = slice(4, 20)
 UNHEARD_S = 2.0
 """After so long without news of a goal from a server that lives its result is asked for again, and then after twice as long each time: an
 answer may have been lost on its way."""
+REPEATS = 3
+"""How often a goal is sent again of which the server knows nothing: for half a minute."""
 LEAVE_S = 1.0
 """A client that is destroyed hears the replies to its last requests for so long."""
 LOOK_S = 0.05
@@ -126,7 +128,7 @@ class Generation:
         self._heard_s = heard_s
         self._patience_s = UNHEARD_S
         self._request: Any = None
-        self._is_repeated = False
+        self._repeats = 0
         self._acceptance: Any = None
         self._outcome: Any = None
         self.goal_id = goal_id
@@ -432,15 +434,15 @@ class SliceClient:
         generation._acceptance.add_done_callback(partial(self._answered, generation))
 
     def _send_again(self, generation: Generation) -> None:
-        """Send a goal that the server does not know, though it was sent: once, then it is given up."""
-        request, generation._request = generation._request, None
-        if request is None:
+        """Send a goal that the server does not know, though it was sent; in the end it is given up."""
+        if generation._repeats == REPEATS:
             message = f"the server {self._server} did not say whether it takes the goal; send it again"
             self._finish(generation, GoalFailed(ErrorCode.INTERNAL, message))
             return
         self._goals.remove_pending_request(generation._acceptance)
-        self._call(generation, request)
-        generation._request, generation._outcome, generation._is_repeated = None, None, True
+        self._call(generation, generation._request)
+        generation._outcome = None
+        generation._repeats += 1
 
     def _check_is_there(self) -> None:
         """Raises:
@@ -472,9 +474,10 @@ class SliceClient:
                 if not self._is_destroyed and sent.exception() is None and sent.result().accepted:
                     self._cancel(generation.goal_id)
                 return
+            self._thread = threading.get_ident()
             is_accepted = sent.exception() is None and sent.result().accepted
             # Of one that was sent twice, the second is refused where the first came late.
-            if not (is_accepted or generation._is_repeated):
+            if not (is_accepted or generation._repeats):
                 reason = sent.exception() or f"the server {self._server} is not active and rejected the goal"
                 self._finish(generation, GoalFailed(ErrorCode.SHUTTING_DOWN, str(reason)))
                 return

@@ -141,7 +141,7 @@ def test_status_tells_policy_engine_and_classes(slice_ros):
 def test_status_as_json_is_the_whole_message(slice_ros):
     slice_ros("send", "go", "--max-tokens", "1", *HERE)
     deadline = time.monotonic() + READY_S
-    while not (told := status(slice_ros))["classes"]:
+    while not ((told := status(slice_ros))["classes"] and told["kv_total"]):  # the engine tells of itself now and then
         assert time.monotonic() < deadline, told
     assert (told["policy"], told["model"], told["engine_state"], told["kv_total"]) == ("slack", "simulated", "ready", 32768)
     assert {"ttft_ms_p50", "attainment"} <= set(told["classes"][0])
