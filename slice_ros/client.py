@@ -310,6 +310,7 @@ class SliceClient:
         preset: str = "",
         max_tokens: int = 0,
         label: str = "",
+        supersede: bool = False,
         sampling: Sampling | None = None,
         stop: Iterable[str] = (),
         grammar: str = "",
@@ -330,6 +331,7 @@ class SliceClient:
             preset: name of one of the server's SLO presets; what ``slo`` says beside it replaces the preset's.
             max_tokens: output tokens at most; 0 is the server's default.
             label: kind of goal, for statistics and learnt lengths.
+            supersede: what this client has asked under that label before and is not answered ends with SUPERSEDED.
             sampling: default is greedy.
             stop: generation ends before the first of these.
             grammar: Lark or GBNF grammar the output follows; or
@@ -353,6 +355,7 @@ class SliceClient:
         goal.slo = slo_msg(slo or BestEffort(), preset)
         goal.max_tokens = max_tokens
         goal.label = label
+        goal.supersede = supersede
         goal.sampling = sampling_msg(sampling or Sampling())
         goal.stop = list(stop)
         goal.grammar = grammar

@@ -26,6 +26,7 @@ class ErrorCode(IntEnum):
     CANCELED = 10
     ENGINE_DIED = 11
     SHUTTING_DOWN = 12
+    SUPERSEDED = 13
     INTERNAL = 99
 
 
@@ -104,6 +105,7 @@ class GoalRequest:
         messages: a conversation, rendered with the model's chat template.
         submitted_s: ``time.monotonic()`` when the node received it (one clock for all processes of a machine).
         label: kind of goal, for statistics and learnt lengths; empty takes the service class.
+        supersede: whether it makes void what its client has asked before under its label.
         client: who sent it, by its own word; empty is nobody in particular.
         adapter: name of the LoRA adapter to compute it with; empty is none.
         grammar: Lark or GBNF, json_schema: JSON or the name of a schema, regex: a regular expression; what the answer must be, at most one.
@@ -122,6 +124,7 @@ class GoalRequest:
     messages: tuple[ChatMessage, ...] = ()
     submitted_s: float = 0.0
     label: str = ""
+    supersede: bool = False
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     grammar: str = ""
@@ -139,6 +142,7 @@ class GoalRequest:
         _require(not (self.prompt and self.messages), "prompt and messages are both given; give one of them")
         _require(self.max_tokens > 0, f"max_tokens is {self.max_tokens}; it must be above 0")
         _require(all(self.stop), "stop holds an empty string; leave it out")
+        _require(bool(self.label) or not self.supersede, "supersede is set and label is empty; give such goals a label")
         forms = [name for name in ("grammar", "json_schema", "regex") if getattr(self, name)]
         _require(len(forms) < 2, f"{' and '.join(forms)} are {'both' if len(forms) == 2 else 'all'} given; give one of them")
         _require(

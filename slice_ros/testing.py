@@ -58,7 +58,7 @@ class MockServer:
     """Context manager over a node in this process that serves ``<name>/generate``; its executor has a thread of its own.
 
     A goal that is not done when its deadline passes is answered all the same, with a report that says so; with ``on_miss`` ABORT it ends
-    then, with SLO_MISSED. Goals can be canceled.
+    then, with SLO_MISSED. Goals can be canceled, and superseded.
 
     Args:
         answers: by prompt (of messages: the last one's content), or a function of the goal message; a text is a Script at once.
@@ -75,7 +75,7 @@ class MockServer:
         self._default = default
         self._name = name
         self._presets: Mapping[str, Slo] = presets_of(DEFAULTS)
-        self._canceled: dict[str, Any] = {}
+        self._in_hand: dict[str, tuple[Any, Any]] = {}  # a goal, and a future of the error that interrupts it
         self._stopping = threading.Event()
         self.goals: list[Any] = []
         """The goal messages received, in order."""
@@ -127,16 +127,25 @@ class MockServer:
         return answer if isinstance(answer, Script) else Script(answer)
 
     def _cancel(self, handle: Any) -> Any:
-        canceled = self._canceled.get(bytes(handle.goal_id.uuid).hex())
-        if canceled is not None:
-            canceled.set_result(None)
+        self._interrupt(bytes(handle.goal_id.uuid).hex(), GoalError(ErrorCode.CANCELED, "the goal was canceled"))
         return CancelResponse.ACCEPT
+
+    def _interrupt(self, goal_id: str, error: GoalError) -> None:
+        _, interrupted = self._in_hand.get(goal_id, (None, None))
+        if interrupted is not None and not interrupted.done():
+            interrupted.set_result(error)
 
     async def _execute(self, handle: Any) -> Any:
         goal, began_s = handle.request, time.monotonic()
         self.goals.append(goal)
         goal_id = bytes(handle.goal_id.uuid).hex()
-        canceled = self._canceled[goal_id] = Future(executor=self._executor)
+        if goal.supersede:
+            void = GoalError(ErrorCode.SUPERSEDED, f"goal {goal_id} of the same client and label takes its place")
+            for earlier, (other, _) in self._in_hand.items():
+                if (other.client, other.label) == (goal.client, goal.label):
+                    self._interrupt(earlier, void)
+        interrupted = Future(executor=self._executor)
+        self._in_hand[goal_id] = goal, interrupted
         self._publish_event(GoalEvent.ACCEPTED, goal_id, goal, SloReport(), ErrorCode.NONE)
         script, pieces, times_s = self._script(goal), [], []
         error = GoalError(script.error, script.error_msg if script.error is not ErrorCode.NONE else "")
@@ -146,22 +155,23 @@ class MockServer:
             words = re.findall(r"\s*\S+", script.text)
             for number, piece in enumerate(words, 1):
                 due_s = script.after_s * number / len(words)
-                if due_s > end_s or not await self._pause(began_s + due_s, canceled):
+                if due_s > end_s or not await self._pause(began_s + due_s, interrupted):
                     break
                 pieces.append(piece)
                 times_s.append(time.monotonic() - began_s)
                 handle.publish_feedback(
                     Generate.Feedback(text=piece, tokens=len(pieces), report=report_msg(_report(times_s, slo, completed=False)))
                 )
-            await self._pause(began_s + end_s, canceled)
+            await self._pause(began_s + end_s, interrupted)
             if end_s < script.after_s:
                 what = f"the SLO is out of reach {end_s:g} s after the goal was sent, with {len(pieces)} tokens"
                 error = GoalError(ErrorCode.SLO_MISSED, what)
         except GoalError as refused:
             slo, error = Slo(), refused
-        del self._canceled[goal_id]
+        del self._in_hand[goal_id]
+        if interrupted.done():
+            error = interrupted.result()
         if handle.is_cancel_requested:
-            error = GoalError(ErrorCode.CANCELED, "the goal was canceled")
             handle.canceled()
         elif error.code is ErrorCode.NONE:
             handle.succeed()
@@ -173,25 +183,25 @@ class MockServer:
         reason = FinishReason.STOP if completed else None
         return fill_result(Generate.Result(), "".join(pieces), reason, error.code, error.message, report)
 
-    async def _pause(self, until_s: float, canceled: Any) -> bool:
-        """Wait until a moment of the monotonic clock; false when the goal is canceled before."""
+    async def _pause(self, until_s: float, interrupted: Any) -> bool:
+        """Wait until a moment of the monotonic clock; false when the goal is interrupted before."""
         left_s = until_s - time.monotonic()
-        if left_s > 0.0 and not canceled.done():
+        if left_s > 0.0 and not interrupted.done():
             rest = Future(executor=self._executor)
 
             def resume(_: Any = None) -> None:
                 if not rest.done():
                     rest.set_result(None)
 
-            canceled.add_done_callback(resume)
+            interrupted.add_done_callback(resume)
             timer = self._node.create_timer(left_s, resume, clock=STEADY)
             await rest
             self._node.destroy_timer(timer)
-        return not canceled.done()
+        return not interrupted.done()
 
     def _publish_status(self) -> None:
         status = SloStatus(
-            instance=self._instance, policy="mock", model="scripted", device="mock", engine_state="ready", running=len(self._canceled)
+            instance=self._instance, policy="mock", model="scripted", device="mock", engine_state="ready", running=len(self._in_hand)
         )
         status.stamp = self._node.get_clock().now().to_msg()
         self._status.publish(status)

@@ -16,7 +16,7 @@ from slice_ros.goal import ChatMessage, ErrorCode, GoalError
 from slice_ros.parameters.table import check_all
 from slice_ros.ros import qos
 from slice_ros.ros.interfaces import GoalEvent
-from slice_ros.server.intake import LONGEST_NAME, MOST_ENTRIES, MOST_LABELS, Labels, Places, check_size
+from slice_ros.server.intake import LONGEST_NAME, MOST_ENTRIES, MOST_LABELS, Labels, Places, check_size, superseded
 from slice_ros.slo import RealTime
 
 LIMITS = check_all({"limits.max_tokens": 100, "limits.prompt_bytes": 1000, "limits.grammar_bytes": 50})
@@ -106,6 +106,25 @@ def test_labels_beyond_the_most_count_as_their_service_class():
         assert labels.known(a_goal("a", label=f"l{i}")).kind == f"l{i}"
     assert labels.known(a_goal("a", label="one more")).kind == "best_effort"
     assert labels.known(a_goal("a", label="l0")).kind == "l0"
+    with pytest.raises(GoalError, match="one more than the 256 that this server tells apart"):
+        labels.known(a_goal("a", label="one more", supersede=True))
+
+
+def test_a_goal_makes_void_what_its_client_asked_under_its_label_but_not_what_it_waits_for():
+    goals = [
+        a_goal("old", label="drive", client="/a"),
+        a_goal("first", label="drive", client="/a"),
+        a_goal("between", label="look", client="/a", after=("first",)),
+        a_goal("other label", label="look", client="/a"),
+        a_goal("other client", label="drive", client="/b"),
+        a_goal("nobody's", label="drive"),
+    ]
+    in_hand = {goal.goal_id: goal for goal in goals}
+    assert superseded(a_goal("new", label="drive", client="/a", supersede=True), in_hand) == ["old", "first"]
+    after = a_goal("new", label="drive", client="/a", supersede=True, after=("between", "long gone"))
+    assert superseded(after, in_hand) == ["old"]
+    with pytest.raises(GoalError, match="supersede is set and label is empty"):
+        a_goal("new", supersede=True)
 
 
 def test_a_greedy_client_is_refused_and_the_other_is_served():

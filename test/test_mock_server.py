@@ -107,7 +107,7 @@ def test_a_scripted_error_is_an_error(asker):
     assert (caught.value.code, caught.value.text) == (ErrorCode.ENGINE_DIED, "half")
 
 
-def test_goals_can_be_canceled_and_rejected(asker, server):
+def test_goals_can_be_canceled_superseded_and_rejected(asker, server):
     async def cancel():
         generation = asker.client.send("never")
         asker.node.create_timer(0.2, generation.cancel)
@@ -116,6 +116,13 @@ def test_goals_can_be_canceled_and_rejected(asker, server):
     with pytest.raises(GoalFailed) as caught:
         asker.run(cancel())
     assert caught.value.code is ErrorCode.CANCELED
+    void, other = (asker.client.send("never", label=label) for label in ("drive", "look"))
+    assert asker.run(asker.client.generate("hello", label="drive", supersede=True)).text == "hello robot"
+    with pytest.raises(GoalFailed) as caught:
+        asker.run(void.result())
+    assert caught.value.code is ErrorCode.SUPERSEDED
+    assert not other.done
+    other.cancel()
     server.is_active = False
     with pytest.raises(GoalFailed, match="not active"):
         asker.run(asker.client.generate("hello"))

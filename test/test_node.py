@@ -171,6 +171,33 @@ def test_a_canceled_goal_ends_with_canceled_and_keeps_its_text(peer):
     assert caught.value.report.output_tokens < 1000
 
 
+def test_a_goal_that_supersedes_ends_earlier_ones_of_its_client_and_label_waiting_or_begun(peer):
+    async def supersede():
+        begun = peer.client.stream("go on", label="drive", max_tokens=1000)
+        async for piece in begun:
+            if piece:
+                break
+        other = peer.client.send("go on", label="look", max_tokens=4)
+        waiting = peer.client.send("go on", label="drive", max_tokens=4, after=[begun])
+        follower = peer.client.send("go on", label="tell", max_tokens=4, after=[waiting])
+        answer = await peer.client.generate("stop", label="drive", supersede=True, max_tokens=4)
+        await other.result()
+        ends = {}
+        for name, generation in (("begun", begun), ("waiting", waiting), ("follower", follower)):
+            with pytest.raises(GoalFailed) as caught:
+                await generation.result()
+            ends[name] = caught.value
+        return answer, ends
+
+    answer, ends = peer.run(supersede())
+    assert answer.report.output_tokens == 4
+    assert {name: error.code for name, error in ends.items()} == {
+        "begun": ErrorCode.SUPERSEDED, "waiting": ErrorCode.SUPERSEDED, "follower": ErrorCode.PREDECESSOR_FAILED
+    }  # fmt: skip
+    assert "same client and label 'drive' takes its place" in ends["begun"].message
+    assert ends["begun"].text
+
+
 def test_a_cancel_for_a_goal_that_has_ended_does_nothing(peer):
     generation = peer.client.send("short", max_tokens=1)
     peer.run(generation.result())

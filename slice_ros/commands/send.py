@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-tokens", type=_uint32, default=0, metavar="N", help="output tokens at most; 0 = the server's default")
     parser.add_argument("--label", default="", help="kind of goal, for statistics")
+    parser.add_argument("--supersede", action="store_true", help="end what this command has asked under that label before")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 = greedy")
     parser.add_argument("--seed", type=_uint32, default=0, help="the same seed gives the same text; 0 = a new one each time")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
@@ -169,6 +170,7 @@ def _send(client: SliceClient, arguments: argparse.Namespace, slo: Slo, sampling
         preset=arguments.preset,
         max_tokens=arguments.max_tokens,
         label=arguments.label,
+        supersede=arguments.supersede,
         sampling=sampling,
         stop=arguments.stop,
         adapter=arguments.adapter,

@@ -96,6 +96,7 @@ def request_of(
         messages=tuple(ChatMessage(m.role, m.content) for m in goal.messages),
         submitted_s=submitted_s,
         label=goal.label,
+        supersede=goal.supersede,
         sampling=Sampling(drawn.temperature, drawn.top_k, drawn.top_p, drawn.min_p, drawn.repeat_penalty, drawn.seed),
         stop=tuple(goal.stop),
         grammar=goal.grammar,

@@ -22,7 +22,7 @@ from slice_ros.scheduling.events import Finished, Progress
 from slice_ros.scheduling.scheduler import failed, no_token_yet
 from slice_ros.scheduling.task import SloReport
 from slice_ros.server.action import GoalServer, begin
-from slice_ros.server.intake import LONGEST_NAME, Labels, Places, check_presence, check_size
+from slice_ros.server.intake import LONGEST_NAME, Labels, Places, check_presence, check_size, superseded
 from slice_ros.server.parameters import ServerParameters
 from slice_ros.server.senders import Senders
 from slice_ros.server.slo_clock import SloClock, in_clock_time, in_real_time
@@ -142,6 +142,7 @@ class Goals:
         check_size(request, limits)
         check_presence(handle.request.presence)
         request = self._labels.known(request)
+        self._supersede(request)
         # From here on it counts, whatever becomes of it: a server that refuses goals for want of room does not keep their SLOs.
         goal = self._goals[goal_id] = _Goal(handle, request, self._clock.rate)
         self._telling.submitted(request)
@@ -154,6 +155,16 @@ class Goals:
             self.host.submit(in_real_time(request, goal.rate))
         except GoalError as error:
             self.finished(failed(request, error))
+
+    def _supersede(self, request: GoalRequest) -> None:
+        """End what a new goal makes void, at once, so that its places are free."""
+        if not request.supersede:
+            return
+        error = GoalError(ErrorCode.SUPERSEDED, f"goal {request.goal_id} of the same client and label {request.label!r} takes its place")
+        for goal_id in superseded(request, {goal_id: goal.request for goal_id, goal in self._goals.items()}):
+            if self.host is not None:
+                self.host.cancel(goal_id, error)
+            self.finished(Finished(goal_id, None, error.code, error.message, self._goals[goal_id].report))
 
     def _cancel(self, handle: Any) -> Any:
         """End a goal as soon as its cancel counts; the engine hears of it when its step is over, which may be a long one."""

@@ -54,6 +54,17 @@ def check_presence(topic: str) -> None:
         raise GoalError(ErrorCode.INVALID_GOAL, f"presence is {topic[:80]!r}; it must be a topic like /slice_server/_clients/c1")
 
 
+def superseded(request: GoalRequest, in_hand: Mapping[str, GoalRequest]) -> list[str]:
+    """The goals that a new one makes void: earlier ones of its client and label, but for those that it comes after, directly or not."""
+    spared, ahead = set(), list(request.after)
+    while ahead:
+        if (goal_id := ahead.pop()) in in_hand and goal_id not in spared:
+            spared.add(goal_id)
+            ahead += in_hand[goal_id].after
+    void = (goal for goal in in_hand.values() if (goal.client, goal.label) == (request.client, request.label))
+    return [goal.goal_id for goal in void if goal.goal_id not in spared]
+
+
 class Labels:
     """The labels that have figures of their own; a goal with one more counts as its service class."""
 
@@ -61,9 +72,16 @@ class Labels:
         self._known: set[str] = set()
 
     def known(self, request: GoalRequest) -> GoalRequest:
-        """The goal, its label dropped if there are too many others."""
+        """The goal, its label dropped if there are too many others.
+
+        Raises:
+            GoalError: INVALID_GOAL, it would replace others of its label.
+        """
         if request.label and request.label not in self._known:
             if len(self._known) >= MOST_LABELS:
+                if request.supersede:
+                    told = f"label is {request.label!r}, one more than the {MOST_LABELS} that this server tells apart"
+                    raise GoalError(ErrorCode.INVALID_GOAL, f"{told}; a goal with supersede needs one of those")
                 return replace(request, label="")
             self._known.add(request.label)
         return request
