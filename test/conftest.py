@@ -48,6 +48,7 @@ def ros():
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--events-executor", action="store_true", help="also test in rclpy's events executor, which may end the process")
     parser.addoption("--structured-goals", type=int, default=60, metavar="N", help="goals with a grammar or schema to generate")
     parser.addoption("--goals-under-stress", type=int, default=200, metavar="N", help="goals on a machine that is busy, while clients die")
     parser.addoption("--sequences", type=int, default=10_000, metavar="N", help="random sequences of events to give to schedulers")
@@ -56,8 +57,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 IMPORTS_ROS = re.compile(r"^(from|import) (rclpy|serving|slice_ros\.(client|ros|server|testing))\b", re.MULTILINE)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """``-m ros`` takes the tests that touch ROS, which are to be run on every distribution: those of modules that import it, or say so."""
     for item in items:
+        if item.get_closest_marker("events_executor") and not config.getoption("--events-executor"):
+            item.add_marker(pytest.mark.skip(reason="may end the process, by rclpy's fault; --events-executor runs it"))
         if IMPORTS_ROS.search(item.path.read_text()):
             item.add_marker("ros")
