@@ -39,8 +39,6 @@ SERVER_UNSEEN_S = 5.0
 """One of which DDS has told neither life nor death has this long to say something: it may have to be discovered first."""
 INSTANCE = slice(12, 20)
 """Where that field stands in a serialized status. To decode all of it, with its mask matrix, is much work where clients are many."""
-GOAL_ID = slice(4, 20)
-"""Where it stands in a serialized feedback. An action's feedback goes to all its clients; what others asked for is not decoded."""
 UNHEARD_S = 2.0
 """After so long without news of a goal from a server that lives its result is asked for again, and then after twice as long each time: an
 answer may have been lost on its way."""
@@ -342,7 +340,7 @@ class SliceClient:
             session_id: the next goal of the session goes on from what this one has computed.
             after: goals that must succeed first.
             chain_deadline_s: bound on this goal and all that depend on it.
-            stream: whether pieces of text are wanted as they come; each is a message to every client that streams.
+            stream: whether pieces of text are wanted as they come, each in a message.
 
         Raises:
             RuntimeError: the client was destroyed.
@@ -407,11 +405,8 @@ class SliceClient:
     def _send(self, goal: Any) -> Generation:
         with self._lock:
             self._check_is_there()
-            if not goal.silent and self._feedback is None:  # not before: to hear it is work, though it is others'
-                topic, kind = f"{self._server}/generate/_action/feedback", Generate.Impl.FeedbackMessage
-                self._feedback = self._node.create_subscription(
-                    kind, topic, self._progressed, qos.SERVICE, callback_group=self._group, raw=True
-                )
+            if not goal.silent and self._feedback is None:
+                self._feedback = presence.listen(self._node, self._topic, self._group, self._progressed)
             if not self._in_flight:
                 self._watched_s, self._silent_s = time.monotonic(), 0.0
             generation = Generation(self, uuid.uuid4().hex, self._spinning_s)
@@ -458,18 +453,16 @@ class SliceClient:
         return all(client.service_is_ready() for client in (self._goals, self._results, self._cancels))
 
     def _progressed(self, feedback: bytes) -> None:
-        generation = self._in_flight.get(feedback[GOAL_ID].hex())
-        if generation is None:
-            return
         try:
-            text = deserialize_message(feedback, Generate.Impl.FeedbackMessage).feedback.text
+            message = deserialize_message(feedback, Generate.Impl.FeedbackMessage)
         except RuntimeError:
             return  # no feedback
         with self._lock:
-            if not generation.done:
+            generation = self._in_flight.get(bytes(message.goal_id.uuid).hex())
+            if generation is not None:
                 self._hear_news()
                 generation._heard_s = self._spinning_s
-                generation._feedback(text)
+                generation._feedback(message.feedback.text)
 
     def _answered(self, generation: Generation, sent: Any) -> None:
         with self._lock:

@@ -30,6 +30,7 @@ from slice_ros.ros import qos
 from slice_ros.ros.conversions import fill_result, report_msg, slo_of, uuid_msg
 from slice_ros.ros.distributions import RCLError
 from slice_ros.ros.interfaces import Generate, GoalEvent, SloStatus
+from slice_ros.ros.presence import speak
 from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import Slo
 
@@ -76,6 +77,7 @@ class MockServer:
         self._name = name
         self._presets: Mapping[str, Slo] = presets_of(DEFAULTS)
         self._in_hand: dict[str, tuple[Any, Any]] = {}  # a goal, and a future of the error that interrupts it
+        self._voices: dict[str, Any] = {}
         self._stopping = threading.Event()
         self.goals: list[Any] = []
         """The goal messages received, in order."""
@@ -159,9 +161,8 @@ class MockServer:
                     break
                 pieces.append(piece)
                 times_s.append(time.monotonic() - began_s)
-                handle.publish_feedback(
-                    Generate.Feedback(text=piece, tokens=len(pieces), report=report_msg(_report(times_s, slo, completed=False)))
-                )
+                report = _report(times_s, slo, completed=False)
+                self._tell(handle, Generate.Feedback(text=piece, tokens=len(pieces), report=report_msg(report)))
             await self._pause(began_s + end_s, interrupted)
             if end_s < script.after_s:
                 what = f"the SLO is out of reach {end_s:g} s after the goal was sent, with {len(pieces)} tokens"
@@ -182,6 +183,16 @@ class MockServer:
         self._publish_event(GoalEvent.FINISHED, goal_id, goal, report, error.code)
         reason = FinishReason.STOP if completed else None
         return fill_result(Generate.Result(), "".join(pieces), reason, error.code, error.message, report)
+
+    def _tell(self, handle: Any, feedback: Any) -> None:
+        """Tell whoever sent a goal how it goes on: a client alone, as a server does, or all that listen."""
+        topic = handle.request.presence
+        if not topic:
+            handle.publish_feedback(feedback)
+        elif not handle.request.silent:
+            if topic not in self._voices:
+                self._voices[topic] = speak(self._node, topic)
+            self._voices[topic].publish(Generate.Impl.FeedbackMessage(goal_id=handle.goal_id, feedback=feedback))
 
     async def _pause(self, until_s: float, interrupted: Any) -> bool:
         """Wait until a moment of the monotonic clock; false when the goal is interrupted before."""

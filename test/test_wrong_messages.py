@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import SetParameters
-from rclpy.qos import QoSProfile
 from rclpy.serialization import serialize_message
 from serving import READY_S, Peer, serving
 
 from slice_ros.ros.conversions import uuid_msg
 from slice_ros.ros.interfaces import Generate
+from slice_ros.ros.presence import speak
 
 ENCAPSULATION_SIZE = 4
 
@@ -34,11 +34,10 @@ def test_a_parameter_of_a_type_that_there_is_not_leaves_the_server_alive(peer):
 
 
 def test_feedback_that_is_cut_short_leaves_the_client_its_goals(peer):
-    topic, kind = "/wronged/generate/_action/feedback", Generate.Impl.FeedbackMessage
-    publisher = peer.node.create_publisher(kind, topic, QoSProfile(depth=10))
+    publisher = speak(peer.node, peer.client._topic)
     generation = peer.client.stream("hello", max_tokens=200)
     peer.spin_until(lambda: publisher.get_subscription_count() and generation._is_taken)
-    whole = serialize_message(kind(goal_id=uuid_msg(generation.goal_id)))
+    whole = serialize_message(Generate.Impl.FeedbackMessage(goal_id=uuid_msg(generation.goal_id)))
     publisher.publish(whole[: ENCAPSULATION_SIZE + 16 + 3])
     assert peer.run(generation.result()).report.output_tokens == 200
     peer.node.destroy_publisher(publisher)

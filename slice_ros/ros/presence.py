@@ -1,7 +1,7 @@
 """Whether a process lives, as DDS knows it: its publishers bear a liveliness lease, which DDS's own threads keep up.
 
 A client so notices that its server was killed or stands still, and a server that a client did, and neither takes the other for dead because
-it is busy.
+it is busy. Below the topic that shows a client's life is one on which it hears the feedback of its goals, and nobody else's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from std_msgs.msg import Empty
 
 from slice_ros.ros import qos
 from slice_ros.ros.distributions import SubscriptionEventCallbacks, UnsupportedEventTypeError
+from slice_ros.ros.interfaces import Generate
 
 FOLDER = "_clients"
 """Below a server's name: the topics on which its clients show that they live."""
@@ -28,6 +29,17 @@ def client_topic(server: str, client_id: str) -> str:
 def offer(node: Node, topic: str, group: CallbackGroup) -> Any:
     """A publisher that shows that this process lives."""
     return node.create_publisher(Empty, topic, qos.ALIVE, callback_group=group)
+
+
+def speak(node: Node, topic: str, group: CallbackGroup | None = None) -> Any:
+    """A publisher of feedback for the client that offers this topic."""
+    return node.create_publisher(Generate.Impl.FeedbackMessage, f"{topic}/feedback", qos.FEEDBACK, callback_group=group)
+
+
+def listen(node: Node, topic: str, group: CallbackGroup, hear: Callable[[bytes], None]) -> Any:
+    """A subscription of the client that offers this topic; ``hear`` is called with each feedback, serialized."""
+    kind = Generate.Impl.FeedbackMessage
+    return node.create_subscription(kind, f"{topic}/feedback", hear, qos.FEEDBACK, callback_group=group, raw=True)
 
 
 class Watch:

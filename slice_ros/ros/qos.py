@@ -23,6 +23,9 @@ SERVICE = QoSProfile(depth=DEPTH)
 GOAL_EVENTS = QoSProfile(depth=DEPTH)
 """Reliable and deep: a recorder that is slow for a moment loses nothing."""
 
+FEEDBACK = QoSProfile(depth=DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+"""To one client: what is said before it has discovered who says it comes, too."""
+
 ACTION_STATUS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """As action servers publish the states of their goals: who comes late hears the latest, too."""
 

@@ -151,7 +151,7 @@ class Goals:
             self._in_hand.join(request, limits)
             self._queue.join(request, limits)
             if handle.request.presence:
-                self._senders.join(handle.request.presence, goal_id)
+                self._senders.join(handle.request.presence, goal_id, streams=not handle.request.silent)
             self.host.submit(in_real_time(request, goal.rate))
         except GoalError as error:
             self.finished(failed(request, error))
@@ -198,9 +198,13 @@ class Goals:
             self._tell(GoalEvent.FIRST_TOKEN, goal, goal.report)
         goal.pieces.append(event.text)
         goal.logprobs.extend(event.logprobs)
-        if not goal.handle.request.silent:
-            report = report_msg(goal.report)
-            goal.handle.publish_feedback(Generate.Feedback(text=event.text, tokens=goal.report.output_tokens, report=report))
+        wish = goal.handle.request
+        if not wish.silent:
+            feedback = Generate.Feedback(text=event.text, tokens=goal.report.output_tokens, report=report_msg(goal.report))
+            if wish.presence:
+                self._senders.tell(wish.presence, event.goal_id, feedback)
+            else:
+                goal.handle.publish_feedback(feedback)
 
     def finished(self, event: Finished) -> None:
         goal = self._goals.pop(event.goal_id, None)

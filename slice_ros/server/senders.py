@@ -1,10 +1,11 @@
-"""Who sent the goals in hand, and whether they live: nobody computes for a planner that has crashed."""
+"""Who sent the goals in hand: whether they live, as nobody computes for a planner that has crashed, and what they hear."""
 
 from __future__ import annotations
 
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import rclpy
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -12,7 +13,9 @@ from rclpy.executors import ExternalShutdownException, ShutdownException, Single
 from rclpy.node import Node
 from std_msgs.msg import Empty
 
-from slice_ros.ros.presence import Watch
+from slice_ros.ros.conversions import uuid_msg
+from slice_ros.ros.interfaces import Generate
+from slice_ros.ros.presence import Watch, speak
 
 GONE_S = 2.0
 """A sender that DDS takes for dead has this long to come back, ..."""
@@ -28,10 +31,11 @@ class _Sender:
     since_s: float
     limit_s: float = UNSEEN_S
     goals: set[str] = field(default_factory=set)
+    feedback: Any = None
 
 
 class Senders:
-    """Watches the presence of each client with goals in hand.
+    """Watches the presence of each client with goals in hand, and tells it alone how they go on.
 
     With a node and a thread of its own: as many subscriptions as there are clients would make each turn of the server's executor longer.
 
@@ -56,8 +60,8 @@ class Senders:
         self._thread = threading.Thread(target=self._spin, name="senders", daemon=True)
         self._thread.start()
 
-    def join(self, sender: str, goal_id: str) -> None:
-        """A goal came from the sender that offers this topic."""
+    def join(self, sender: str, goal_id: str, *, streams: bool) -> None:
+        """A goal came from the sender that offers this topic, with or without a wish for feedback."""
         now = time.monotonic()
         known = self._senders.get(sender)
         if known is None:
@@ -65,6 +69,14 @@ class Senders:
         elif known.watch.is_alive:
             known.since_s = now
         known.goals.add(goal_id)
+        if streams and known.feedback is None:
+            known.feedback = speak(self._node, sender, self._group)
+
+    def tell(self, sender: str, goal_id: str, feedback: Any) -> None:
+        """Send it a ``Generate.Feedback`` of a goal that wishes for it, if it is there."""
+        known = self._senders.get(sender)
+        if known is not None and known.feedback is not None:
+            known.feedback.publish(Generate.Impl.FeedbackMessage(goal_id=uuid_msg(goal_id), feedback=feedback))
 
     def leave(self, sender: str, goal_id: str) -> None:
         """One of its goals has ended."""
@@ -85,7 +97,10 @@ class Senders:
         return found
 
     def _forget(self, name: str) -> None:
-        self._senders.pop(name).watch.destroy()
+        sender = self._senders.pop(name)
+        sender.watch.destroy()
+        if sender.feedback is not None:
+            self._node.destroy_publisher(sender.feedback)
 
     def close(self) -> None:
         self._is_closed = True
