@@ -43,7 +43,7 @@ def complete(tmp_path):
     ("line", "words"),
     [
         ("slice-ros pol", ["policy"]),
-        ("slice-ros policy ", ["slack", "slice", "orca", "fastserve", "priority"]),
+        ("slice-ros policy ", ["slack", "slice", "orca", "fastserve", "priority", "qoserve", "slos-serve", "jitserve"]),
         ("slice-ros serve --policy or", ["orca"]),
         ("slice-ros send --pre", ["--preset"]),
     ],

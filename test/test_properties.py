@@ -79,7 +79,9 @@ def tight_situations(draw):
 
 
 def test_policies_and_limits_that_cannot_be_are_told():
-    with pytest.raises(PolicyError, match="there is no policy 'fifo'; there are: slack, slice, orca, fastserve, priority"):
+    with pytest.raises(
+        PolicyError, match="there is no policy 'fifo'; there are: slack, slice, orca, fastserve, priority, qoserve, slos-serve, jitserve"
+    ):
         make_policy("fifo")
     with pytest.raises(PolicyError, match="max_step_tokens is 0; it must be 1 or more"):
         Limits(max_step_tokens=0)

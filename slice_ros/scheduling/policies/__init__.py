@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 from slice_ros.scheduling.policies.base import Limits, Policy, PolicyError
 from slice_ros.scheduling.policies.fastserve import FastServe
+from slice_ros.scheduling.policies.jitserve import JitServe
 from slice_ros.scheduling.policies.orca import Orca
 from slice_ros.scheduling.policies.priority import Priority
+from slice_ros.scheduling.policies.qoserve import QoServe
 from slice_ros.scheduling.policies.slack import Slack
 from slice_ros.scheduling.policies.slice import Slice
+from slice_ros.scheduling.policies.slos_serve import SlosServe
 
 POLICIES: dict[str, Callable[[], Policy]] = {
     "slack": Slack,
@@ -17,6 +20,9 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "orca": Orca,
     "fastserve": FastServe,
     "priority": Priority,
+    "qoserve": QoServe,
+    "slos-serve": SlosServe,
+    "jitserve": JitServe,
 }
 """Every policy by the name that parameters and commands use."""
 
