@@ -9,12 +9,14 @@ import sys
 import textwrap
 import time
 from contextlib import contextmanager
+from statistics import median
 
 import pytest
 from serving import READY_S, Peer, serving
 
 from slice_ros.client import GoalFailed
 from slice_ros.goal import ErrorCode
+from slice_ros.ros.distributions import FAST_DDS_3
 
 pytestmark = [pytest.mark.usefixtures("ros"), pytest.mark.timeout(600)]
 BUSY = 8
@@ -52,6 +54,24 @@ DOOMED = """
         rclpy.spin_once(node, timeout_sec=0.1)
     print("sent", flush=True)
     rclpy.spin(node)
+"""
+CROWDED = """
+    import time
+    import rclpy
+    from slice_ros.client import SliceClient
+
+    rclpy.init()
+    node = rclpy.create_node("crowded")
+    client = SliceClient(node, "/teller")
+    client.wait_for_server(60.0)
+    first = client.stream("x", max_tokens=1)
+    while not first.done:
+        rclpy.spin_once(node, timeout_sec=0.1)
+    goals = [client.stream("x", max_tokens=60) for _ in range(16)]
+    print("sent", flush=True)
+    while not all(goal.done for goal in goals):
+        rclpy.spin_once(node, timeout_sec=0.1)
+    print(time.monotonic())
 """
 
 
@@ -118,6 +138,25 @@ def test_the_goals_of_a_client_that_was_killed_end_within_seconds():
                 assert time.monotonic() - began_s < 6.0
         finally:
             peer.close()
+
+
+@pytest.mark.skipif(not FAST_DDS_3, reason="Fast DDS 2 does not read the server's profile")
+def test_what_a_client_missed_while_it_stood_still_comes_at_once(tmp_path):
+    """More than its sockets hold, and nothing after it by which it would know; Fast DDS by itself sends it again after 3 s."""
+    profile = tmp_path / "quick.yaml"
+    profile.write_text("decode_ms: [8.0]\n")
+    late_s = []
+    with serving("teller", "--engine", "simulated", "-p", f"engine.device_profile:={profile}"):
+        for _ in range(3):
+            with python(CROWDED) as crowded:
+                assert crowded.stdout.readline() == "sent\n"
+                time.sleep(0.15)
+                crowded.send_signal(signal.SIGSTOP)
+                time.sleep(0.9)
+                crowded.send_signal(signal.SIGCONT)
+                gone_on_s = time.monotonic()
+                late_s.append(float(crowded.stdout.readline()) - gone_on_s)
+    assert median(late_s) < 1.0
 
 
 def test_a_server_that_stands_still_is_known_to_and_serves_again_when_it_goes_on():

@@ -20,7 +20,7 @@ except ImportError:  # Humble
 def describe_network() -> str:
     """In words, on which network this process listens and is found."""
     where = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") or "SUBNET"
-    if os.environ.get("ROS_LOCALHOST_ONLY") == "1" or os.environ.get(PROFILES) == _loopback_profile():
+    if os.environ.get("ROS_LOCALHOST_ONLY") == "1" or os.environ.get(PROFILES) == _profile("fastdds_loopback.xml"):
         where = "LOCALHOST"
     return f"ROS domain {os.environ.get('ROS_DOMAIN_ID') or 0}, discovery range {where}, {get_rmw_implementation_identifier()}"
 
@@ -33,12 +33,13 @@ LINGER = "<Internal><WriterLingerDuration>100 ms</WriterLingerDuration></Interna
 
 
 def mind_the_dead() -> None:
-    """Keep DDS from waiting for processes that were killed; to be called before ``rclpy.init``.
+    """Keep DDS from waiting for processes that were killed, or were busy; to be called before ``rclpy.init``.
 
-    Cyclone DDS waits for their readers when a writer is deleted. Fast DDS shares memory with them, and locks which they may have taken
-    along: here it speaks UDP instead. What the environment says wins.
+    Cyclone DDS waits for the readers of the dead when a writer is deleted. Fast DDS shares memory with them, and locks which they may have
+    taken along: here it speaks UDP instead. What was lost on its way to one that was busy, where nothing else follows, it sends again after
+    3 s; with the profiles that it gets here, after 0.1 s. What the environment says wins.
 
-    Where discovery ends at this machine, rmw_fastrtps takes shared memory whatever the environment says. So it gets a profile instead, with
+    Where discovery ends at this machine, rmw_fastrtps takes shared memory whatever the environment says. So its profile there is one with
     which all ends there.
     """
     given = os.environ.get("CYCLONEDDS_URI", "")
@@ -46,14 +47,17 @@ def mind_the_dead() -> None:
         return  # it was called before, here or in the process that started this one
     os.environ["CYCLONEDDS_URI"] = f"<CycloneDDS><Domain>{LINGER}</Domain></CycloneDDS>" + (f",{given}" if given else "")
     os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
-    is_local = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "LOCALHOST" and not os.environ.get("ROS_STATIC_PEERS")
-    if is_local and FAST_DDS_3 and get_rmw_implementation_identifier() == "rmw_fastrtps_cpp" and PROFILES not in os.environ:
-        os.environ[PROFILES] = _loopback_profile()
+    if not FAST_DDS_3 or get_rmw_implementation_identifier() != "rmw_fastrtps_cpp" or PROFILES in os.environ:
+        return
+    if os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "LOCALHOST" and not os.environ.get("ROS_STATIC_PEERS"):
+        os.environ[PROFILES] = _profile("fastdds_loopback.xml")
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
+    else:
+        os.environ[PROFILES] = _profile("fastdds.xml")
 
 
-def _loopback_profile() -> str:
-    return str(share_dir() / "config" / "fastdds_loopback.xml")
+def _profile(name: str) -> str:
+    return str(share_dir() / "config" / name)
 
 
 def refusal(error: Exception) -> str:
