@@ -112,6 +112,9 @@ class GoalRequest:
         logprobs: whether the log-probabilities of the output tokens are wanted.
         after: goal ids that must succeed first.
         chain_deadline_s: submission of this goal to the end of the last goal that depends on it; ``None`` is no bound.
+        model: file name of the model that is to answer; empty is any.
+        answer_prefix: beginning of the answer that is there already: generation goes on after it.
+        hedge: a dispatcher sends it to two members, and the first one that says something goes on with it.
 
     Raises:
         GoalError: INVALID_GOAL with the field, its value and what would be right.
@@ -136,6 +139,9 @@ class GoalRequest:
     client: str = ""
     after: tuple[str, ...] = ()
     chain_deadline_s: float | None = None
+    model: str = ""
+    answer_prefix: str = ""
+    hedge: bool = False
 
     def __post_init__(self) -> None:
         _require(bool(self.prompt) or bool(self.messages), "prompt and messages are both empty; give one of them")

@@ -308,3 +308,31 @@ def test_a_run_in_real_time_is_simulated_with_its_engines_limits():
     engine = PacedEngine(SimulatedEngine(SMOOTH, context_tokens=5000, max_sequences=7, max_step_tokens=99), SMOOTH)
     twin = RealTime("paced", engine, SMOOTH).simulated()
     assert twin.limits == {"context_tokens": 5000, "max_sequences": 7, "max_step_tokens": 99}
+
+
+# ---- fleets
+
+
+def test_a_fleet_is_measured_with_the_policies_of_dispatchers(tmp_path):
+    path, options = tmp_path / "rows.json", ("--rates", "1", "--seeds", "1", "--duration", "10", "--jobs", "1", "--network", "2,4")
+    devices = "rtx4060ti-chatglm2-6b-int4-smooth,2*rtx4060ti-chatglm2-6b-int4-smooth@0.5"
+    assert bench("--devices", devices, *options, "--outages", "8,2", "--deaths", "--json", path) == 0
+    rows = json.loads(path.read_text())
+    assert [row["policy"] for row in rows] == ["deadline", "round-robin", "least-loaded", "best-device-first"]
+    assert rows[0]["device"].count("@0.5") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--devices", "x*y"), "[N*]PROFILE[@SPEED]"),
+        (("--devices", f"{SMOOTH.device}@0"), "[N*]PROFILE[@SPEED]"),
+        (("--devices", SMOOTH.device, "--policies", "slack"), "there are: deadline"),
+        (("--devices", SMOOTH.device, "--network", "-1"), "--network"),
+        (("--devices", SMOOTH.device, "--outages", "5"), "--outages"),
+        (("--devices", SMOOTH.device, "--engine", "paced"), "--engine simulated"),
+    ],
+)
+def test_wrong_options_of_a_fleet_are_named(options, message, capsys):
+    assert bench(*options) == 2
+    assert message in capsys.readouterr().err

@@ -23,7 +23,7 @@ FLOORS = (
     ("monitor", "behaviours"),
     ("bench", "server", "client", "testing"),
     ("process", "ros"),
-    ("engines", "metrics"),
+    ("engines", "metrics", "dispatch"),
     ("parameters",),
     ("scheduling",),
     ("latency", "goal"),

@@ -8,7 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,11 +18,13 @@ from rich.table import Table
 
 from slice_ros.bench import plots
 from slice_ros.bench.explain import explain
+from slice_ros.bench.fleet import Network, SimulatedFleet
 from slice_ros.bench.rows import Row, RowsError, mean, read_rows, write_rows
 from slice_ros.bench.simulate import SimulatedStep, simulate
 from slice_ros.bench.sweep import Case, RealTime, Runner, Simulated, compare, fitting_bounds_scale, grid, sweep
 from slice_ros.bench.workload import Workload, WorkloadError
 from slice_ros.bench.workload_file import DEFAULT_WORKLOAD, load_workload, workload_names
+from slice_ros.dispatch.policies import DISPATCH_POLICIES
 from slice_ros.latency.model import LatencyError, LatencyModel, profile_names
 from slice_ros.scheduling.engine import Engine, EngineError
 from slice_ros.scheduling.policies import POLICIES, make_policy
@@ -68,6 +70,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--context", type=int, metavar="TOKENS", help="KV cells (default: 8192 of llama.cpp, 32768 simulated)")
     engine.add_argument("--max-batch", type=int, default=16, metavar="N", help="goals in one step at most (default: %(default)s)")
 
+    fleet = parser.add_argument_group("a fleet behind one dispatcher, in simulation; --policies then says where goals go")
+    fleet.add_argument(
+        "--devices",
+        metavar="[N*]PROFILE[@SPEED],...",
+        help="its devices, as in h200-chatglm2-6b-q4_0,4*rtx4060ti-chatglm2-6b-int4-smooth@0.5: four of half that speed",
+    )
+    fleet.add_argument(
+        "--network", default="0", metavar="DELAY[,JITTER]", help="ms of a message between dispatcher and device (default: 0)"
+    )
+    fleet.add_argument(
+        "--outages", metavar="UP,DOWN", help="s for which each device's network works, and does not, in the mean (default: none)"
+    )
+    fleet.add_argument("--deaths", action="store_true", help="an outage is the death of the device's server, with the goals it has")
+
     traffic = parser.add_argument_group("what arrives")
     traffic.add_argument(
         "--workload",
@@ -88,7 +104,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     output = parser.add_argument_group("what is measured and shown")
-    output.add_argument("--policies", default=",".join(POLICIES), metavar="NAME,...", help="which to measure (default: %(default)s)")
+    output.add_argument(
+        "--policies", metavar="NAME,...", help=f"which to measure (default: {','.join(POLICIES)}; of a fleet {','.join(DISPATCH_POLICIES)})"
+    )
     output.add_argument(
         "--compare-simulated",
         action="store_true",
@@ -199,9 +217,10 @@ def _traffic(arguments: argparse.Namespace) -> _Traffic:
     real_time = arguments.engine != "simulated"
     workload = load_workload(arguments.workload)
     shares = _list("--rt-share", arguments.rt_share, float, "shares from 0 to 1, as in 0.1,0.5,0.9")
-    policies = _list("--policies", arguments.policies, str, f"some of {','.join(POLICIES)}")
+    known = DISPATCH_POLICIES if arguments.devices else POLICIES
+    policies = list(known) if arguments.policies is None else _list("--policies", arguments.policies, str, f"some of {','.join(known)}")
     for policy in policies:
-        _require(policy in POLICIES, f"--policies names {policy!r}; there are: {', '.join(POLICIES)}")
+        _require(policy in known, f"--policies names {policy!r}; there are: {', '.join(known)}")
     rates_hz = _list("--rates", arguments.rates, float, "goals a second, as in 0.6,1,2")
     for rate_hz in rates_hz:
         _require(0.0 < rate_hz <= 1e4, f"--rates has {rate_hz:g}; goals a second must be above 0 and at most 10000")
@@ -215,6 +234,9 @@ def _traffic(arguments: argparse.Namespace) -> _Traffic:
     _require(arguments.jobs >= 1, f"--jobs is {arguments.jobs}; it must be 1 or more")
     _require(real_time or not arguments.model, "--model is for --engine paced or llama; the simulator has no model")
     _require(real_time or not arguments.compare_simulated, "--compare-simulated is for --engine paced or llama")
+    if arguments.devices:
+        alone = arguments.explain or arguments.timeline or arguments.device or arguments.context
+        _require(not (real_time or alone), "--devices is for --engine simulated, without --device, --context, --timeline and --explain")
     workloads = [workload.with_rt_share(share) for share in shares] or [workload]
     return _Traffic(workloads, rates_hz, policies, seeds, duration_s)
 
@@ -245,7 +267,7 @@ def _measure(arguments: argparse.Namespace, traffic: _Traffic, runner: Runner, l
 
         if isinstance(runner, RealTime) and arguments.compare_simulated:
             return compare(cases, runner, on_row=on_row)
-        return sweep(cases, runner, jobs=arguments.jobs if isinstance(runner, Simulated) else 1, on_row=on_row)
+        return sweep(cases, runner, jobs=1 if isinstance(runner, RealTime) else arguments.jobs, on_row=on_row)
 
 
 def _plot_timeline(arguments: argparse.Namespace, traffic: _Traffic, latency: LatencyModel) -> None:
@@ -274,7 +296,11 @@ def _story(arguments: argparse.Namespace, traffic: _Traffic) -> str:
 
 @contextmanager
 def _runner(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[Runner, LatencyModel]]:
-    """What serves, and how long its steps take."""
+    """What serves, and how long its steps take; of a fleet, those of the first device."""
+    if arguments.devices:
+        fleet = _fleet(arguments)
+        yield fleet, fleet.devices[0]
+        return
     if arguments.engine == "simulated" or arguments.rows:
         latency = LatencyModel.profile(arguments.device or DEFAULT_PROFILE)
         limits = {"context_tokens": arguments.context} if arguments.context else None
@@ -293,6 +319,30 @@ def _runner(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[R
         yield RealTime("llama", engine, latency, arguments.max_batch), latency
     finally:
         engine.shutdown()
+
+
+def _fleet(arguments: argparse.Namespace) -> SimulatedFleet:
+    devices: list[LatencyModel] = []
+    for text in _list("--devices", arguments.devices, str, "profiles"):
+        count, _, profile = text.rpartition("*")
+        name, _, speed = profile.partition("@")
+        right = f"--devices has {text!r}; it must be [N*]PROFILE[@SPEED], as 4*{DEFAULT_PROFILE}@0.5"
+        _require(not count or count.isdecimal(), right)
+        latency = LatencyModel.profile(name)
+        if speed:
+            _require(speed.replace(".", "", 1).isdecimal() and float(speed) > 0.0, right)
+            latency = replace(latency.scaled(1.0 / float(speed)), device=profile)
+        devices += [latency] * int(count or 1)
+    _require(bool(devices), "--devices is empty; name at least one")
+    delay_ms, jitter_ms = (*_list("--network", arguments.network, float, "DELAY or DELAY,JITTER in ms"), 0.0, 0.0)[:2]
+    _require(min(delay_ms, jitter_ms) >= 0.0, f"--network is {arguments.network}; both must be 0 or more")
+    outages = _list("--outages", arguments.outages, float, "UP,DOWN in s")
+    _require(
+        len(outages) in (0, 2) and min(outages, default=1.0) > 0.0, f"--outages is {arguments.outages}; it must be UP,DOWN, both above 0"
+    )
+    up_s, down_s = outages or (0.0, 0.0)
+    network = Network(delay_ms / 1e3, jitter_ms / 1e3, up_s, down_s, arguments.deaths)
+    return SimulatedFleet(tuple(devices), network, arguments.max_batch)
 
 
 def _llama(arguments: argparse.Namespace) -> Engine:

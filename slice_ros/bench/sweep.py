@@ -22,7 +22,7 @@ from slice_ros.bench.workload import Arrival, Workload
 from slice_ros.latency.fit import Step, fit_mean_latency
 from slice_ros.latency.model import LatencyModel
 from slice_ros.scheduling.engine import Engine
-from slice_ros.scheduling.policies import Policy, make_policy
+from slice_ros.scheduling.policies import make_policy
 
 ALONE_ATTAINMENT = 0.99
 """What each class must attain alone for the bounds to fit the device."""
@@ -55,7 +55,8 @@ class Runner(Protocol):
     @property
     def device(self) -> str: ...
 
-    def run(self, arrivals: Sequence[Arrival], policy: Policy) -> list[Outcome]: ...
+    def run(self, arrivals: Sequence[Arrival], policy: str) -> list[Outcome]:
+        """One outcome per arrival, in order of arrival, under the policy of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +81,15 @@ class Simulated:
     def device(self) -> str:
         return self.latency.device
 
-    def run(self, arrivals: Sequence[Arrival], policy: Policy) -> list[Outcome]:
+    def run(self, arrivals: Sequence[Arrival], policy: str) -> list[Outcome]:
         return simulate(
-            arrivals, policy, self.latency, max_batch=self.max_batch, actual=self.actual, slowness=self.slowness, limits=self.limits
+            arrivals,
+            make_policy(policy),
+            self.latency,
+            max_batch=self.max_batch,
+            actual=self.actual,
+            slowness=self.slowness,
+            limits=self.limits,
         )
 
 
@@ -107,9 +114,9 @@ class RealTime:
     def device(self) -> str:
         return self.inner.info.device
 
-    def run(self, arrivals: Sequence[Arrival], policy: Policy) -> list[Outcome]:
+    def run(self, arrivals: Sequence[Arrival], policy: str) -> list[Outcome]:
         self.steps.clear()
-        return replay(arrivals, policy, self.inner, self.latency, max_batch=self.max_batch, on_step=self.steps.append)
+        return replay(arrivals, make_policy(policy), self.inner, self.latency, max_batch=self.max_batch, on_step=self.steps.append)
 
     def simulated(self) -> Simulated:
         """A simulator with the engine's limits that plans as the latest run did, and whose steps take what they took there, if any did.
@@ -145,7 +152,7 @@ def grid(
 def run_case(case: Case, runner: Runner) -> Row:
     """Serve one case's traffic and measure."""
     began = time.perf_counter()
-    outcomes = runner.run(case.traffic(), make_policy(case.policy))
+    outcomes = runner.run(case.traffic(), case.policy)
     return row_of(case, runner.engine, runner.device, outcomes, time.perf_counter() - began)
 
 

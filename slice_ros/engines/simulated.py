@@ -59,7 +59,7 @@ class SimulatedEngine:
     ) -> None:
         self._latency = latency
         self._clock = clock
-        self._lengths = lengths or {}
+        self._lengths = {} if lengths is None else lengths
         self._slowness = slowness
         self._info = EngineInfo("simulated", latency.device, context_tokens, max_sequences, max_step_tokens, context_tokens)
         self._sequences: dict[str, _Sequence] = {}

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from slice_ros.goal import ErrorCode, FinishReason, TokenLogprob
+from slice_ros.latency.model import LatencyModel
 from slice_ros.scheduling.admission import Prediction
-from slice_ros.scheduling.task import SloReport
+from slice_ros.scheduling.policies.base import Limits
+from slice_ros.scheduling.task import SloReport, TaskState
 
 
 class Progress(NamedTuple):
@@ -55,7 +57,8 @@ class Snapshot:
     """The scheduler's state; means are over the time since the snapshot before.
 
     ``step_s`` is a step's time as measured, then as its plan took it for, then as calibrated. ``tokens_per_step`` is what a goal that gets
-    tokens from a step gets.
+    tokens from a step gets. What predictions are made from comes last: step times, limits, and goals in hand, the first ones if they
+    are many.
     """
 
     policy: str
@@ -72,6 +75,9 @@ class Snapshot:
     kv_parked_bytes: int
     kv_total: int
     mask: MaskSnapshot
+    latency: LatencyModel
+    limits: Limits
+    in_hand: tuple[TaskState, ...]
 
 
 @dataclass(frozen=True, slots=True)

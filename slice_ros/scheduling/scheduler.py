@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import queue
@@ -33,7 +34,7 @@ DRIFT_S = 0.010
 LONGEST_PAST = 64
 """Steps taken that a snapshot shows at most, beside those to come."""
 MOST_ROWS = 64
-"""Goals that a snapshot shows at most, the latest ones."""
+"""Goals that a snapshot shows at most: the latest ones in its mask, and the first ones of those in hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -515,6 +516,9 @@ class Scheduler:
             kv.parked_bytes,
             kv.total,
             mask,
+            self._pace.latency,
+            self._limits,
+            tuple(task.state(now) for task in itertools.islice(self._tasks.values(), MOST_ROWS)),
         )
 
 

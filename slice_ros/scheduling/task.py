@@ -30,6 +30,26 @@ class SloReport(NamedTuple):  # one is made for every token, and as a tuple it c
     predicted_e2e_s: float = math.nan
 
 
+class TaskState(NamedTuple):
+    """How far a task is, as others may know it who predict with it; ages in seconds, fields else as in ``Task``.
+
+    Args:
+        age_s: since its submission.
+        first_age_s: since its first output token; NaN = there is none.
+    """
+
+    goal_id: str
+    slo: Slo
+    kind: str
+    adapter: str
+    max_tokens: int
+    prompt_tokens: int
+    prompt_left: int
+    tokens: int
+    age_s: float
+    first_age_s: float
+
+
 @dataclass(slots=True, eq=False)
 class Task:
     """A goal that the scheduler holds. Times are readings of the scheduler's clock, in seconds.
@@ -87,6 +107,30 @@ class Task:
         task = cls(request.goal_id, request.slo, request.kind, request.max_tokens, prompt_tokens, request.submitted_s, order, lead)
         task.adapter = request.adapter
         return task
+
+    @classmethod
+    def from_state(cls, state: TaskState, now: float) -> Task:
+        """A task that is as far as that was ``now``, as far as predictions need it: of its tokens only the first one's time is known."""
+        task = cls(state.goal_id, state.slo, state.kind, state.max_tokens, state.prompt_tokens, now - state.age_s)
+        task.adapter, task.prompt_left = state.adapter, state.prompt_left
+        if state.tokens:
+            task.token_times_s = [now - state.first_age_s] * state.tokens
+        return task
+
+    def state(self, now: float) -> TaskState:
+        """How far it is."""
+        return TaskState(
+            self.goal_id,
+            self.slo,
+            self.kind,
+            self.adapter,
+            self.max_tokens,
+            self.prompt_tokens,
+            self.prompt_left,
+            self.tokens,
+            now - self.arrival_s,
+            now - self.token_times_s[0] if self.token_times_s else math.nan,
+        )
 
     @property
     def is_real_time(self) -> bool:
