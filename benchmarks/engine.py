@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,12 +133,12 @@ def timed_calls() -> Iterator[dict[str, float]]:
             setattr(module, name, function)
 
 
-def parts_of(step: Callable[[], Any], steps: int) -> dict[str, float]:
-    """What a step consists of, in ms: the mean over as many steps as a plan has columns, of that the median.
+def parts_of(step: Callable[[], Any], steps: int) -> dict[str, list[float]]:
+    """What a step consists of, in ms: means over as many steps as a plan has columns, of which only the median says something.
 
     Returns:
         ``decode_ms`` in llama_decode and waiting for it, ``sampling_ms`` in llama.cpp's samplers and the search for the most likely
-        tokens, ``python_ms`` the rest.
+        tokens, ``python_ms`` the rest; in ascending order.
     """
     parts: dict[str, list[float]] = defaultdict(list)
     with timed_calls() as spent:
@@ -152,10 +152,10 @@ def parts_of(step: Callable[[], Any], steps: int) -> dict[str, float]:
             sampling_s = sum(spent.values())
             for name, seconds in (("decode", decode_s), ("sampling", sampling_s), ("python", taken_s - decode_s - sampling_s)):
                 parts[f"{name}_ms"].append(1e3 * seconds / COLUMNS)
-    return {name: statistics.median(values) for name, values in parts.items()}
+    return {name: sorted(values) for name, values in parts.items()}
 
 
-def engine_step(engine: LlamaEngine, sequences: int, prompt_tokens: int, tokens: int, **fields: Any) -> dict[str, float]:
+def engine_step(engine: LlamaEngine, sequences: int, prompt_tokens: int, tokens: int, **fields: Any) -> dict[str, list[float]]:
     """The parts of an engine's step with so many decodes."""
     goals = Goals(engine, sequences, prompt_tokens, tokens, **fields)
     parts = parts_of(lambda: goals.decode(1), tokens)
@@ -163,12 +163,12 @@ def engine_step(engine: LlamaEngine, sequences: int, prompt_tokens: int, tokens:
     return parts
 
 
-def scheduler_step(engine: LlamaEngine, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]:
+def scheduler_step(engine: LlamaEngine, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, list[float]]:
     """The same of a scheduler's turn under the default policy: its plans, tasks and events are Python's.
 
     To the policy a step takes the same time with every number of rows, so that all goals decode in all of them.
     """
-    step_s = 1e-3 * engine_step(engine, sequences, prompt_tokens, 2 * COLUMNS)["decode_ms"]
+    step_s = 1e-3 * statistics.median(engine_step(engine, sequences, prompt_tokens, 2 * COLUMNS)["decode_ms"])
     latency = LatencyModel("flat", (step_s,) * sequences)
     scheduler = Scheduler(engine, make_policy("slack"), latency, lambda _events: None, max_batch=sequences)
     for i in range(sequences):
@@ -184,9 +184,10 @@ def scheduler_step(engine: LlamaEngine, sequences: int, prompt_tokens: int, toke
     return parts
 
 
-def ttft_ms(engine: LlamaEngine, prefix_tokens: int, repeats: int) -> dict[str, float]:
-    """From a prompt to its first token, alone in its steps, ms: the first goal with a prefix, and the next one with the same; medians."""
-    cold, cached = [], []
+def ttft_ms(engine: LlamaEngine, prefix_tokens: int, repeats: int) -> dict[str, Any]:
+    """From a prompt to its first token, alone in its steps, ms: the first goal with a prefix, and the next one with the same."""
+    cold: list[float] = []
+    cached: list[float] = []
     for number in range(repeats):
         prefix = f"{number:03}" + "x" * (prefix_tokens - 3)
         for times, tail in ((cold, "first"), (cached, "other")):
@@ -195,7 +196,7 @@ def ttft_ms(engine: LlamaEngine, prefix_tokens: int, repeats: int) -> dict[str, 
             times.append(1e3 * (time.perf_counter() - began_s))
             engine.close(tail)
         engine.forget()
-    return {"prefix_tokens": prefix_tokens, "cold_ms": statistics.median(cold), "cached_ms": statistics.median(cached)}
+    return {"prefix_tokens": prefix_tokens, "cold_ms": cold, "cached_ms": cached}
 
 
 def _compute_prompt(engine: LlamaEngine, request: GoalRequest) -> None:
@@ -254,10 +255,9 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         "throughput": [
             {
                 "sequences": count,
-                "engine_tokens_per_s": statistics.median(ours for ours, _ in measured),
-                "yardstick_tokens_per_s": statistics.median(theirs for _, theirs in measured),
-                "ratio": statistics.median(ours / theirs for ours, theirs in measured),
-                "ratios": [ours / theirs for ours, theirs in measured],
+                "engine_tokens_per_s": [ours for ours, _ in measured],
+                "yardstick_tokens_per_s": [theirs for _, theirs in measured],
+                "ratio": [ours / theirs for ours, theirs in measured],
             }
             for count, measured in pairs.items()
         ],
@@ -266,28 +266,30 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     }
 
 
+def median_and_range(values: Sequence[float], digits: int) -> str:
+    """As in ``0.983 (0.951 to 1.004)``: the median, and the least and the greatest of all."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
 def show(result: dict[str, Any], console: Console) -> None:
-    table = Table(title=f"{result['model']} on {result['device']}: decoded tokens/s, medians over pairs")
-    for name in ("sequences", "engine", "llama-batched-bench", "ratio", "of pairs"):
+    repeats = len(result["throughput"][0]["ratio"])
+    table = Table(title=f"{result['model']} on {result['device']}: decoded tokens/s, median and range of {repeats} pairs")
+    for name in ("sequences", "engine", "llama-batched-bench", "ratio"):
         table.add_column(name, justify="right")
     for row in result["throughput"]:
-        table.add_row(
-            str(row["sequences"]),
-            f"{row['engine_tokens_per_s']:.1f}",
-            f"{row['yardstick_tokens_per_s']:.1f}",
-            f"{row['ratio']:.3f}",
-            " ".join(f"{ratio:.3f}" for ratio in row["ratios"]),
-        )
+        of = (("engine_tokens_per_s", 1), ("yardstick_tokens_per_s", 1), ("ratio", 3))
+        table.add_row(str(row["sequences"]), *(median_and_range(row[name], digits) for name, digits in of))
     console.print(table)
-    table = Table(title=f"a step with {result['step']['sequences']} decodes, ms")
+    table = Table(title=f"a step with {result['step']['sequences']} decodes, ms: median and range over plans")
     for name in ("", "llama_decode", "sampling", "Python"):
         table.add_column(name, justify="right")
     for name, parts in result["step"]["parts"].items():
-        table.add_row(name, *(f"{parts[part]:.3f}" for part in ("decode_ms", "sampling_ms", "python_ms")))
+        table.add_row(name, *(median_and_range(parts[part], 3) for part in ("decode_ms", "sampling_ms", "python_ms")))
     console.print(table)
     ttft = result["ttft"]
-    console.print(f"TTFT of a prompt whose first {ttft['prefix_tokens']} tokens are new: {ttft['cold_ms']:.1f} ms", highlight=False)
-    console.print(f"... and of the next one with the same: {ttft['cached_ms']:.1f} ms", highlight=False)
+    cold, cached = (median_and_range(ttft[name], 1) for name in ("cold_ms", "cached_ms"))
+    console.print(f"TTFT of a prompt whose first {ttft['prefix_tokens']} tokens are new: {cold} ms", highlight=False)
+    console.print(f"... and of the next one with the same: {cached} ms", highlight=False)
 
 
 def shaped_model(shape: str, quantization: str) -> Path:

@@ -99,12 +99,12 @@ class LatencyModel:
         """Predicted extra seconds of a whole prompt beyond its row in the step."""
         return self.chunk_s + self.prompt_token_s * tokens
 
-    def scaled(self, factor: float, prompts: float = 1.0) -> LatencyModel:
+    def scaled(self, factor: float, prompts: float = 1.0, margin: float = 0.0) -> LatencyModel:
         """A device whose steps all take ``factor`` times as long, and what prompts add to them ``prompts`` times as long as that."""
         table = tuple(factor * seconds for seconds in self.decode_s)
         factors = {name: factor * prompts if name in PROMPT_COSTS else factor for name in COSTS}
         costs_s = {f"{name}_s": scale * getattr(self, f"{name}_s") for name, scale in factors.items()}
-        return LatencyModel(self.device, table, **costs_s, tile=self.tile)
+        return LatencyModel(self.device, table, **costs_s, tile=self.tile, margin=margin)
 
     @classmethod
     def profile(cls, name: str) -> LatencyModel:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import replace
 
 from slice_ros.latency.model import LatencyModel
 
@@ -44,10 +43,13 @@ class Pace:
         self._errors = deque([0.0] * LATEST_ERRORS, LATEST_ERRORS)
         self._ratio = self._prompt_ratio = 1.0
         self._latency = calibrated
+        self._is_current = True
 
     @property
     def latency(self) -> LatencyModel:
         """Step times at those ratios; the same object until one changes."""
+        if not self._is_current:
+            self._refine()
         return self._latency
 
     def observe(self, rows_s: float, prompts_s: float, taken_s: float) -> None:
@@ -58,12 +60,16 @@ class Pace:
         if prompts_s > rows_s:  # what they are a small part of says little about them
             prompt_ratio = (taken_s / self._steps.value - rows_s) / prompts_s
             self._prompts.observe(min(max(prompt_ratio, CHEAPEST_PROMPTS), DEAREST_PROMPTS), prompts_s)
+        self._is_current = False
+
+    def _refine(self) -> None:
+        self._is_current = True
         ratio, prompt_ratio = self._steps.value, self._prompts.value
         margin = max(0.0, sorted(self._errors)[-1 - int(LATE_SHARE * LATEST_ERRORS)])
         margin_differs = abs(margin - self._latency.margin) > TOLERANCE
         if margin_differs or _differ(ratio, self._ratio) or _differ(prompt_ratio, self._prompt_ratio):
             self._ratio, self._prompt_ratio = ratio, prompt_ratio
-            self._latency = replace(self.calibrated.scaled(ratio, prompt_ratio), margin=margin)
+            self._latency = self.calibrated.scaled(ratio, prompt_ratio, margin)
 
 
 class _Smoothed:

@@ -154,21 +154,19 @@ class Outlook:
         return self.prompt_s + self.token_s * self.steps_to(length)
 
     def _set_due(self) -> None:
-        slo = self.task.slo
-        self.due_s = self.task.due_end_s
-        if self.first_s is not None:
-            if slo.tpot_s is not None:
-                self.due_s = min(self.due_s, self.first_s + slo.tpot_s * (max(self.short, self.tokens + 1) - 1))
-        elif slo.ttft_s is not None:
-            self.due_s = min(self.due_s, self.task.first_due_s)
-        self.latest_s, self.last_s = self._latest_s(self.long), self._latest_s(self.short)
-
-    def _latest_s(self, longest: float) -> float:
-        """Until when it can be left out, if its deadline is to be kept with ``longest`` tokens."""
-        latest_s = self.task.due_end_s - self._until(max(longest, self.tokens + 1.0))
+        """Find out by when what comes next is due, and until when it can be left out for that."""
+        slo, end_s, after_next = self.task.slo, self.task.due_end_s, self.tokens + 1
         if self.first_s is None:
-            return min(latest_s, self.task.first_due_s - self._until(self.tokens + 1.0))
-        if self.task.slo.tpot_s is None:
-            return latest_s
-        length = max(self.short, self.tokens + 1)
-        return min(latest_s, self.first_s + self.task.slo.tpot_s * (length - 1) - self._until(length))
+            first_s = self.task.first_due_s
+            self.due_s, pace_s = min(end_s, first_s), math.inf if first_s == math.inf else first_s - self._until(after_next)
+        elif slo.tpot_s is not None:
+            length = max(self.short, after_next)
+            last_s = self.first_s + slo.tpot_s * (length - 1)
+            self.due_s, pace_s = min(end_s, last_s), last_s - self._until(length)
+        else:
+            self.due_s, pace_s = end_s, math.inf
+        if end_s == math.inf:
+            self.latest_s = self.last_s = pace_s
+        else:
+            self.latest_s = min(end_s - self._until(max(self.long, after_next)), pace_s)
+            self.last_s = min(end_s - self._until(max(self.short, after_next)), pace_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,19 +203,21 @@ class LlamaEngine:
             return []
         self._adapters.use(goals[0][1].adapter)
         self._cache.make_room(self._batch.size)
-        self._decode([grammar for _, goal, count, _ in goals if count == goal.pending and (grammar := goal.grammar)])
-        wanting = sum(wanted for _, _, _, wanted in goals)
-        if not wanting:
-            llama_cpp.llama_synchronize(self._context)  # a GPU has only begun: the next step would seem to take this one's time
-        logits = self._logits(wanting)
-        best = most_likely(logits)
-        outputs, row = [], 0
-        for goal_id, goal, count, wanted in goals:
+        self._decode([grammar for _, goal, count, _ in goals if goal.sampler and count == goal.pending and (grammar := goal.grammar)])
+        wanting = 0
+        for _, goal, count, wanted in goals:  # a GPU has only begun to compute: this costs nothing there
             assert goal.sequence is not None
             goal.computed += count
             self._cache.grow(goal.sequence, count)
             if count > 1:
                 self._cache.offer(goal.sequence, self._row(goal, goal.computed))
+            wanting += wanted
+        if not wanting:
+            llama_cpp.llama_synchronize(self._context)  # the next step would seem to take this one's time
+        logits = self._logits(wanting)
+        best = most_likely(logits)
+        outputs, row = [], 0
+        for goal_id, goal, _, wanted in goals:
             if wanted and goal.rated is not None:
                 self._rate(goal, logits[row : row + wanted])
             row += wanted
@@ -291,7 +293,8 @@ class LlamaEngine:
         """
         looks = [self._beside.submit(grammar.look_ahead) for grammar in grammars]
         status = llama_cpp.llama_decode(self._context, self._batch.filled())
-        wait(looks)
+        if looks:
+            wait(looks)
         if status == 0:
             return
         if status == 1:
@@ -342,12 +345,17 @@ class LlamaEngine:
             ratings = ratings[: goal.told - goal.rated]
         return Output(goal_id, text, count, goal.pending, goal.ending if goal.finished else None, tuple(ratings))
 
-    def _coming(self, goal: _Goal, best: int, logits: npt.NDArray[np.float32]) -> Iterator[int | None]:
+    def _coming(self, goal: _Goal, best: int, logits: npt.NDArray[np.float32]) -> Iterable[int | None]:
         """The tokens that follow: those that are certain beforehand, one that is drawn, and those that it forces; ``None`` is the end.
 
         Raises:
             GoalError: nobody knows what the grammar allows.
         """
+        if goal.sampler is None and goal.rated is None:
+            return (best,)  # as nearly always
+        return self._drawn(goal, best, logits)
+
+    def _drawn(self, goal: _Goal, best: int, logits: npt.NDArray[np.float32]) -> Iterator[int | None]:
         yield from goal.tokens[goal.told :]
         sampler, grammar = goal.sampler, goal.grammar
         if grammar is None or not grammar.is_complete:
