@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Measures this package on a machine with an NVIDIA GPU, from nothing to one report in docs/results.
 #
-#   benchmarks/gpu.sh [--device cuda|cpu] [--model-shape NAME] [--type TYPE] [--rates HZ,...] [--duration S] [--policies NAME,...] [--threads N] [--quick]
+#   benchmarks/gpu.sh [--device cuda|cpu] [--model-shape NAME] [--type TYPE] [--pairs N] [--rates HZ,...] [--duration S] [--policies NAME,...]
+#                     [--threads N] [--quick]
 #
 #   --device       cpu measures without a GPU (default: cuda)
 #   --model-shape  whose shape the model has, with random weights (default: chatglm2-6b)
 #   --type         of its matrices (default: q4_0)
-#   --rates        goals a second for slice-ros bench (default: 2,4,8,16)
-#   --duration     seconds of traffic at each rate (default: 60)
-#   --policies     for slice-ros bench (default: all; a baseline takes long to serve what came while it was overloaded)
+#   --pairs        runs of the engine, and of llama-batched-bench beside it, with each number of sequences (default: 5)
+#   --rates        goals a second for slice-ros bench (default: 30,50; an H200 serves about 50 of a 6 B model)
+#   --duration     seconds of traffic at each rate (default: 12)
+#   --policies     for slice-ros bench (default: slack,slice,orca; a baseline takes long to serve what came while it was overloaded)
 #   --threads      of llama.cpp (default: 0, the physical cores)
 #   --quick        a few steps of each kind: shows that everything runs; the figures mean nothing
 #
@@ -20,16 +22,16 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-DEVICE=cuda SHAPE=chatglm2-6b TYPE=q4_0 RATES=2,4,8,16 DURATION=60 POLICIES= THREADS=0 QUICK=
+DEVICE=cuda SHAPE=chatglm2-6b TYPE=q4_0 PAIRS=5 RATES=30,50 DURATION=12 POLICIES=slack,slice,orca THREADS=0 QUICK=
 VENV=${VENV:-.venv-gpu}
 
 die() { printf '%s\n' "gpu: $*" >&2; exit 1; }
-usage() { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+usage() { sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 
 while [[ $# -gt 0 ]]; do
     case $1 in
     --quick) QUICK=1; shift ;;
-    --device | --model-shape | --type | --rates | --duration | --policies | --threads)
+    --device | --model-shape | --type | --pairs | --rates | --duration | --policies | --threads)
         [[ $# -gt 1 ]] || usage
         name=${1#--}; name=${name#model-}; printf -v "${name^^}" %s "$2"; shift 2 ;;
     *) usage ;;
@@ -59,9 +61,10 @@ mkdir -p "$BUILD" docs/results
 MODEL=$BUILD/$SHAPE-$TYPE.gguf
 NAME=$SHAPE-$TYPE-$DEVICE
 REPORT=docs/results/$NAME.md
-ENGINE=() BENCH=(--rates "$RATES" --duration "$DURATION" --seeds 1)
-[[ -z $QUICK ]] || ENGINE=(--sequences 1,4 --tokens 8 --pairs 1) BENCH=(--rates 0.5 --duration 4 --seeds 1 --policies slack,orca)
-[[ -z $POLICIES ]] || BENCH+=(--policies "$POLICIES")
+ENGINE=(--pairs "$PAIRS") STRUCTURED=() BENCH=(--rates "$RATES" --duration "$DURATION" --policies "$POLICIES")
+if [[ -n $QUICK ]]; then
+    ENGINE=(--sequences 1,4 --tokens 8 --pairs 1) STRUCTURED=(--repeats 1) BENCH=(--rates 0.5 --duration 4 --policies slack,orca)
+fi
 
 # A command and what it prints go into the report, its messages into the log.
 measured() {
@@ -82,6 +85,7 @@ measured() {
 COMMON=(--model "$MODEL" --threads "$THREADS")
 measured "$VENV/bin/slice-ros" calibrate "${COMMON[@]}" --gpu-layers "$GPU_LAYERS"
 measured "$PYTHON" benchmarks/engine.py "${COMMON[@]}" --gpu-layers "$GPU_LAYERS" "${ENGINE[@]}" --json "$BUILD/$NAME-engine.json"
-measured "$VENV/bin/slice-ros" bench --engine llama "${COMMON[@]}" "${BENCH[@]}" --bounds-scale auto --json "$BUILD/$NAME-bench.json"
+measured "$PYTHON" benchmarks/structured.py --threads "$THREADS" --gpu-layers "$GPU_LAYERS" "${STRUCTURED[@]}"
+measured "$VENV/bin/slice-ros" bench --engine llama "${COMMON[@]}" "${BENCH[@]}" --seeds 1 --bounds-scale auto --json "$BUILD/$NAME-bench.json"
 mv "$BUILD/$NAME.md" "$REPORT"
 echo "gpu: the report is $REPORT"
