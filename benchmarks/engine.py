@@ -28,7 +28,8 @@ from rich.table import Table
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama import engine as engine_module
 from slice_ros.engines.llama.loading import physical_cores
-from slice_ros.engines.llama.shapes import QUANTIZATIONS, SHAPES, make_model
+from slice_ros.engines.llama.architectures import SHAPES
+from slice_ros.engines.llama.shapes import QUANTIZATIONS, make_model
 from slice_ros.goal import GoalRequest
 from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Cell, Column

@@ -13,18 +13,23 @@ import pytest
 
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama import shapes as models
-from slice_ros.engines.llama.shapes import QUANTIZATIONS, SHAPES, default_model_path, make_model, make_start_model
+from slice_ros.engines.llama.architectures import SHAPES, ModelShape, RecurrentShape
+from slice_ros.engines.llama.shapes import QUANTIZATIONS, default_model_path, make_model, make_start_model
 from slice_ros.goal import ChatMessage, GoalRequest
 from slice_ros.mask import Cell
 from slice_ros.slo import Slo
 
 
-def tiny(name: str) -> models.ModelShape:
+def tiny(name: str) -> ModelShape:
     """A public shape with everything but its structure made small."""
-    return replace(
-        SHAPES[name], vocab_size=512, embedding_length=128, block_count=2, head_count=4, head_count_kv=2, feed_forward_length=256,
-        rope_dimensions=SHAPES[name].rope_dimensions and 16,
-    )  # fmt: skip
+    shape = SHAPES[name]
+    if isinstance(shape, RecurrentShape):
+        small = {"attention": (1,) if shape.attention else (), "inner": 256 if shape.inner else 0, "state_heads": 4 if shape.inner else 0}
+    else:
+        small = {"rope_dimensions": shape.rope_dimensions and 16, "key_length": shape.key_length and 32}
+    if shape.head_count:
+        small |= {"head_count": 4, "head_count_kv": 2, "feed_forward_length": 256}
+    return replace(shape, vocab_size=512, embedding_length=128, block_count=2, **small)
 
 
 @pytest.fixture
@@ -35,7 +40,8 @@ def no_shipped_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("qwen2.5-0.5b", 494_032_768), ("llama-3.2-1b", 1_235_814_400), ("llama-3.1-8b", 8_030_261_248), ("chatglm2-6b", 6_243_584_000)],
+    [("qwen2.5-0.5b", 494_032_768), ("llama-3.2-1b", 1_235_814_400), ("llama-3.1-8b", 8_030_261_248), ("chatglm2-6b", 6_243_584_000),
+     ("gemma-3-270m", 268_098_176), ("mamba2-130m", 128_989_632), ("lfm2-350m", 354_483_968), ("granite-4.0-h-350m", 340_332_224)],
 )
 def test_a_public_shape_has_as_many_weights_as_its_model(name: str, parameters: int) -> None:
     assert sum(prod(dimensions) for _, dimensions in SHAPES[name].tensors()) == parameters

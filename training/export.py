@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 
 from slice_ros.demo.language import TASKS
-from slice_ros.engines.llama.shapes import CHAT_TEMPLATE, QUANTIZATIONS, SPECIAL_TOKENS, ModelShape
+from slice_ros.engines.llama.architectures import ModelShape
+from slice_ros.engines.llama.shapes import CHAT_TEMPLATE, QUANTIZATIONS, SPECIAL_TOKENS
 from training.corpus import held_out_examples
 from training.network import NORM_EPSILON, Network
 from training.tokenizer import PRE_TOKENIZER, Tokenizer

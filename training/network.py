@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from slice_ros.engines.llama.shapes import ModelShape
+from slice_ros.engines.llama.architectures import ModelShape
 
 NORM_EPSILON = 1e-5
 

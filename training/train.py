@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from slice_ros.demo.language import NAMES, Example
-from slice_ros.engines.llama.shapes import SPECIAL_TOKENS, ModelShape
+from slice_ros.engines.llama.architectures import ModelShape
+from slice_ros.engines.llama.shapes import SPECIAL_TOKENS
 from training.corpus import held_out_examples, training_examples
 from training.muon import Muon, has_bfloat16
 from training.network import Network

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Quantization
 from gguf import TokenType
 
+from slice_ros.engines.llama.architectures import SHAPES, ModelShape, is_quantized
 from slice_ros.paths import cache_dir, replacing, share_dir
 
 CHAT_TEMPLATE = (
@@ -29,73 +29,6 @@ QUANTIZATIONS = {"q4_0": Quantization.Q4_0, "q8_0": Quantization.Q8_0, "f16": Qu
 WRITE_BYTES = 32 * 2**20
 """Size of the random pattern that fills the tensors, and of one write."""
 
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """The numbers that decide a transformer's speed, named as in GGUF metadata.
-
-    Args:
-        architecture: ``llama``, ``qwen2`` or ``chatglm``, as llama.cpp names them.
-        tied: the output matrix is the embedding matrix.
-        rope_dimensions: of each head, how many are rotated; ``None`` is all.
-    """
-
-    name: str
-    architecture: str
-    vocab_size: int
-    embedding_length: int
-    block_count: int
-    head_count: int
-    head_count_kv: int
-    feed_forward_length: int
-    context_length: int
-    rope_freq_base: float = 10000.0
-    tied: bool = False
-    rope_dimensions: int | None = None
-
-    @property
-    def head_length(self) -> int:
-        return self.embedding_length // self.head_count
-
-    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Names and shapes of all tensors, rows first; those with one dimension are norms and biases and always F32."""
-        wide, narrow, ff = self.embedding_length, self.head_length * self.head_count_kv, self.feed_forward_length
-        yield "token_embd.weight", (self.vocab_size, wide)
-        for i in range(self.block_count):
-            block = f"blk.{i}."
-            yield block + "attn_norm.weight", (wide,)
-            if self.architecture == "chatglm":  # query, key and value in one matrix, gate and up in another
-                yield block + "attn_qkv.weight", (wide + 2 * narrow, wide)
-                yield block + "attn_qkv.bias", (wide + 2 * narrow,)
-            else:
-                for letter, rows in (("q", wide), ("k", narrow), ("v", narrow)):
-                    yield f"{block}attn_{letter}.weight", (rows, wide)
-                    if self.architecture == "qwen2":
-                        yield f"{block}attn_{letter}.bias", (rows,)
-            yield block + "attn_output.weight", (wide, wide)
-            yield block + "ffn_norm.weight", (wide,)
-            if self.architecture == "chatglm":
-                yield block + "ffn_up.weight", (2 * ff, wide)
-            else:
-                yield block + "ffn_gate.weight", (ff, wide)
-                yield block + "ffn_up.weight", (ff, wide)
-            yield block + "ffn_down.weight", (wide, ff)
-        yield "output_norm.weight", (wide,)
-        if not self.tied:
-            yield "output.weight", (self.vocab_size, wide)
-
-
-SHAPES = {
-    shape.name: shape
-    for shape in (
-        ModelShape("smollm2-135m", "llama", 49152, 576, 30, 9, 3, 1536, 8192, 1e5, tied=True),
-        ModelShape("qwen2.5-0.5b", "qwen2", 151936, 896, 24, 14, 2, 4864, 32768, 1e6, tied=True),
-        ModelShape("llama-3.2-1b", "llama", 128256, 2048, 16, 32, 8, 8192, 131072, 5e5, tied=True),
-        ModelShape("chatglm2-6b", "chatglm", 65024, 4096, 28, 32, 2, 13696, 32768, rope_dimensions=64),
-        ModelShape("llama-3.1-8b", "llama", 128256, 4096, 32, 32, 8, 14336, 131072, 5e5),
-    )
-}
-"""Public models by name; the shapes are those of their published configuration files."""
 
 START_SHAPE = ModelShape("start", "llama", 256 + len(SPECIAL_TOKENS), 256, 4, 4, 2, 768, 32768)
 SHIPPED_MODEL = "robot-q8_0.gguf"
@@ -209,18 +142,17 @@ def make_model(
     kind = QUANTIZATIONS[quantization]
     rng = np.random.default_rng(seed)
     tensors = list(shape.tensors())
-    total = sum(_nbytes(dimensions, kind) for _, dimensions in tensors)
+    total = sum(_nbytes(name, dimensions, kind) for name, dimensions in tensors)
     pattern = _random_pattern(kind, 0.7 / np.sqrt(shape.embedding_length), rng)
 
     def write(writer: gguf.GGUFWriter) -> None:
         done = 0
         for name, dimensions in tensors:
-            nbytes = _nbytes(dimensions, kind)
-            if len(dimensions) == 1:
-                fill = 0.0 if name.endswith(".bias") else 1.0
-                chunks: Iterator[npt.NDArray[np.uint8]] = iter((np.full(dimensions, fill, np.float32).view(np.uint8),))
-            else:
+            nbytes = _nbytes(name, dimensions, kind)
+            if is_quantized(name, dimensions):
                 chunks = _cycle(pattern, int(rng.integers(len(pattern))), nbytes)
+            else:
+                chunks = iter((np.full(dimensions, _constant(name), np.float32).view(np.uint8),))
             for chunk in chunks:
                 chunk.tofile(writer.fout[0])
                 done += chunk.nbytes
@@ -269,10 +201,15 @@ def _block_bytes(kind: Quantization) -> int:
     return int(gguf.GGML_QUANT_SIZES[kind][1])
 
 
-def _nbytes(dimensions: tuple[int, ...], kind: Quantization) -> int:
-    if len(dimensions) == 1:
-        return 4 * dimensions[0]
-    per_block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+def _constant(name: str) -> float:
+    """What a tensor that is not quantised is filled with: states fade, and convolutions take the mean."""
+    if name.endswith(".bias"):
+        return 0.0
+    return -1.0 if name.endswith("ssm_a") else 0.3 if "conv" in name else 1.0
+
+
+def _nbytes(name: str, dimensions: tuple[int, ...], kind: Quantization) -> int:
+    per_block, block_bytes = gguf.GGML_QUANT_SIZES[kind if is_quantized(name, dimensions) else Quantization.F32]
     return int(np.prod(dimensions)) // int(per_block) * int(block_bytes)
 
 
@@ -282,20 +219,11 @@ def _write_model(path: Path, shape: ModelShape, kind: Quantization, write: Calla
         writer = gguf.GGUFWriter(unfinished, shape.architecture)
         writer.add_name(shape.name)
         writer.add_file_type({"Q4_0": 2, "Q8_0": 7, "F16": 1, "F32": 0}[kind.name])  # llama.cpp's llama_ftype
-        writer.add_vocab_size(shape.vocab_size)
-        writer.add_context_length(shape.context_length)
-        writer.add_embedding_length(shape.embedding_length)
-        writer.add_block_count(shape.block_count)
-        writer.add_feed_forward_length(shape.feed_forward_length)
-        writer.add_head_count(shape.head_count)
-        writer.add_head_count_kv(shape.head_count_kv)
-        writer.add_layer_norm_rms_eps(1e-5)
-        writer.add_rope_freq_base(shape.rope_freq_base)
-        writer.add_rope_dimension_count(shape.rope_dimensions or shape.head_length)
+        shape.describe(writer)
         _add_vocabulary(writer, shape.vocab_size)
         for name, dimensions in shape.tensors():
-            of = Quantization.F32 if len(dimensions) == 1 else kind
-            writer.add_tensor_info(name, dimensions, np.dtype(np.float32), _nbytes(dimensions, of), raw_dtype=of)
+            of = kind if is_quantized(name, dimensions) else Quantization.F32
+            writer.add_tensor_info(name, dimensions, np.dtype(np.float32), _nbytes(name, dimensions, kind), raw_dtype=of)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
