@@ -27,8 +27,8 @@ from rich.table import Table
 
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama import engine as engine_module
-from slice_ros.engines.llama.loading import physical_cores
 from slice_ros.engines.llama.architectures import SHAPES
+from slice_ros.engines.llama.loading import physical_cores
 from slice_ros.engines.llama.shapes import QUANTIZATIONS, make_model
 from slice_ros.goal import GoalRequest
 from slice_ros.latency.model import LatencyModel

@@ -41,8 +41,8 @@ from slice_ros.bench.sweep import Case, row_of
 from slice_ros.bench.workload import Arrival
 from slice_ros.bench.workload_file import DEFAULT_WORKLOAD, load_workload
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
-from slice_ros.engines.llama.loading import device_name, physical_cores
 from slice_ros.engines.llama.architectures import SHAPES
+from slice_ros.engines.llama.loading import device_name, physical_cores
 from slice_ros.engines.llama.shapes import QUANTIZATIONS
 from slice_ros.goal import ErrorCode
 from slice_ros.ros import qos

@@ -40,8 +40,16 @@ def no_shipped_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("qwen2.5-0.5b", 494_032_768), ("llama-3.2-1b", 1_235_814_400), ("llama-3.1-8b", 8_030_261_248), ("chatglm2-6b", 6_243_584_000),
-     ("gemma-3-270m", 268_098_176), ("mamba2-130m", 128_989_632), ("lfm2-350m", 354_483_968), ("granite-4.0-h-350m", 340_332_224)],
+    [
+        ("qwen2.5-0.5b", 494_032_768),
+        ("llama-3.2-1b", 1_235_814_400),
+        ("llama-3.1-8b", 8_030_261_248),
+        ("chatglm2-6b", 6_243_584_000),
+        ("gemma-3-270m", 268_098_176),
+        ("mamba2-130m", 128_989_632),
+        ("lfm2-350m", 354_483_968),
+        ("granite-4.0-h-350m", 340_332_224),
+    ],
 )
 def test_a_public_shape_has_as_many_weights_as_its_model(name: str, parameters: int) -> None:
     assert sum(prod(dimensions) for _, dimensions in SHAPES[name].tensors()) == parameters

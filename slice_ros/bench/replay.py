@@ -79,6 +79,9 @@ class ScriptedEngine:
     def reuse(self, goal_id: str) -> int:
         return self._inner.reuse(goal_id)
 
+    def stride(self, goal_id: str, count: int) -> int:
+        return self._inner.stride(goal_id, count)
+
     def step(self, column: Column) -> list[Output]:
         began_s = min(self._busy_since_s, time.monotonic())
         outputs = self._inner.step(column)

@@ -75,6 +75,9 @@ class PacedEngine:
         self._kv_tokens[goal_id] += reused
         return reused
 
+    def stride(self, goal_id: str, count: int) -> int:
+        return self._inner.stride(goal_id, count)
+
     def step(self, column: Column) -> list[Output]:
         start_s = self._now()
         kv_tokens = sum(self._kv_tokens[cell.goal_id] for cell in column)

@@ -105,6 +105,9 @@ class SimulatedEngine:
     def reuse(self, goal_id: str) -> int:  # noqa: ARG002
         return 0
 
+    def stride(self, goal_id: str, count: int) -> int:  # noqa: ARG002
+        return count
+
     def step(self, column: Column) -> list[Output]:
         kv_tokens = sum(self._sequences[cell.goal_id].kv_tokens for cell in column) if self._latency.kv_token_s else 0
         if self._clock is not None:

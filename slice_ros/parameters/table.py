@@ -96,6 +96,19 @@ PARAMETERS: dict[str, Parameter] = {
             4194304,
         ),
         Parameter(
+            "context.checkpoint_tokens",
+            128,
+            "recurrent and hybrid models: a copy of a prompt's state is kept after so many of its tokens, so that a prompt with the same "
+            "beginning goes on from there; each takes one of n_seq_max; 0 = off",
+            0,
+            4194304,
+        ),
+        Parameter(
+            "context.swa_full",
+            True,
+            "models with a sliding window: their layers keep all of the context, so that any beginning can be shared; false saves memory",
+        ),
+        Parameter(
             "context.host_cache_mib",
             256,
             "host memory for the KV cells of goals that gave theirs up to others, MiB; what does not fit is computed again; 0 = off",

@@ -130,6 +130,9 @@ class Engine(Protocol):
             How many more need no computing.
         """
 
+    def stride(self, goal_id: str, count: int) -> int:
+        """How many of an open goal's next so many tokens one step should compute, so that others can go on from there; 1 or more."""
+
     def step(self, column: Column) -> list[Output]:
         """Compute one step: for each cell so many of the goal's pending tokens, or the only one. Every goal in it is open.
 

@@ -377,6 +377,8 @@ class Scheduler:
             if task.prompt_left > 1:
                 self._take_over(task)
             chunk = min(prompt_tokens or task.prompt_left, task.prompt_left, budget + 1)
+            if chunk > 1:
+                chunk = self._engine.stride(goal_id, chunk)
             column.append(Cell(goal_id, chunk, task.is_decoding and chunk > 0))
             budget -= max(0, chunk - 1)
         return tuple(column)

@@ -51,7 +51,7 @@ class ModelShape:
         if not self.tied:
             yield "output.weight", (self.vocab_size, self.embedding_length)
 
-    def block(self, number: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def block(self, number: int) -> Iterator[tuple[str, tuple[int, ...]]]:  # noqa: ARG002
         """Those of one block, named within it."""
         wide = self.embedding_length
         yield "attn_norm.weight", (wide,)

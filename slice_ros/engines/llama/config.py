@@ -29,6 +29,9 @@ class LlamaConfig:
         n_batch: tokens in one step at most.
         n_seq_max: sequences that can hold KV at once.
         prefix_cache: KV cells that may hold what no goal in hand needs, so that the same beginning is not computed again; 0 is off.
+        checkpoint_tokens: of recurrent and hybrid models, a copy of a prompt's state is kept after so many of its tokens, as far as there
+            are sequences that no goal holds; 0 is off.
+        swa_full: let layers with a sliding window keep all of the context, so that more of a prompt can be shared.
         host_cache_mib: host memory for the KV of evicted goals, MiB; 0 is off.
         n_threads: threads that compute; 0 takes the physical cores this process may use.
         n_gpu_layers: layers on the GPU, where llama.cpp was built for one; negative is all.
@@ -52,6 +55,8 @@ class LlamaConfig:
     n_batch: int = 512
     n_seq_max: int = 64
     prefix_cache: int = 2048
+    checkpoint_tokens: int = 128
+    swa_full: bool = True
     host_cache_mib: int = 256
     n_threads: int = 0
     n_gpu_layers: int = -1
@@ -72,6 +77,7 @@ class LlamaConfig:
             "n_batch": (1, 2**16),
             "n_seq_max": (1, 255),
             "prefix_cache": (0, 2**31 - 1),
+            "checkpoint_tokens": (0, 2**31 - 1),
             "host_cache_mib": (0, 2**31 - 1),
             "n_threads": (0, 512),
         }

@@ -21,7 +21,8 @@ from slice_ros.engines.llama.config import LlamaConfig
 from slice_ros.engines.llama.grammar import Grammar, Grammars
 from slice_ros.engines.llama.host_cache import HostCache
 from slice_ros.engines.llama.kv_cache import KvCache, Worth
-from slice_ros.engines.llama.loading import device_name, has_cells, load
+from slice_ros.engines.llama.loading import device_name, load
+from slice_ros.engines.llama.memory import Memory
 from slice_ros.engines.llama.sampler import Candidates, Sampler, logprob, make_chain, most_likely
 from slice_ros.engines.llama.text import TextStream
 from slice_ros.engines.llama.vocabulary import Vocabulary
@@ -108,10 +109,10 @@ class LlamaEngine:
         self._beside = ThreadPoolExecutor(1, "masks")
         self._candidates = Candidates(self._vocabulary.size)
         self._logits_at, self._latest_logits = (0, 0), np.empty((0, self._vocabulary.size), np.float32)
+        memory = Memory.of(self._model, swa_full=config.swa_full)
+        self._cache = KvCache(self._context, config.n_seq_max, config.prefix_cache, memory, config.checkpoint_tokens)
+        self._host = HostCache(self._context, self._cache, config.n_seq_max, config.host_cache_mib << 20, memory)
         self._warm_up()
-        prefix_cache, host_cache_mib = (config.prefix_cache, config.host_cache_mib) if has_cells(self._model) else (0, 0)
-        self._cache = KvCache(self._context, config.n_seq_max, prefix_cache)
-        self._host = HostCache(self._context, self._cache, config.n_seq_max, host_cache_mib << 20)
 
     @property
     def info(self) -> EngineInfo:
@@ -197,6 +198,10 @@ class LlamaEngine:
         before, goal.computed = goal.computed, self._cache.adopt(goal.sequence, self._shareable(goal))
         return goal.computed - before
 
+    def stride(self, goal_id: str, count: int) -> int:
+        goal = self._goals[goal_id]
+        return count if goal.sequence is None or count < 2 else self._cache.stride(goal.sequence, self._row(goal), count)
+
     def step(self, column: Column) -> list[Output]:
         goals = self._fill(column)
         if not goals:
@@ -210,7 +215,9 @@ class LlamaEngine:
             goal.computed += count
             self._cache.grow(goal.sequence, count)
             if count > 1:
-                self._cache.offer(goal.sequence, self._row(goal, goal.computed))
+                known = self._row(goal, goal.computed)
+                self._cache.offer(goal.sequence, known)
+                self._cache.checkpoint(goal.sequence, known, at_end=not goal.pending)
             wanting += wanted
         if not wanting:
             llama_cpp.llama_synchronize(self._context)  # the next step would seem to take this one's time
@@ -293,6 +300,8 @@ class LlamaEngine:
         """
         looks = [self._beside.submit(grammar.look_ahead) for grammar in grammars]
         status = llama_cpp.llama_decode(self._context, self._batch.filled())
+        while status == 1 and self._cache.forget_one():  # layers with a window count their own cells
+            status = llama_cpp.llama_decode(self._context, self._batch.filled())
         if looks:
             wait(looks)
         if status == 0:

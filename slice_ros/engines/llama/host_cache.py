@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slice_ros.engines.llama.kv_cache import KvCache
+from slice_ros.engines.llama.memory import Memory
 
 PIECE = 256
 """Tokens that are copied at once; a copy ends between pieces when its time is over."""
@@ -40,10 +42,12 @@ class HostCache:
         context: llama.cpp's context.
         cache: its sequences.
         scratch: a sequence id that the cache does not use.
-        most_bytes: host memory that it may take; with 0 it does nothing, also where memory is no cell per token.
+        most_bytes: host memory that it may take; with 0 it does nothing.
+        memory: what sequences can go on from. Where that is not anywhere, they are copied as a whole: a state is that of the last
+            token, and of layers with a window llama.cpp copies no more than what that token sees.
     """
 
-    def __init__(self, context: Any, cache: KvCache, scratch: int, most_bytes: int) -> None:
+    def __init__(self, context: Any, cache: KvCache, scratch: int, most_bytes: int, memory: Memory) -> None:
         self.used = 0
         """Bytes it holds."""
         self._context = context
@@ -51,6 +55,8 @@ class HostCache:
         self._cache = cache
         self._scratch = scratch
         self._most_bytes = most_bytes
+        self._is_whole = not memory.goes_on_anywhere
+        self._piece = sys.maxsize if self._is_whole else PIECE
         self._pieces: dict[str, list[_Piece]] = {}
         self._copied_bytes, self._copied_s = FIRST_RATE / 100, 0.01
         self._token_bytes = 0.0
@@ -83,11 +89,11 @@ class HostCache:
             return
         until_s = time.monotonic() + within_s
         pieces = self._pieces.setdefault(goal_id, [])
-        if pieces and pieces[-1].end < min(computed, pieces[-1].first + PIECE):
+        if pieces and pieces[-1].end < min(computed, pieces[-1].first + self._piece):
             self.used -= pieces.pop().data.nbytes  # a piece that has grown
         first = pieces[-1].end if pieces else 0
         while first < computed:
-            end = min(first + PIECE, computed)
+            end = min(first + self._piece, computed)
             llama_cpp.llama_memory_seq_cp(self._memory, sequence, self._scratch, first, end)
             size = llama_cpp.llama_state_seq_get_size(self._context, self._scratch)
             self._token_bytes = size / (end - first)
@@ -120,6 +126,9 @@ class HostCache:
                 break
             if not self._cache.make_room(piece.end - piece.first) or not self._write(piece.data):
                 break
+            if self._is_whole:
+                self._cache.empty(sequence)
+                computed = 0
             llama_cpp.llama_memory_seq_cp(self._memory, self._scratch, sequence, computed, piece.end)
             llama_cpp.llama_memory_seq_rm(self._memory, self._scratch, -1, -1)
             self._cache.grow(sequence, piece.end - computed)

@@ -107,6 +107,7 @@ def _context_params(config: LlamaConfig) -> Any:
     params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO if config.flash_attn else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.type_k, params.type_v = KV_TYPES[config.type_k], KV_TYPES[config.type_v]
     params.kv_unified = True  # one pool of cells, so that a long sequence can take what short ones leave
+    params.swa_full = config.swa_full
     params.no_perf = True
     return params
 
@@ -127,11 +128,6 @@ def physical_cores() -> int:
         return max(1, min(len(cores), int(quota) // int(period)))
     except (OSError, ValueError):  # no such file, or "max": no quota
         return len(cores)
-
-
-def has_cells(model: Any) -> bool:
-    """Whether a model remembers each token in a cell of its own, so that sequences can share a beginning; a recurrent one does not."""
-    return not (llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model))
 
 
 def device_name(config: LlamaConfig) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, insort
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -42,6 +43,12 @@ class Prefixes:
                 if count > most:
                     sequence, most = holder, count
         return sequence, most
+
+    def common(self, tokens: array[int]) -> Iterator[tuple[int, int]]:
+        """Each sequence, and how many tokens its row has in common with this one at the beginning."""
+        row = tokens.tobytes()
+        for other, holder in self._sorted:
+            yield holder, _common(row, other)
 
     def _put(self, sequence: int, row: bytes) -> None:
         self.drop(sequence)
