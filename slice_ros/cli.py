@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from slice_ros import __version__
-from slice_ros.commands import bench, calibrate, cancel, demo, monitor, policy, report, send, serve, status, top
+from slice_ros.commands import bench, calibrate, cancel, check, demo, monitor, policy, report, send, serve, status, top
 
 COMMANDS = {
     "serve": serve,
     "demo": demo,
     "send": send,
+    "check": check,
     "status": status,
     "policy": policy,
     "cancel": cancel,
@@ -66,7 +71,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pass  # completion is a convenience
     else:
         argcomplete.autocomplete(parser)
-    return run(parser.parse_args(arguments))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an answer may hold what a terminal cannot show
+    parsed = parser.parse_args(arguments)
+    for name, value in vars(parsed).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str | Path) and not is_unicode(str(text)):
+                parser.error(f"argument {name}: {str(text)!r} is no UTF-8 text, as messages are")
+    return run(parsed)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it holds characters alone, and no bytes that Python has kept because they are none (PEP 383)."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -77,8 +95,12 @@ def run(parsed: argparse.Namespace) -> int:
     """
     try:
         exit_status: int = COMMANDS[parsed.command].run(parsed)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read it has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Exception as error:
         if "rclpy" not in sys.modules:  # not every command needs it
             raise

@@ -122,7 +122,7 @@ def test_serve_hands_its_options_on_as_ros_parameters():
     arguments = ros_arguments(parsed)
     pairs = {(arguments[i], arguments[i + 1]) for i in range(len(arguments) - 1)}
     assert ("-r", "__node:=llm") in pairs
-    assert ("-p", "engine.kind:='simulated'") in pairs
+    assert ("-p", 'engine.kind:="simulated"') in pairs
     assert ("-p", "context.n_ctx:=512") in pairs
     assert ("-p", "status.rate_hz:=4.0") in pairs
     assert not any("scheduler.policy" in argument for argument in arguments)

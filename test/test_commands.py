@@ -84,7 +84,7 @@ def test_send_prints_the_text_and_tells_how_it_went_beside_it(slice_ros):
 def test_send_prints_one_object_as_json(slice_ros):
     ended, out, _ = slice_ros("send", "go", "--deadline", "0.0001", "--max-tokens", "2", "--json", *HERE)
     answer = json.loads(out)
-    assert (ended, answer["text"], answer["finish_reason"]) == (0, "xx", "length")
+    assert (ended, answer["text"], answer["finish_reason"]) == (1, "xx", "length")  # it missed its SLO
     assert (answer["report"]["attained"], answer["report"]["output_tokens"]) == (False, 2)
     assert "logprobs" not in answer
 
@@ -95,7 +95,7 @@ def test_what_is_not_known_is_null_in_json(slice_ros):
 
 
 def test_send_reads_a_prompt_from_its_standard_input(slice_ros, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("x" * 80))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x" * 80)))
     _, _, err = slice_ros("send", "-", "--max-tokens", "1", *HERE)
     assert err.endswith("20 + 1 tokens\n")
 

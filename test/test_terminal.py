@@ -17,8 +17,13 @@ def status(**changes):
     counts = {"submitted": 3, "running": 1, "queued": 0, "completed": 2, "failed": 0, "attained": 1, "attainment": 0.5}
     control = SimpleNamespace(label="control", **figures, **counts)
     mask = SimpleNamespace(
-        goals=["abcdef12", "beef00"], labels=["control", "voice"], columns=4, cursor=2, cells=[7, -1, -1, 0, 0, 0, 0, -1]
+        goals=["abcdef12", "beef00"],
+        labels=["control", "voice"],
+        columns=4,
+        cursor=2,
+        cells=[7, -1, -1, 0, 0, 0, 0, -1],
     )
+    mask.slack_ms = [5.0, math.nan]
     fields = {
         "policy": "slice", "model": "m.gguf", "device": "d", "engine_state": "ready", "step_ms": 14.0, "step_predicted_ms": math.nan,
         "tokens_per_s": 70.0, "tokens_per_step": 1.25, "kv_used": 10, "kv_cached": 5, "kv_parked_bytes": 0, "kv_total": 100,

@@ -1,4 +1,4 @@
-"""Send one goal to the server and print its answer as it comes."""
+"""Send one goal to the server and print its answer as it comes; status 1 where it failed or missed its SLO."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from slice_ros.commands.arguments import add_slo, slo_of, text_file, uint32
 from slice_ros.schemas import BY_NAME
 
 if TYPE_CHECKING:
+    from rclpy.executors import Executor
+
     from slice_ros.client import Generation, SliceClient
     from slice_ros.goal import Sampling
+    from slice_ros.scheduling.task import SloReport
     from slice_ros.slo import Slo
 
 CANCEL_S = 2.0
@@ -29,24 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="text to complete; - reads it from standard input")
     parser.add_argument("--chat", action="store_true", help="send it as a user's message, rendered with the model's chat template")
     parser.add_argument("--system", default="", metavar="TEXT", help="system message before it; implies --chat")
-    parser.add_argument("--preset", default="", metavar="NAME", help="SLO preset of the server; bounds given beside it replace its own")
-    parser.add_argument("--real-time", action="store_true", help="real-time class; needs a bound")
-    parser.add_argument("--ttft", type=float, metavar="MS", help="time to first token, ms")
-    parser.add_argument("--tpot", type=float, metavar="MS", help="time per output token, ms")
-    parser.add_argument("--deadline", type=float, metavar="S", help="submission to last token, s")
-    parser.add_argument(
-        "--on-miss", choices=("continue", "abort"), help="once the SLO cannot be met any more; by default real-time goals end"
-    )
-    parser.add_argument("--max-tokens", type=_uint32, default=0, metavar="N", help="output tokens at most; 0 = the server's default")
+    add_slo(parser)
+    parser.add_argument("--max-tokens", type=uint32, default=0, metavar="N", help="output tokens at most; 0 = the server's default")
     parser.add_argument("--label", default="", help="kind of goal, for statistics")
     parser.add_argument("--supersede", action="store_true", help="end what this command has asked under that label before")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 = greedy")
-    parser.add_argument("--seed", type=_uint32, default=0, help="the same seed gives the same text; 0 = a new one each time")
+    parser.add_argument("--seed", type=uint32, default=0, help="the same seed gives the same text; 0 = a new one each time")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
-    parser.add_argument("--grammar", type=_text_of, metavar="FILE", help="Lark or GBNF grammar the output follows")
+    parser.add_argument("--grammar", type=text_file, metavar="FILE", help="Lark or GBNF grammar the output follows")
     schema = parser.add_argument(
         "--json-schema",
-        type=lambda given: given if given in BY_NAME else _text_of(given),
+        type=lambda given: given if given in BY_NAME else text_file(given),
         metavar="NAME|FILE",
         help=f"JSON schema the output follows: {', '.join(BY_NAME)}, or one in a file",
     )
@@ -66,10 +62,22 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         slo = slo_of(arguments)
         sampling = Sampling(temperature=arguments.temperature, seed=arguments.seed)
+        prompt = sys.stdin.buffer.read().decode() if arguments.prompt == "-" else arguments.prompt
+    except UnicodeDecodeError as error:
+        print(f"slice-ros send: standard input is no UTF-8 text at byte {error.start}", file=sys.stderr)
+        return 2
     except (SloError, GoalError) as error:
         print(f"slice-ros send: {error}", file=sys.stderr)
         return 2
+    return _ask(arguments, prompt, slo, sampling)
 
+
+def _ask(arguments: argparse.Namespace, prompt: str, slo: Slo, sampling: Sampling) -> int:
+    """Send the goal, show what comes, and see it end.
+
+    Returns:
+        Exit status.
+    """
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
@@ -86,15 +94,17 @@ def run(arguments: argparse.Namespace) -> int:
         executor = rclpy.get_global_executor()
         executor.add_node(node)
         with _interruptions() as interrupted:
-            generation = _send(client, arguments, slo, sampling)
+            generation = _send(client, prompt, arguments, slo, sampling)
             text = executor.create_task(_print(generation, quiet=arguments.json))
             while not text.done():
                 if number := interrupted():
-                    generation.cancel()
-                    with suppress(GoalFailed):
-                        executor.spin_until_future_complete(generation._end, timeout_sec=CANCEL_S)
+                    _end(generation, executor)
                     return 128 + number
-                executor.spin_once(timeout_sec=0.1)
+                try:
+                    executor.spin_once(timeout_sec=0.1)
+                except BrokenPipeError:  # nobody reads the answer any more
+                    _end(generation, executor)
+                    raise
         answer = text.result()
     except ServerNotFound as error:
         print(f"slice-ros send: {error}", file=sys.stderr)
@@ -115,28 +125,28 @@ def run(arguments: argparse.Namespace) -> int:
         shown = {"goal_id": generation.goal_id, "text": answer.text, "finish_reason": answer.finish_reason, "report": report}
         print(json.dumps(shown | ({"logprobs": answer.logprobs} if arguments.logprobs else {})))
     else:
-        figures = answer.report
-        verdict = "met" if figures.attained else "missed"
-        print(
-            f"SLO {verdict}: TTFT {figures.ttft_s * 1e3:.0f} ms, TPOT {figures.tpot_s * 1e3:.1f} ms, "
-            f"end to end {figures.e2e_s:.3f} s, {figures.prompt_tokens} + {figures.output_tokens} tokens"
-            + (f" in {figures.steps} steps" if figures.steps < figures.output_tokens else ""),
-            file=sys.stderr,
-        )
-    return 0
+        print(verdict(answer.report, is_best_effort=has_bounds(slo) and not arguments.real_time), file=sys.stderr)
+    return 0 if answer.report.attained else 1
 
 
-def slo_of(arguments: argparse.Namespace) -> Slo:
-    """The SLO that the options describe.
+def verdict(report: SloReport, *, is_best_effort: bool) -> str:
+    """Whether a goal met its SLO, and what it experienced, in a line."""
+    figures = [f"TTFT {report.ttft_s * 1e3:.0f} ms"]
+    figures += [] if math.isnan(report.tpot_s) else [f"TPOT {report.tpot_s * 1e3:.1f} ms"]
+    figures += [f"end to end {report.e2e_s:.3f} s", f"{report.prompt_tokens} + {report.output_tokens} tokens"]
+    steps = f" in {report.steps} steps" if report.steps < report.output_tokens else ""
+    of = " of a best-effort goal (--real-time makes it a promise)" if is_best_effort else ""
+    return f"SLO{of} {'met' if report.attained else 'missed'}: {', '.join(figures)}{steps}"
 
-    Raises:
-        SloError: they contradict each other.
-    """
-    from slice_ros.slo import BestEffort, OnMiss, RealTime
 
-    make = RealTime if arguments.real_time else BestEffort
-    on_miss = OnMiss[(arguments.on_miss or "default").upper()]
-    return make(ttft_ms=arguments.ttft, tpot_ms=arguments.tpot, deadline_s=arguments.deadline, on_miss=on_miss)
+def has_bounds(slo: Slo) -> bool:
+    return not (slo.ttft_s is None and slo.tpot_s is None and slo.deadline_s is None)
+
+
+def _end(generation: Generation, executor: Executor) -> None:
+    """Cancel a goal, and see it end."""
+    generation.cancel()
+    executor.spin_until_future_complete(generation._end, timeout_sec=CANCEL_S)
 
 
 @contextmanager
@@ -159,10 +169,9 @@ def _interruptions() -> Iterator[Callable[[], int]]:
             signal.signal(number, handler)
 
 
-def _send(client: SliceClient, arguments: argparse.Namespace, slo: Slo, sampling: Sampling) -> Generation:
+def _send(client: SliceClient, text: str, arguments: argparse.Namespace, slo: Slo, sampling: Sampling) -> Generation:
     from slice_ros.goal import ChatMessage
 
-    text = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     messages = [ChatMessage("system", arguments.system)] if arguments.system else []
     return client.send(
         [*messages, ChatMessage("user", text)] if messages or arguments.chat else text,
@@ -179,19 +188,6 @@ def _send(client: SliceClient, arguments: argparse.Namespace, slo: Slo, sampling
         json_schema=arguments.json_schema or "",
         regex=arguments.regex,
     )
-
-
-def _uint32(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text[:11]) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is out of range; give a whole number in 0 to {2**32 - 1}")
-    return int(text)
-
-
-def _text_of(file: str) -> str:
-    try:
-        return Path(file).read_text()
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{file} cannot be read ({error.strerror}); give the path of a text file") from error
 
 
 def _complete_schema(prefix: str, **_: Any) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from slice_ros.commands.arguments import assignment, namespace, node_name, params_file, yaml_string
+
 HELP = "run the action server"
 
 # Option: the parameter it sets.
@@ -31,10 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default=argparse.SUPPRESS,
             help=f"{parameter.description} (parameter {name}, default {parameter.default!r})",
         )
-    parser.add_argument("--name", default="slice_server", help="node name")
-    parser.add_argument("--namespace", default="/", help="node namespace")
-    parser.add_argument("--params-file", default=argparse.SUPPRESS, help="YAML file of parameters, as config/slice.yaml")
-    parser.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME:=VALUE", help="set any parameter")
+    parser.add_argument("--name", type=node_name, default="slice_server", help="node name")
+    parser.add_argument("--namespace", type=namespace, default="/", help="node namespace")
+    parser.add_argument("--params-file", type=params_file, default=argparse.SUPPRESS, help="YAML file of parameters, as config/slice.yaml")
+    parser.add_argument(
+        "-p", dest="parameters", type=assignment, action="append", default=[], metavar="NAME:=VALUE", help="set any parameter"
+    )
     parser.add_argument("--ros-args", nargs=argparse.REMAINDER, default=[], metavar="...", help="all that follows is for ROS")
 
 
@@ -53,7 +57,7 @@ def ros_arguments(arguments: argparse.Namespace) -> list[str]:
     for option, name in OPTIONS.items():
         value = given.get(option.replace("-", "_"))
         if value is not None:
-            result += ["-p", f"{name}:={value if not isinstance(value, str) else repr(value)}"]
+            result += ["-p", f"{name}:={value if not isinstance(value, str) else yaml_string(value)}"]
     for parameter in arguments.parameters:
         result += ["-p", parameter]
     return [*result, *arguments.ros_args]

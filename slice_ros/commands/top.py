@@ -7,6 +7,8 @@ import sys
 import time
 
 HELP = "watch a server in the terminal"
+PERIOD_S = 1.0
+"""Between two prints where nothing can be drawn over."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,9 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
     from rich.live import Live
 
-    from slice_ros.monitor.terminal import draw_status
+    from slice_ros.monitor.terminal import draw_figures, draw_status
     from slice_ros.monitor.viewer import StatusViewer
 
     with StatusViewer(arguments.server) as viewer:
@@ -27,7 +30,13 @@ def run(arguments: argparse.Namespace) -> int:
             if time.monotonic() > deadline:
                 print(f"slice-ros top: no status of {arguments.server} within {arguments.timeout:g} s; is it running?", file=sys.stderr)
                 return 1
-        with Live(auto_refresh=False, screen=True) as live:
+        console = Console()
+        if not console.is_terminal or console.is_dumb_terminal:  # one that cannot be drawn over: line after line
             while True:
-                live.update(draw_status(viewer.status, title=arguments.server), refresh=True)
+                console.print(draw_figures(viewer.status))
+                viewer.spin(PERIOD_S)
+        title = f"{arguments.server}   (Ctrl-C leaves)"
+        with Live(console=console, auto_refresh=False, screen=True) as live:
+            while True:
+                live.update(draw_status(viewer.status, title=title, height=console.height), refresh=True)
                 viewer.spin(0.25)

@@ -13,14 +13,18 @@ from rich.text import Text
 COLOURS = ("bright_red", "bright_cyan", "bright_yellow", "bright_green", "bright_magenta", "bright_blue")
 """One for each kind of goal, in the order of their appearance."""
 
-MOST_ROWS = 16
+MOST_ROWS, FEWEST_ROWS = 16, 3
 COLUMNS_SHOWN = 56
+HEADLINES, FRAME = 5, 2
+"""Lines of the headline in 80 columns, and of the mask's panel beside its rows."""
 
 
-def draw_status(status: Any, *, title: str = "") -> RenderableType:
-    """The whole view."""
+def draw_status(status: Any, *, title: str = "", height: int = 50) -> RenderableType:
+    """The whole view, in as many lines as there are."""
     colours = {figures.label: COLOURS[i % len(COLOURS)] for i, figures in enumerate(status.classes)}
-    return Group(_headline(status, title), _class_table(status, colours), _mask_panel(status.mask, colours))
+    rows = height - HEADLINES - (HEADING + len(status.classes)) - FRAME
+    mask = _mask_panel(status.mask, colours, min(MOST_ROWS, max(FEWEST_ROWS, rows)))
+    return Group(_headline(status, title), _class_table(status, colours), mask)
 
 
 def draw_figures(status: Any) -> RenderableType:
@@ -58,38 +62,35 @@ def kv_text(status: Any) -> str:
     return f"{status.kv_used}/{status.kv_total}{cached}{parked}"
 
 
+COLUMNS = (
+    "\nsent", "\nrun", "\nwait", "\nmet", "\nmissed", "\nshare", "TTFT ms\np50", "TPOT ms\np50", "\np99", "end s\np99",
+)  # fmt: skip
+"""Headings of a class's figures; with ten letters for its name they fit 80 columns."""
+HEADING = 2
+LONGEST_LABEL = 10
+
+
 def _class_table(status: Any, colours: dict[str, str]) -> Table:
-    table = Table(expand=False, pad_edge=False)
-    table.add_column("class")
-    for name in (
-        "submitted",
-        "running",
-        "queued",
-        "attained",
-        "missed",
-        "attainment",
-        "TTFT p50",
-        "TPOT p50",
-        "TPOT p99",
-        "end-to-end p99",
-    ):
-        table.add_column(name, justify="right")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("\nclass", overflow="ellipsis", max_width=LONGEST_LABEL, no_wrap=True)
+    for name in COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
     for c in status.classes:
         ended = c.completed + c.failed
         table.add_row(
             Text(c.label, style=colours[c.label]),
             str(c.submitted), str(c.running), str(c.queued), str(c.attained), str(ended - c.attained),
             Text(_number(c.attainment * 100, " %"), style="" if math.isnan(c.attainment) else "green" if c.attainment >= 0.95 else "red"),
-            _number(c.ttft_ms_p50, " ms"), _number(c.tpot_ms_p50, " ms"), _number(c.tpot_ms_p99, " ms"), _number(c.e2e_ms_p99, " ms"),
+            _number(c.ttft_ms_p50, ""), _number(c.tpot_ms_p50, ""), _number(c.tpot_ms_p99, ""), _number(c.e2e_ms_p99 / 1e3, "", 1),
         )  # fmt: skip
     return table
 
 
-def _mask_panel(mask: Any, colours: dict[str, str]) -> Panel:
+def _mask_panel(mask: Any, colours: dict[str, str], rows: int) -> Panel:
     lines = []
     first = max(0, mask.cursor - COLUMNS_SHOWN * 3 // 4)
     last = min(mask.columns, first + COLUMNS_SHOWN)
-    for row in range(len(mask.goals))[-MOST_ROWS:]:
+    for row in range(len(mask.goals))[-rows:]:
         colour = colours.get(mask.labels[row], "white")
         line = Text(f"{mask.labels[row]:>10.10} {mask.goals[row][:6]:6} ", style=colour)
         for column in range(first, last):
@@ -99,8 +100,8 @@ def _mask_panel(mask: Any, colours: dict[str, str]) -> Panel:
             symbol = "·" if cell == 0 else "█" if cell < 0 else "▒"
             line.append(symbol, style="bright_black" if cell == 0 else colour if column < mask.cursor else f"dim {colour}")
         lines.append(line)
-    legend = "one column a step: █ decodes a token  ▒ computes prompt tokens  · left out   steps taken │ steps planned"
-    return Panel(Group(*lines) if lines else Text("idle", style="dim"), title="decode mask", subtitle=legend, height=MOST_ROWS + 2)
+    legend = "a column a step: █ decodes  ▒ computes prompt  · left out   taken │ planned"
+    return Panel(Group(*lines) if lines else Text("idle", style="dim"), title="decode mask", subtitle=legend, height=rows + FRAME)
 
 
 def _number(value: float, unit: str, decimals: int = 0) -> str:
