@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from action_msgs.msg import GoalStatus
 from action_msgs.srv import CancelGoal
@@ -23,9 +23,9 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from rclpy.task import Future
 
-from slice_ros.goal import ChatMessage, ErrorCode, Sampling, TokenLogprob
+from slice_ros.goal import ChatMessage, ErrorCode, Sampling, TokenLogprob, ToolCall, joined
 from slice_ros.ros import presence, qos
-from slice_ros.ros.conversions import duration_msg, message_msg, report_of, sampling_msg, slo_msg, uuid_msg
+from slice_ros.ros.conversions import duration_msg, logprobs_of, message_msg, report_of, sampling_msg, slo_msg, tool_calls_of, uuid_msg
 from slice_ros.ros.interfaces import Generate, SloStatus
 from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import BestEffort, Slo
@@ -79,15 +79,22 @@ class Answer:
 
     Args:
         text: everything generated.
-        finish_reason: "stop", or "length" where it was cut at ``max_tokens``.
+        finish_reason: "stop", "tool_calls", or "length" where it was cut at ``max_tokens``.
         report: what the goal experienced, and whether its SLO was met.
         logprobs: of the output tokens, where the goal asked for them.
+        tool_calls: calls of tools, in their order; the last one's arguments are incomplete where the answer was cut.
     """
 
     text: str
     finish_reason: str
     report: SloReport
     logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def message(self) -> ChatMessage:
+        """The answer as the conversation's next message, before the results of its calls."""
+        return ChatMessage("assistant", self.text, self.tool_calls)
 
     def json(self) -> Any:
         """The answer as JSON; to a goal with a ``json_schema``, it follows it.
@@ -104,8 +111,20 @@ class Answer:
             ) from error
 
 
+class Delta(NamedTuple):
+    """What is new of an answer.
+
+    Args:
+        text: a piece of it.
+        calls: beginnings of calls of tools, which have an id, and pieces of the latest one's arguments, which have none.
+    """
+
+    text: str
+    calls: tuple[ToolCall, ...] = ()
+
+
 class Generation:
-    """A goal that was sent: await its ``result()``, iterate over its pieces, or cancel it.
+    """A goal that was sent: await its ``result()``, iterate over its pieces of text or its ``deltas()``, or cancel it.
 
     >>> async for piece in client.stream("where are you?"):
     ...     say(piece)
@@ -113,8 +132,8 @@ class Generation:
 
     def __init__(self, client: SliceClient, goal_id: str, heard_s: float) -> None:
         self._client = client
-        self._pieces: deque[str] = deque()
-        self._heard: list[str] = []
+        self._pieces: deque[Delta] = deque()
+        self._heard: list[Delta] = []
         self.is_sent = False
         self.instance: bytes | None = None
         """Which server took the goal."""
@@ -164,6 +183,12 @@ class Generation:
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """The pieces of text as they come; raises GoalFailed at the end of a goal that failed."""
+        async for delta in self.deltas():
+            if delta.text:
+                yield delta.text
+
+    async def deltas(self) -> AsyncIterator[Delta]:
+        """Text and calls of tools as they come; raises GoalFailed at the end of a goal that failed."""
         while True:
             news = self._news
             while self._pieces:
@@ -190,16 +215,22 @@ class Generation:
         if self._cancel_wanted:
             self._client._cancel(self.goal_id)
 
-    def _feedback(self, text: str) -> None:
-        if text:
-            self._heard.append(text)
-            self._pieces.append(text)
+    def _feedback(self, delta: Delta) -> None:
+        if any(delta):
+            self._heard.append(delta)
+            self._pieces.append(delta)
             self._tell()
 
     def _finish(self, end: Answer | GoalFailed) -> None:
-        heard = "".join(self._heard)
-        if end.text.startswith(heard):  # what was asked for without a stream, or has not come yet
-            self._feedback(end.text[len(heard) :])
+        text = "".join(delta.text for delta in self._heard)
+        calls = joined(piece for delta in self._heard for piece in delta.calls)
+        # What was asked for without a stream, or has not come yet.
+        self._feedback(
+            Delta(
+                end.text[len(text) :] if end.text.startswith(text) else "",
+                _rest(end.tool_calls, calls) if isinstance(end, Answer) else (),
+            )
+        )
         self._end.set_result(end)
         self._over.set()
         self._tell()
@@ -207,6 +238,15 @@ class Generation:
     def _tell(self) -> None:
         if not self._news.done():
             self._news.set_result(None)
+
+
+def _rest(calls: Sequence[ToolCall], heard: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
+    """The pieces that make calls of those heard so far."""
+    pieces = list(calls[max(0, len(heard) - 1) :])
+    if heard and pieces and pieces[0].id == heard[-1].id:
+        rest = pieces[0].arguments[len(heard[-1].arguments) :]
+        pieces[:1] = [ToolCall("", "", rest)] if rest else []
+    return tuple(pieces)
 
 
 class SliceClient:
@@ -315,6 +355,8 @@ class SliceClient:
         json_schema: str | Mapping[str, Any] = "",
         regex: str = "",
         logprobs: bool = False,
+        tools: str | Iterable[Mapping[str, Any]] = "",
+        tool_choice: str = "",
         adapter: str = "",
         session_id: str = "",
         after: Iterable[Generation | str] = (),
@@ -336,6 +378,8 @@ class SliceClient:
             json_schema: JSON schema it follows, as text or as data (``slice_ros.schemas`` makes some), or the name of one; or
             regex: regular expression that it matches as a whole.
             logprobs: whether the answer comes with the log-probabilities of its tokens.
+            tools: descriptions of tools that the answer may call, as OpenAI's chat interface or an MCP server gives them.
+            tool_choice: "auto", "none", "required", or the name of the tool to call.
             adapter: name of the LoRA adapter to answer with.
             session_id: the next goal of the session goes on from what this one has computed.
             after: goals that must succeed first.
@@ -360,6 +404,8 @@ class SliceClient:
         goal.json_schema = json_schema if isinstance(json_schema, str) else json.dumps(json_schema)
         goal.regex = regex
         goal.logprobs = logprobs
+        goal.tools = tools if isinstance(tools, str) else json.dumps(list(tools))
+        goal.tool_choice = tool_choice
         goal.adapter = adapter
         goal.session_id = session_id
         goal.client = self._node.get_fully_qualified_name()
@@ -462,7 +508,7 @@ class SliceClient:
             if generation is not None:
                 self._hear_news()
                 generation._heard_s = self._spinning_s
-                generation._feedback(message.feedback.text)
+                generation._feedback(Delta(message.feedback.text, tool_calls_of(message.feedback.tool_calls)))
 
     def _answered(self, generation: Generation, sent: Any) -> None:
         with self._lock:
@@ -518,8 +564,8 @@ class SliceClient:
             return
         report = report_of(result.report)
         if status == GoalStatus.STATUS_SUCCEEDED:
-            logprobs = tuple(map(TokenLogprob, result.tokens, result.logprobs))
-            self._finish(generation, Answer(result.text, result.finish_reason, report, logprobs))
+            logprobs, calls = logprobs_of(result.logprobs), tool_calls_of(result.tool_calls)
+            self._finish(generation, Answer(result.text, result.finish_reason, report, logprobs, calls))
         else:
             code = ErrorCode(result.error_code) if result.error_code in tuple(ErrorCode) else ErrorCode.NONE
             message = result.error_msg or f"the server {self._server} ended the goal with status {status} and gave no reason"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import NamedTuple
@@ -34,6 +35,7 @@ class FinishReason(Enum):
     """Why generation ended with success."""
 
     STOP = "stop"
+    TOOL_CALLS = "tool_calls"
     LENGTH = "length"
 
 
@@ -55,10 +57,46 @@ PENALTIES = 0.01, 100.0
 """Beyond these, logits times a penalty are no numbers any more."""
 
 
+class ToolCall(NamedTuple):
+    """A call of a tool; in a stream, one with an id begins a call, and one without goes on with the arguments of the latest.
+
+    Args:
+        id: nine letters and digits.
+        name: the tool's.
+        arguments: a JSON object as text, or the new piece of it.
+    """
+
+    id: str
+    name: str
+    arguments: str
+
+
+def joined(pieces: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
+    """The calls that a stream's pieces make up."""
+    calls: list[ToolCall] = []
+    for piece in pieces:
+        if piece.id:
+            calls.append(piece)
+        elif calls:
+            calls[-1] = calls[-1]._replace(arguments=calls[-1].arguments + piece.arguments)
+    return tuple(calls)
+
+
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
+    """One message of a conversation.
+
+    Args:
+        role: system, user, assistant, tool, or what the model's template knows.
+        content: its text; of a tool, its result.
+        tool_calls: calls that the assistant wrote.
+        tool_call_id: of a tool's result, the call that it answers.
+    """
+
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +125,16 @@ class Sampling:
 
 
 class TokenLogprob(NamedTuple):
-    """An output token's text, and the natural logarithm of its probability under the model, before sampling settings and grammar."""
+    """An output token, and the natural logarithm of its probability under the model, before sampling settings and grammar.
+
+    Args:
+        token: its text, or a control token's name.
+        data: its bytes in the answer; none of a control token.
+    """
 
     token: str
     logprob: float
+    data: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +147,8 @@ class GoalRequest:
         max_tokens: output tokens at most, above 0.
         prompt: text to complete as it stands; or
         messages: a conversation, rendered with the model's chat template.
+        tools: JSON list of the tools that an answer to messages may call; empty is none.
+        tool_choice: auto, none, required, or the name of the tool to call; empty is auto.
         submitted_s: ``time.monotonic()`` when the node received it (one clock for all processes of a machine).
         label: kind of goal, for statistics and learnt lengths; empty takes the service class.
         supersede: whether it makes void what its client has asked before under its label.
@@ -134,6 +180,8 @@ class GoalRequest:
     json_schema: str = ""
     regex: str = ""
     logprobs: bool = False
+    tools: str = ""
+    tool_choice: str = ""
     adapter: str = ""
     session_id: str = ""
     client: str = ""
@@ -151,6 +199,12 @@ class GoalRequest:
         _require(bool(self.label) or not self.supersede, "supersede is set and label is empty; give such goals a label")
         forms = [name for name in ("grammar", "json_schema", "regex") if getattr(self, name)]
         _require(len(forms) < 2, f"{' and '.join(forms)} are {'both' if len(forms) == 2 else 'all'} given; give one of them")
+        _require(not self.tools or bool(self.messages), "tools are given with a prompt; give messages, which a template renders with them")
+        _require(not (self.tools and forms), f"tools and {''.join(forms)} are both given; give one of them")
+        _require(
+            bool(self.tools) or self.tool_choice in ("", "auto", "none"),
+            f"tool_choice is {self.tool_choice[:40]!r}, but there are no tools; give some, or leave it out",
+        )
         _require(
             self.chain_deadline_s is None or (math.isfinite(self.chain_deadline_s) and self.chain_deadline_s > 0.0),
             f"chain_deadline is {self.chain_deadline_s} s; it must be above 0, or absent for no bound",

@@ -24,7 +24,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.task import Future
 
-from slice_ros.goal import ErrorCode, FinishReason, GoalError
+from slice_ros.goal import ErrorCode, FinishReason, GoalError, ToolCall
 from slice_ros.parameters.presets import DEFAULTS, presets_of
 from slice_ros.ros import qos
 from slice_ros.ros.conversions import fill_result, report_msg, slo_of, uuid_msg
@@ -47,12 +47,14 @@ class Script:
         after_s: time from submission to the end, s; the pieces come at even distances.
         error: end with this instead of success; ``text`` is what was generated before.
         error_msg: the sentence with it.
+        tool_calls: calls of tools at the end of the answer.
     """
 
     text: str = ""
     after_s: float = 0.0
     error: ErrorCode = ErrorCode.NONE
     error_msg: str = "scripted"
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class MockServer:
@@ -179,10 +181,11 @@ class MockServer:
         else:
             handle.abort()
         completed = error.code is ErrorCode.NONE
+        calls = script.tool_calls if completed else ()
         report = _report(times_s, slo, completed=completed)
         self._publish_event(GoalEvent.FINISHED, goal_id, goal, report, error.code)
-        reason = FinishReason.STOP if completed else None
-        return fill_result(Generate.Result(), "".join(pieces), reason, error.code, error.message, report)
+        reason = (FinishReason.TOOL_CALLS if calls else FinishReason.STOP) if completed else None
+        return fill_result(Generate.Result(), "".join(pieces), reason, error.code, error.message, report, tool_calls=calls)
 
     def _tell(self, handle: Any, feedback: Any) -> None:
         """Tell whoever sent a goal how it goes on: a client alone, as a server does, or all that listen."""

@@ -128,8 +128,8 @@ def test_answers_with_forced_tokens_are_those_without(
         for goal_id, mine in serve(engine, requests[first : first + 12], rng).items():
             other = expected[goal_id]
             assert (mine.text, mine.tokens, mine.finish) == (other.text, other.tokens, other.finish), requests[int(goal_id)]
-            assert [token for token, _ in mine.logprobs] == [token for token, _ in other.logprobs]
-            assert [value for _, value in mine.logprobs] == pytest.approx([value for _, value in other.logprobs], abs=1e-4)
+            assert [rated.token for rated in mine.logprobs] == [rated.token for rated in other.logprobs]
+            assert [rated.logprob for rated in mine.logprobs] == pytest.approx([rated.logprob for rated in other.logprobs], abs=1e-4)
             assert len(mine.logprobs) == (mine.tokens if requests[int(goal_id)].logprobs else 0)
             steps += mine.steps
     assert steps < 0.75 * sum(other.steps for other in expected.values())
@@ -158,7 +158,9 @@ def test_log_probabilities_of_forced_tokens_come_a_step_later(engine: LlamaEngin
     assert (first.text[1:], first.tokens, first.pending, first.finish, len(first.logprobs)) == ("end", 4, 4, None, 1)
     (last,) = engine.step((Cell("goal", 4),))
     assert (last.text, last.tokens, last.finish) == ("", 1, FinishReason.STOP)
-    assert [token for token, _ in last.logprobs] == ["e", "n", "d", ""]
+    assert [(rated.token, rated.data) for rated in last.logprobs[:3]] == [("e", b"e"), ("n", b"n"), ("d", b"d")]
+    assert last.logprobs[3].token in ("<|endoftext|>", "<|im_end|>")
+    assert last.logprobs[3].data == b""
     engine.close("goal")
 
 

@@ -10,8 +10,8 @@ import pytest
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 
-from slice_ros.client import Answer, Generation, GoalFailed, SliceClient
-from slice_ros.goal import ChatMessage, ErrorCode
+from slice_ros.client import Answer, Delta, Generation, GoalFailed, SliceClient
+from slice_ros.goal import ChatMessage, ErrorCode, ToolCall, joined
 from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import OnMiss, RealTime
 from slice_ros.testing import MockServer, Script
@@ -21,6 +21,7 @@ ANSWERS = {
     "fast": Script(" ".join(map(str, range(40)))),
     "slow": Script("one two three four", after_s=0.4),
     "never": Script("", after_s=60.0),
+    "fetch": Script("on my way", tool_calls=(ToolCall("a", "pick", '{"n": 1}'), ToolCall("b", "stop", "{}"))),
     "broken": Script("half", error=ErrorCode.ENGINE_DIED, error_msg="it is gone"),
 }
 
@@ -68,7 +69,7 @@ def test_a_stream_is_the_whole_answer_also_where_feedback_was_dropped(asker):
     ):
         generation = Generation(asker.client, "00", 0.0)
         for piece in heard:
-            generation._feedback(piece)
+            generation._feedback(Delta(piece))
         generation._finish(end)
         assert "".join(asker.run(streamed(generation))) == end.text
     for _ in range(5):  # many pieces, and the result right behind them
@@ -81,6 +82,23 @@ def test_it_says_what_it_was_told_to(asker, server):
     assert asker.run(asker.client.generate([ChatMessage("user", "hello")])).text == "hello robot"
     assert asker.run(asker.client.generate("?")).text == "what?"
     assert server.goals[before].prompt == "hello"
+
+
+def test_calls_come_with_the_answer_and_what_of_them_was_not_heard_does_too(asker):
+    async def called(generation):
+        return [piece async for delta in generation.deltas() for piece in delta.calls]
+
+    calls = (ToolCall("a", "pick", '{"n": 1}'), ToolCall("b", "stop", "{}"))
+    end = Answer("", "tool_calls", SloReport(), tool_calls=calls)
+    for heard in ([], [ToolCall("a", "pick", ""), ToolCall("", "", '{"n')], calls[:1], calls):
+        generation = Generation(asker.client, "00", 0.0)
+        for piece in heard:
+            generation._feedback(Delta("", (piece,)))
+        generation._finish(end)
+        assert joined(asker.run(called(generation))) == calls
+    answer = asker.run(asker.client.generate("fetch", tools=[{"name": "pick"}, {"name": "stop"}]))
+    assert (answer.tool_calls, answer.finish_reason) == (calls, "tool_calls")
+    assert answer.message == ChatMessage("assistant", "on my way", calls)
 
 
 def test_pieces_come_over_time(asker):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -21,7 +22,7 @@ from serving import READY_S, Peer, children_of, serving
 
 from slice_ros import client, schemas
 from slice_ros.client import GoalFailed, SliceClient
-from slice_ros.goal import ChatMessage, ErrorCode, Sampling
+from slice_ros.goal import ChatMessage, ErrorCode, Sampling, joined
 from slice_ros.ros import qos
 from slice_ros.ros.interfaces import CheckSlo, Generate, GoalEvent
 from slice_ros.scheduling.events import Progress
@@ -124,10 +125,40 @@ def test_an_answer_with_a_json_schema_comes_as_data(peer, schema):
 def test_a_goal_that_asks_gets_the_log_probability_of_each_token(peer):
     form = {"grammar": 'root ::= "go"', "max_tokens": 8}
     answer = peer.run(peer.client.generate("hello", logprobs=True, **form))
-    assert [token for token, _ in answer.logprobs] == ["g", "o", ""]
+    assert [(rated.token, rated.data) for rated in answer.logprobs] == [("g", b"g"), ("o", b"o"), ("<|im_end|>", b"")]
     assert len(answer.logprobs) == answer.report.output_tokens
-    assert all(-100.0 < logprob <= 0.0 for _, logprob in answer.logprobs)
+    assert all(-100.0 < rated.logprob <= 0.0 for rated in answer.logprobs)
     assert peer.run(peer.client.generate("hello", **form)).logprobs == ()
+
+
+def test_an_answer_that_must_call_a_tool_is_calls_in_pieces_and_at_the_end(peer):
+    async def deltas(generation):
+        return [delta async for delta in generation.deltas()], await generation.result()
+
+    tools = [{"name": "drive", "parameters": {"properties": {"fast": {"type": "boolean"}}, "required": ["fast"]}}]
+    question = [ChatMessage("user", "go to the dock")]
+    heard, answer = peer.run(deltas(peer.client.stream(question, tools=tools, tool_choice="drive", max_tokens=100)))
+    (call,) = answer.tool_calls
+    assert call.name == "drive"
+    assert json.loads(call.arguments) in ({"fast": True}, {"fast": False})
+    assert (answer.text, answer.finish_reason) == ("", "tool_calls")
+    assert joined(piece for delta in heard for piece in delta.calls) == answer.tool_calls
+    conversation = [*question, answer.message, ChatMessage("tool", "I am there.", tool_call_id=call.id)]
+    assert peer.run(peer.client.generate(conversation, tools=tools, max_tokens=1)).report.prompt_tokens > answer.report.prompt_tokens
+
+
+def test_tools_that_are_none_are_refused_with_a_sentence(peer):
+    question = [ChatMessage("user", "go to the dock")]
+    for fields, sentence in (
+        ({"tools": "[{}]"}, "tools[0] has null for a name"),
+        ({"tools": '[{"name": "stop"}]', "tool_choice": "go"}, "tool_choice is 'go'; it must be auto, none, required"),
+        ({"tool_choice": "required"}, "there are no tools"),
+        ({"tools": '[{"name": "stop"}]', "regex": "a"}, "tools and regex are both given"),
+    ):
+        error = peer.fails(question, **fields)
+        assert error.code is ErrorCode.INVALID_GOAL
+        assert sentence in error.message
+    assert "give messages" in peer.fails("go", tools='[{"name": "stop"}]').message
 
 
 def test_messages_are_rendered_with_the_chat_template(peer):

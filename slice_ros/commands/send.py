@@ -123,7 +123,7 @@ def _ask(arguments: argparse.Namespace, prompt: str, slo: Slo, sampling: Samplin
     if arguments.json:
         report = {name: None if math.isnan(value) else value for name, value in answer.report._asdict().items()}  # NaN is no JSON
         shown = {"goal_id": generation.goal_id, "text": answer.text, "finish_reason": answer.finish_reason, "report": report}
-        print(json.dumps(shown | ({"logprobs": answer.logprobs} if arguments.logprobs else {})))
+        print(json.dumps(shown | ({"logprobs": [rated[:2] for rated in answer.logprobs]} if arguments.logprobs else {})))
     else:
         print(verdict(answer.report, is_best_effort=has_bounds(slo) and not arguments.real_time), file=sys.stderr)
     return 0 if answer.report.attained else 1

@@ -202,7 +202,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter(
             "limits.grammar_bytes",
             65536,
-            "grammar, json_schema or regex of a goal at most, bytes; 0 = none is taken",
+            "grammar, json_schema, regex or tools of a goal at most, bytes; 0 = none is taken",
             0,
             65536,
             change=Change.LIVE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +11,7 @@ from builtin_interfaces.msg import Duration as DurationMsg
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from unique_identifier_msgs.msg import UUID
 
-from slice_ros.goal import ChatMessage, ErrorCode, FinishReason, GoalError, GoalRequest, Sampling, TokenLogprob
+from slice_ros.goal import ChatMessage, ErrorCode, FinishReason, GoalError, GoalRequest, Sampling, TokenLogprob, ToolCall
 from slice_ros.metrics.health import Diagnosis
 from slice_ros.metrics.statistics import ClassFigures, percentile
 from slice_ros.ros.interfaces import ChatMessage as ChatMessageMsg
@@ -20,6 +20,8 @@ from slice_ros.ros.interfaces import MaskStatus as MaskStatusMsg
 from slice_ros.ros.interfaces import Sampling as SamplingMsg
 from slice_ros.ros.interfaces import Slo as SloMsg
 from slice_ros.ros.interfaces import SloReport as SloReportMsg
+from slice_ros.ros.interfaces import TokenLogprob as TokenLogprobMsg
+from slice_ros.ros.interfaces import ToolCall as ToolCallMsg
 from slice_ros.scheduling.events import Checked, Snapshot
 from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import OnMiss, ServiceClass, Slo, SloError
@@ -93,7 +95,9 @@ def request_of(
         slo_of(goal.slo, presets, goal.label),
         goal.max_tokens or default_max_tokens,
         prompt=goal.prompt,
-        messages=tuple(ChatMessage(m.role, m.content) for m in goal.messages),
+        messages=tuple(ChatMessage(m.role, m.content, tool_calls_of(m.tool_calls), m.tool_call_id) for m in goal.messages),
+        tools=goal.tools,
+        tool_choice=goal.tool_choice,
         submitted_s=submitted_s,
         label=goal.label,
         supersede=goal.supersede,
@@ -123,7 +127,20 @@ def sampling_msg(sampling: Sampling) -> Any:
 
 
 def message_msg(message: ChatMessage) -> Any:
-    return ChatMessageMsg(role=message.role, content=message.content)
+    calls = tool_calls_msg(message.tool_calls)
+    return ChatMessageMsg(role=message.role, content=message.content, tool_calls=calls, tool_call_id=message.tool_call_id)
+
+
+def tool_calls_msg(calls: Iterable[ToolCall]) -> list[Any]:
+    return [ToolCallMsg(id=call.id, name=call.name, arguments=call.arguments) for call in calls]
+
+
+def tool_calls_of(msgs: Iterable[Any]) -> tuple[ToolCall, ...]:
+    return tuple(ToolCall(msg.id, msg.name, msg.arguments) for msg in msgs)
+
+
+def logprobs_of(msgs: Iterable[Any]) -> tuple[TokenLogprob, ...]:
+    return tuple(TokenLogprob(msg.token, msg.logprob, bytes(msg.data)) for msg in msgs)
 
 
 def uuid_hex(msg: Any) -> str:
@@ -164,6 +181,7 @@ def fill_result(
     message: str,
     report: SloReport,
     logprobs: Sequence[TokenLogprob] = (),
+    tool_calls: Sequence[ToolCall] = (),
 ) -> Any:
     """The result message of a goal's end."""
     result.text = text
@@ -171,8 +189,8 @@ def fill_result(
     result.error_code = int(code)
     result.error_msg = message
     result.report = report_msg(report)
-    result.tokens = [logprob.token for logprob in logprobs]
-    result.logprobs = [logprob.logprob for logprob in logprobs]
+    result.tool_calls = tool_calls_msg(tool_calls)
+    result.logprobs = [TokenLogprobMsg(token=token, logprob=logprob, data=data) for token, logprob, data in logprobs]
     return result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 try:
     from slice_ros.action import Generate
-    from slice_ros.msg import ChatMessage, ClassStatus, GoalEvent, MaskStatus, Sampling, Slo, SloReport, SloStatus
+    from slice_ros.msg import ChatMessage, ClassStatus, GoalEvent, MaskStatus, Sampling, Slo, SloReport, SloStatus, TokenLogprob, ToolCall
     from slice_ros.srv import CheckSlo
 except ImportError as error:
     raise ImportError(
@@ -23,4 +23,6 @@ __all__ = [
     "Slo",
     "SloReport",
     "SloStatus",
+    "TokenLogprob",
+    "ToolCall",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from slice_ros.goal import FinishReason, GoalError, GoalRequest, TokenLogprob
+from slice_ros.goal import FinishReason, GoalError, GoalRequest, TokenLogprob, ToolCall
 from slice_ros.mask import Column
 
 
@@ -67,6 +67,7 @@ class Output(NamedTuple):
         finish: set with the goal's last token.
         logprobs: for a goal that asked for them, of tokens that it got, each once and in their order; of forced ones a step later.
         error: why there is no token, and none will come.
+        calls: what became certain of the calls of tools in the answer, a call's beginning or a piece of its arguments.
     """
 
     goal_id: str
@@ -76,6 +77,7 @@ class Output(NamedTuple):
     finish: FinishReason | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     error: GoalError | None = None
+    calls: tuple[ToolCall, ...] = ()
 
 
 class Engine(Protocol):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slice_ros.goal import ErrorCode, FinishReason, TokenLogprob
+from slice_ros.goal import ErrorCode, FinishReason, TokenLogprob, ToolCall
 from slice_ros.latency.model import LatencyModel
 from slice_ros.scheduling.admission import Prediction
 from slice_ros.scheduling.policies.base import Limits
@@ -22,6 +22,7 @@ class Progress(NamedTuple):
     text: str
     report: SloReport
     logprobs: tuple[TokenLogprob, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

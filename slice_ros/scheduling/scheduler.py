@@ -460,7 +460,7 @@ class Scheduler:
         self._meter.add(now - began, predicted_s, calibrated_s, outputs)
         rows_s = calibrated.step_s(len(column), kv_tokens=kv_tokens)
         self._pace.observe(rows_s, max(0.0, calibrated_s - rows_s), now - began)
-        for goal_id, text, tokens, pending, finish, logprobs, failure in outputs:
+        for goal_id, text, tokens, pending, finish, logprobs, failure, calls in outputs:
             task = self._tasks[goal_id]
             if failure is not None:
                 self._end(task, error=failure)
@@ -469,7 +469,7 @@ class Scheduler:
             task.steps += 1
             task.prompt_left = pending if pending > 1 else 0
             task.is_decoding = True
-            self._events.append(Progress(goal_id, text, task.report(completed=finish is not None), logprobs))
+            self._events.append(Progress(goal_id, text, task.report(completed=finish is not None), logprobs, calls))
             if finish is not None:
                 self._end(task, reason=finish)
 

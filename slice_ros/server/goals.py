@@ -13,10 +13,10 @@ from typing import Any
 from rclpy.action import CancelResponse, GoalResponse
 from rclpy.node import Node
 
-from slice_ros.goal import ErrorCode, GoalError, GoalRequest, TokenLogprob
+from slice_ros.goal import ErrorCode, GoalError, GoalRequest, TokenLogprob, ToolCall, joined
 from slice_ros.process.host import EngineHost
 from slice_ros.ros import qos
-from slice_ros.ros.conversions import fill_result, report_msg, request_of, slo_msg
+from slice_ros.ros.conversions import fill_result, report_msg, request_of, slo_msg, tool_calls_msg
 from slice_ros.ros.interfaces import Generate, GoalEvent
 from slice_ros.scheduling.events import Finished, Progress
 from slice_ros.scheduling.scheduler import failed, no_token_yet
@@ -40,6 +40,7 @@ class _Goal:
     """Of the clock that its SLO counts in, when it was submitted."""
     pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
     report: SloReport = field(init=False)
 
     def __post_init__(self) -> None:
@@ -198,9 +199,11 @@ class Goals:
             self._tell(GoalEvent.FIRST_TOKEN, goal, goal.report)
         goal.pieces.append(event.text)
         goal.logprobs.extend(event.logprobs)
+        goal.calls.extend(event.calls)
         wish = goal.handle.request
         if not wish.silent:
-            feedback = Generate.Feedback(text=event.text, tokens=goal.report.output_tokens, report=report_msg(goal.report))
+            calls, report = tool_calls_msg(event.calls), report_msg(goal.report)
+            feedback = Generate.Feedback(text=event.text, tool_calls=calls, tokens=goal.report.output_tokens, report=report)
             if wish.presence:
                 self._senders.tell(wish.presence, event.goal_id, feedback)
             else:
@@ -219,11 +222,13 @@ class Goals:
         if event.error_code is not ErrorCode.NONE:
             self._node.get_logger().debug(f"goal {event.goal_id} ended with {event.error_code.name}: {event.error_msg}")
         self._tell(GoalEvent.FINISHED, goal, event.report, event)
-        self._conclude(goal.handle, event, "".join(goal.pieces), goal.logprobs)
+        self._conclude(goal.handle, event, "".join(goal.pieces), goal.logprobs, joined(goal.calls))
 
-    def _conclude(self, handle: Any, end: Finished, text: str = "", logprobs: Sequence[TokenLogprob] = ()) -> None:
+    def _conclude(
+        self, handle: Any, end: Finished, text: str = "", logprobs: Sequence[TokenLogprob] = (), calls: Sequence[ToolCall] = ()
+    ) -> None:
         """Give a goal its result; one that has it keeps it."""
-        result = fill_result(Generate.Result(), text, end.reason, end.error_code, end.error_msg, end.report, logprobs)
+        result = fill_result(Generate.Result(), text, end.reason, end.error_code, end.error_msg, end.report, logprobs, calls)
         if end.error_code is ErrorCode.NONE:
             self._server.end(handle, "succeed", result)
         elif end.error_code is ErrorCode.CANCELED and handle.is_cancel_requested:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from slice_ros.goal import ErrorCode, GoalError, GoalRequest
+from slice_ros.goal import ChatMessage, ErrorCode, GoalError, GoalRequest
 from slice_ros.parameters.table import Value
 
 LONGEST_NAME = 256
-"""Bytes of a label, a session's, an adapter's or a client's name."""
+"""Bytes of a label, a session's, an adapter's, a client's or a tool's name."""
 PRESENCE = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+/_clients/[A-Za-z][A-Za-z0-9]*", re.ASCII)
 MOST_ENTRIES = 1024
 """Messages, stop strings or predecessors of one goal."""
@@ -31,17 +31,22 @@ def check_size(request: GoalRequest, limits: Mapping[str, Value]) -> None:
     for field, entries in (("messages", request.messages), ("stop", request.stop), ("after", request.after)):
         if len(entries) > MOST_ENTRIES:
             raise GoalError(ErrorCode.INVALID_GOAL, f"{field} has {len(entries)} entries; at most {MOST_ENTRIES} are allowed")
-    for field in ("label", "session_id", "adapter", "client"):
+    for field in ("label", "session_id", "adapter", "client", "tool_choice"):
         if (size := _bytes(getattr(request, field))) > LONGEST_NAME:
             raise GoalError(ErrorCode.INVALID_GOAL, f"{field} has {size} bytes; at most {LONGEST_NAME} are allowed")
     if request.max_tokens > (most := int(limits["limits.max_tokens"])):
         raise GoalError(ErrorCode.INVALID_GOAL, f"max_tokens is {request.max_tokens}; limits.max_tokens of this server is {most}")
-    prompt = _bytes(request.prompt, *request.stop, *(part for message in request.messages for part in (message.role, message.content)))
+    prompt = _bytes(request.prompt, *request.stop, *(part for message in request.messages for part in _parts(message)))
     if prompt > (most := int(limits["limits.prompt_bytes"])):
         raise GoalError(
             ErrorCode.INVALID_GOAL, f"prompt, messages and stop have {prompt} bytes; limits.prompt_bytes of this server is {most}"
         )
-    for field, text in (("grammar", request.grammar), ("json_schema", request.json_schema), ("regex", request.regex)):
+    for field, text in (
+        ("grammar", request.grammar),
+        ("json_schema", request.json_schema),
+        ("regex", request.regex),
+        ("tools", request.tools),
+    ):
         if (size := _bytes(text)) > (most := int(limits["limits.grammar_bytes"])):
             raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{field} has {size} bytes; limits.grammar_bytes of this server is {most}")
 
@@ -138,6 +143,12 @@ class Places:
             self._counts[client] -= 1
             if not self._counts[client]:
                 del self._counts[client]
+
+
+def _parts(message: ChatMessage) -> Iterator[str]:
+    yield from (message.role, message.content, message.tool_call_id)
+    for call in message.tool_calls:
+        yield from call
 
 
 def _bytes(*texts: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import secrets
@@ -12,6 +13,9 @@ from typing import Any
 import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+from slice_ros.engines.llama.tools import told
+from slice_ros.engines.llama.tools.formats import form_of
+from slice_ros.engines.llama.tools.tool import Tool
 from slice_ros.engines.llama.vocabulary import Vocabulary
 from slice_ros.goal import ChatMessage, ErrorCode, GoalError
 
@@ -33,6 +37,11 @@ class Chat:
         if template is None:
             _logger.warning("the model has no chat template; messages are rendered as ChatML")
         text = CHATML if template is None else template.decode("utf-8", "replace")
+        self._knows_tools = re.search(r"\btools\b", text) is not None
+        self.form = form_of(text)
+        """How the model writes calls of tools."""
+        self.call_marks = {token: name.encode() for name, token in vocabulary.control.items() if name in self.form.texts}
+        """Names of control tokens that are part of calls."""
         self._formatter: Jinja2ChatFormatter | None = None
         try:
             self._formatter = Jinja2ChatFormatter(text, eos_token=vocabulary.eos, bos_token=vocabulary.bos)
@@ -40,20 +49,26 @@ class Chat:
             self._defect = f"the model's chat template is broken ({error}); send prompt instead of messages"
             _logger.warning("%s", self._defect)
 
-    def tokenize(self, messages: Sequence[ChatMessage]) -> array[int]:
+    def tokenize(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> array[int]:
         """Tokens of a conversation and the beginning of the answer.
 
         Only the template's control tokens count: one spelt out in a message stays text, so that no message can pretend to be another.
+
+        Args:
+            tools: those that the model is told of.
 
         Raises:
             GoalError: INVALID_GOAL, the template refuses the messages.
         """
         if self._formatter is None:
             raise GoalError(ErrorCode.INVALID_GOAL, self._defect)
-        special, quoted = self._vocabulary.special, _Quoted()
-        plain = [{"role": quoted.hide(special, message.role), "content": quoted.hide(special, message.content)} for message in messages]
+        quoted = _Quoted(self._vocabulary.special)
+        plain = [quoted.hide(message) for message in _plain(messages)]
+        described = [quoted.hide(tool.described) for tool in tools]
+        if not self._knows_tools:
+            plain, described = told.in_words(plain, described), []
         try:
-            text = self._formatter(messages=plain).prompt
+            text = self._formatter(messages=plain, tools=described or None).prompt
         except Exception as error:
             raise GoalError(ErrorCode.INVALID_GOAL, f"the model's chat template refuses the messages: {error}") from error
         # A template that writes the BOS itself does not get another.
@@ -66,26 +81,75 @@ class Chat:
         return tokens
 
 
-class _Quoted:
-    """Passes strings through a template untouched and finds them again behind it."""
+class Arguments(dict[str, Any]):
+    """A call's arguments: an object to templates that look into it, JSON to those that print it."""
 
-    def __init__(self) -> None:
+    def __str__(self) -> str:
+        return json.dumps(self, ensure_ascii=False)
+
+
+def _plain(messages: Sequence[ChatMessage]) -> Iterator[dict[str, Any]]:
+    """Messages as templates take them.
+
+    Raises:
+        GoalError: INVALID_GOAL; the arguments of a call are no JSON object.
+    """
+    names: dict[str, str] = {}
+    for i, message in enumerate(messages):
+        plain: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            plain["tool_calls"] = []
+            for j, call in enumerate(message.tool_calls):
+                names[call.id] = call.name
+                arguments = _arguments(call.arguments, f"messages[{i}].tool_calls[{j}].arguments")
+                plain["tool_calls"].append({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}})
+        if message.tool_call_id:
+            plain |= {"tool_call_id": message.tool_call_id, "name": names.get(message.tool_call_id, "")}
+        yield plain
+
+
+def _arguments(text: str, place: str) -> Arguments:
+    try:
+        arguments = json.loads(text or "{}")
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise GoalError(ErrorCode.INVALID_GOAL, f"{place} is {text[:40]!r}, which is no JSON ({error}); give a JSON object") from error
+    if not isinstance(arguments, dict):
+        raise GoalError(ErrorCode.INVALID_GOAL, f"{place} is {text[:40]!r}; it must be a JSON object")
+    return Arguments(arguments)
+
+
+class _Quoted:
+    """Passes strings through a template untouched and finds them again behind it.
+
+    Args:
+        pattern: what is hidden in them; ``None`` is nothing.
+    """
+
+    def __init__(self, pattern: re.Pattern[str] | None) -> None:
+        self._pattern = pattern
         self._mark = f"\ue000{secrets.token_hex(8)}\ue001"  # private use characters and a secret, which no message can contain
         self._hidden: list[str] = []
 
     def __bool__(self) -> bool:
         return bool(self._hidden)
 
-    def hide(self, pattern: re.Pattern[str] | None, text: str) -> str:
-        """The text with every match replaced by a mark."""
-
-        def replace(match: re.Match[str]) -> str:
-            self._hidden.append(match[0])
-            return f"{self._mark}{len(self._hidden) - 1}\ue002"
-
-        return text if pattern is None else pattern.sub(replace, text)
+    def hide(self, value: Any) -> Any:
+        """The value with every match in its texts replaced by a mark."""
+        if self._pattern is None:
+            return value
+        if isinstance(value, str):
+            return self._pattern.sub(self._replace, value)
+        if isinstance(value, dict):
+            return type(value)((self.hide(key), self.hide(part)) for key, part in value.items())
+        if isinstance(value, list):
+            return [self.hide(part) for part in value]
+        return value
 
     def split(self, text: str) -> Iterator[tuple[str, bool]]:
         """The pieces of the rendered text, and for each whether it was hidden."""
         for i, piece in enumerate(re.split(f"{self._mark}(\\d+)\ue002", text)):
             yield (self._hidden[int(piece)], True) if i % 2 else (piece, False)
+
+    def _replace(self, match: re.Match[str]) -> str:
+        self._hidden.append(match[0])
+        return f"{self._mark}{len(self._hidden) - 1}\ue002"

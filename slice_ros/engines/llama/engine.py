@@ -25,8 +25,10 @@ from slice_ros.engines.llama.loading import device_name, load
 from slice_ros.engines.llama.memory import Memory
 from slice_ros.engines.llama.sampler import Candidates, Sampler, logprob, make_chain, most_likely
 from slice_ros.engines.llama.text import TextStream
+from slice_ros.engines.llama.tools.reader import CallReader
+from slice_ros.engines.llama.tools.tool import choose, parse
 from slice_ros.engines.llama.vocabulary import Vocabulary
-from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest, TokenLogprob
+from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest, TokenLogprob, ToolCall
 from slice_ros.mask import Column
 from slice_ros.scheduling.engine import EngineError, EngineInfo, KvFullError, KvUse, Output
 
@@ -43,6 +45,7 @@ class _Goal:
         told: how many of them are the prompt's, or were given out.
         limit: ends by length when it has so many.
         text: the output as text.
+        reader: parts it into text and calls of tools, where it may have some.
         sampler: chooses its tokens; ``None`` takes the most likely ones.
         adapter: the number of its LoRA adapter; 0 is none.
         session: keeps its KV rather than others; empty is none.
@@ -68,6 +71,7 @@ class _Goal:
     sequence: int | None = None
     found: tuple[int, int] = (0, -1)
     finished: bool = False
+    reader: CallReader | None = None
 
     @property
     def grammar(self) -> Grammar | None:
@@ -132,7 +136,10 @@ class LlamaEngine:
     def prepare(self, request: GoalRequest) -> int:
         if request.goal_id in self._goals:
             raise GoalError(ErrorCode.INVALID_GOAL, f"goal_id is {request.goal_id}, which is in use; it must be unique")
-        prompt = self._chat.tokenize(request.messages) if request.messages else self._vocabulary.tokenize(request.prompt)
+        tools = () if request.tool_choice == "none" else parse(request.tools)
+        choice = choose(tools, request.tool_choice)
+        messages = request.messages
+        prompt = self._chat.tokenize(messages, tools) if messages else self._vocabulary.tokenize(request.prompt)
         if not prompt:
             raise GoalError(ErrorCode.INVALID_GOAL, "the prompt has no tokens; give at least one")
         limit = len(prompt) + request.max_tokens
@@ -143,7 +150,7 @@ class LlamaEngine:
                 f"at most {self._info.goal_tokens} fit (n_ctx is {self._info.context_tokens}, the model was trained with {self._trained})",
             )
         adapter = self._adapters.number(request.adapter)
-        grammar = self._grammars.make(request)
+        grammar = self._grammars.of_calls(choice, self._chat.form) if choice.tools else self._grammars.make(request)
         chain = make_chain(request.sampling, prompt, self._vocabulary.size)
         sampler = None if chain is None and grammar is None else Sampler(chain, grammar)
         prompt_tokens = len(prompt)
@@ -162,6 +169,7 @@ class LlamaEngine:
             adapter,
             request.session_id,
             prompt_tokens if request.logprobs else None,
+            reader=CallReader(self._chat.form) if choice.tools else None,
         )
         return prompt_tokens
 
@@ -326,6 +334,7 @@ class LlamaEngine:
     def _next(self, goal_id: str, goal: _Goal, best: int, logits: npt.NDArray[np.float32]) -> Output:
         """What a goal gets when nothing of it is pending; ``best`` is the most likely token."""
         text, count = "", 0
+        calls: tuple[ToolCall, ...] = ()
         try:
             for token in () if goal.ending else self._coming(goal, best, logits):
                 count += 1
@@ -335,7 +344,7 @@ class LlamaEngine:
                 if goal.told == len(goal.tokens):
                     goal.tokens.append(token)
                 goal.told += 1
-                piece, stopped = goal.text.push(self._vocabulary.piece(token))
+                piece, stopped = goal.text.push(self._piece(goal, token))
                 text += piece
                 if stopped:
                     goal.ending = FinishReason.STOP
@@ -346,13 +355,30 @@ class LlamaEngine:
         except GoalError as error:
             goal.finished = True
             return Output(goal_id, "", error=error)
+        if goal.reader is not None and count:
+            text, calls = self._parted(goal, goal.reader, text)
         goal.finished = goal.ending is not None and (goal.rated is None or goal.rated >= goal.told)
         if goal.rated is None:
-            return Output(goal_id, text, count, goal.pending, goal.ending)
+            return Output(goal_id, text, count, goal.pending, goal.ending, calls=calls)
         ratings, goal.ratings = goal.ratings, []
         if goal.finished and goal.rated > goal.told:  # the lead goes on where a stop string or the limit ended the answer
             ratings = ratings[: goal.told - goal.rated]
-        return Output(goal_id, text, count, goal.pending, goal.ending if goal.finished else None, tuple(ratings))
+        return Output(goal_id, text, count, goal.pending, goal.ending if goal.finished else None, tuple(ratings), calls=calls)
+
+    def _piece(self, goal: _Goal, token: int) -> bytes:
+        """A token's bytes in a goal's text; where calls are looked for, also the names of control tokens that begin or end them."""
+        if goal.reader is not None and (name := self._chat.call_marks.get(token)):
+            return name
+        return self._vocabulary.piece(token)
+
+    def _parted(self, goal: _Goal, reader: CallReader, text: str) -> tuple[str, tuple[ToolCall, ...]]:
+        """What of a new piece of a goal's output is text, and what is calls of tools."""
+        grammar = goal.grammar
+        assert grammar is not None
+        parted = reader.push(text, is_calling=grammar.is_awake, is_end=goal.ending is not None)
+        if goal.ending is FinishReason.STOP and reader.has_calls:
+            goal.ending = FinishReason.TOOL_CALLS
+        return parted
 
     def _coming(self, goal: _Goal, best: int, logits: npt.NDArray[np.float32]) -> Iterable[int | None]:
         """The tokens that follow: those that are certain beforehand, one that is drawn, and those that it forces; ``None`` is the end.
@@ -400,7 +426,7 @@ class LlamaEngine:
     def _rating(self, token: int | None, logits: npt.NDArray[np.float32]) -> TokenLogprob:
         if token is None:
             return TokenLogprob("", -math.inf)
-        return TokenLogprob(self._vocabulary.piece(token).decode("utf-8", "replace"), logprob(logits, token))
+        return TokenLogprob(self._vocabulary.name(token), logprob(logits, token), self._vocabulary.piece(token))
 
     def _shareable(self, goal: _Goal) -> array[int]:
         """The tokens whose KV may come from another goal: all, or those before the first that has no log-probability yet."""

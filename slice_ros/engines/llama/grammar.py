@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from llguidance.gbnf_to_lark import is_lark_syntax
 from llguidance.llamacpp import lltokenizer_from_vocab
 
 from slice_ros.engines.llama import gbnf, schema
+from slice_ros.engines.llama.tools.formats import Format
+from slice_ros.engines.llama.tools.tool import Choice
 from slice_ros.engines.llama.vocabulary import Vocabulary
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 
@@ -33,6 +36,7 @@ class Grammars:
     """Makes the grammars of goals for one vocabulary; thread-safe."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
         self._size = vocabulary.size
         # A vocabulary without an end of generation gets one that no model draws.
         endings = sorted(vocabulary.ending) or [vocabulary.size]
@@ -68,6 +72,31 @@ class Grammars:
         if request.grammar and not is_lark_syntax(request.grammar):
             what = _PLACE.sub("", what)  # a place in the Lark
         raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{'regex' if request.regex else 'grammar'} is not valid: {what}")
+
+    def of_calls(self, choice: Choice, form: Format) -> Grammar:
+        """The grammar of calls of tools: of the whole answer where one is required, else of what comes once calls begin.
+
+        Raises:
+            GoalError: INVALID_GRAMMAR, with the tool whose schema cannot be kept.
+        """
+        text = self._calls(choice, form)
+        matcher = LLMatcher(self.tokenizer, text, log_level=0, limits=SCHEMA_LIMITS)
+        if matcher.is_error():
+            for tool in choice.tools:
+                if what := self._complaint(self._calls(replace(choice, tools=(tool,)), form), SCHEMA_LIMITS):
+                    raise GoalError(
+                        ErrorCode.INVALID_GRAMMAR, f"the parameters of tool {tool.name!r} cannot be kept: {_PLACE.sub('', what)}"
+                    )
+            raise GoalError(ErrorCode.INVALID_GRAMMAR, f"the tools cannot be kept together: {_sentence(matcher.get_error())}")
+        if choice.is_required:
+            return Grammar(matcher, self._size, self.tokenizer.vocab_size)
+        return LazyGrammar(matcher, self._size, self.tokenizer.vocab_size, form.trigger, self._vocabulary.name, is_first=form.is_first)
+
+    def _calls(self, choice: Choice, form: Format) -> str:
+        try:
+            return LLMatcher.grammar_from_lark(form.grammar(choice, self._vocabulary.lark))
+        except ValueError as error:  # half a surrogate, NaN, or a number that is too large
+            raise GoalError(ErrorCode.INVALID_GRAMMAR, f"tools hold what is no JSON: {error}") from error
 
     def _complaint(self, text: str, limits: LLParserLimits) -> str:
         _, errors = LLMatcher.validate_grammar_with_warnings(text, self.tokenizer, limits=limits)
@@ -107,8 +136,8 @@ class Grammar:
         """Whether a token may come next."""
         return bool(self._bits[token >> 3] >> (token & 7) & 1)
 
-    def allowed(self) -> npt.NDArray[np.intp]:
-        """The tokens that may come next."""
+    def allowed(self) -> npt.NDArray[np.intp] | None:
+        """The tokens that may come next; ``None`` is any."""
         return np.flatnonzero(np.unpackbits(self._bits, count=self._size, bitorder="little"))
 
     def accept(self, token: int) -> None:
@@ -125,6 +154,11 @@ class Grammar:
             self._tokens += len(tokens)
             self._matcher.consume_tokens(tokens)
         return tokens
+
+    @property
+    def is_awake(self) -> bool:
+        """Whether it says what may come next."""
+        return True
 
     @property
     def is_complete(self) -> bool:
@@ -144,6 +178,72 @@ class Grammar:
         self.look_ahead()
         assert self._mask is not None
         return self._mask
+
+
+class LazyGrammar(Grammar):
+    """A grammar that lets everything pass until a trigger has come, and is kept from there on.
+
+    Args:
+        trigger: a text, which may lie in several tokens, or a control token's name.
+        name_of: a token's text or name.
+        is_first: whether the answer must begin with the trigger.
+    """
+
+    def __init__(
+        self, matcher: LLMatcher, size: int, mask_bits: int, trigger: str, name_of: Callable[[int], str], *, is_first: bool
+    ) -> None:
+        super().__init__(matcher, size, mask_bits)
+        self._trigger = trigger
+        self._name_of = name_of
+        self._is_first = is_first
+        self._is_awake = self._is_over = False
+        self._latest: list[int] = []
+        self._heard = ""
+
+    def look_ahead(self) -> None:
+        if self._is_awake:
+            super().look_ahead()
+
+    def allows(self, token: int) -> bool:
+        return not self._is_awake or super().allows(token)
+
+    def allowed(self) -> npt.NDArray[np.intp] | None:
+        return super().allowed() if self._is_awake else None
+
+    def accept(self, token: int) -> None:
+        if self._is_awake:
+            super().accept(token)
+        elif not self._is_over:
+            self._latest.append(token)
+            self._heard += self._name_of(token)
+            self._listen()
+
+    def forced(self) -> Sequence[int]:
+        return super().forced() if self._is_awake else ()
+
+    @property
+    def is_awake(self) -> bool:
+        return self._is_awake
+
+    def _listen(self) -> None:
+        """Wake up where the latest tokens hold the trigger; else forget those that cannot be its beginning."""
+        if self._is_first:
+            heard = self._heard.lstrip()
+            self._is_over = not (heard.startswith(self._trigger) or self._trigger.startswith(heard))
+            is_there = heard.startswith(self._trigger)
+        else:
+            is_there = self._trigger in self._heard
+            while len(rest := self._heard[len(self._name_of(self._latest[0])) :]) >= len(self._trigger) and (
+                self._trigger in rest or not is_there
+            ):
+                self._heard = rest
+                del self._latest[0]
+        if is_there:
+            self._is_awake = self._matcher.try_consume_tokens(self._latest) == len(self._latest)
+            if not self._is_awake:  # what came with the trigger begins no call
+                self._matcher.reset()
+                self._latest, self._heard = [], ""
+                self._is_over = self._is_first
 
 
 def _sentence(error: Any) -> str:

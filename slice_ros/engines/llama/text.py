@@ -42,7 +42,7 @@ class TextStream:
         if found:
             self._held = ""
             return text[: min(found)], True
-        certain = len(text) - max(_overlap(text, stop) for stop in self._stop)
+        certain = len(text) - max(overlap(text, stop) for stop in self._stop)
         self._held = text[certain:]
         return text[:certain], False
 
@@ -52,7 +52,7 @@ class TextStream:
         return text
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """How many characters at the end of text are the beginning of stop."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):

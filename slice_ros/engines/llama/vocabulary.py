@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import re
 from array import array
+from collections.abc import Iterable
 from typing import Any
 
 import llama_cpp
+
+_CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+_MARK = re.compile("<.*>")
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
 
 class Vocabulary:
@@ -19,11 +29,19 @@ class Vocabulary:
         self._pieces: list[bytes | None] = [None] * self.size
         self.ending = frozenset(token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(self.pointer, token))
         """Tokens that end generation."""
-        control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
-        texts = (self.text(token) for token in range(self.size) if llama_cpp.llama_vocab_get_attr(self.pointer, token) & control)
-        longest_first = sorted((text for text in texts if text), key=len, reverse=True)
-        self.special: re.Pattern[str] | None = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
-        """Matches the texts of the control tokens."""
+        self.control: dict[str, int] = {}
+        """Control tokens, which have names and no text in an answer."""
+        self.marks: dict[str, int] = {}
+        """These and tokens like ``<tool_call>``, which have a text, but are no text to grammars."""
+        for token in range(self.size):
+            attributes = llama_cpp.llama_vocab_get_attr(self.pointer, token)
+            if attributes & _CONTROL and (text := self.text(token)):
+                self.control[text] = self.marks[text] = token
+            elif attributes & llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED and _MARK.fullmatch(text := self.text(token)):
+                self.marks[text] = token
+        self.special = _any_of(self.control)
+        """Matches the names of the control tokens."""
+        self._any_mark = _any_of(self.marks)
 
     def text(self, token: int) -> str:
         """A token as the vocabulary writes it; empty for -1."""
@@ -48,6 +66,15 @@ class Vocabulary:
                 length = llama_cpp.llama_token_to_piece(self.pointer, token, buffer, len(buffer), 0, False)
             piece = self._pieces[token] = buffer.raw[:length]
         return piece
+
+    def name(self, token: int) -> str:
+        """A token's text; a control token's name."""
+        return self.piece(token).decode("utf-8", "replace") or self.text(token)
+
+    def lark(self, text: str) -> str:
+        """A text as Lark, the marks in it as the tokens that they are."""
+        parts = [text] if self._any_mark is None else re.split(f"({self._any_mark.pattern})", text)
+        return " ".join(f"<[{self.marks[part]}]>" if i % 2 else json.dumps(part) for i, part in enumerate(parts) if part)
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> array[int]:
         """Tokens of a text.
