@@ -14,7 +14,7 @@ import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from slice_ros.engines.llama.tools import told
-from slice_ros.engines.llama.tools.formats import form_of
+from slice_ros.engines.llama.tools.formats import format_of
 from slice_ros.engines.llama.tools.tool import Tool
 from slice_ros.engines.llama.vocabulary import Vocabulary
 from slice_ros.goal import ChatMessage, ErrorCode, GoalError
@@ -38,7 +38,8 @@ class Chat:
             _logger.warning("the model has no chat template; messages are rendered as ChatML")
         text = CHATML if template is None else template.decode("utf-8", "replace")
         self._knows_tools = re.search(r"\btools\b", text) is not None
-        self.form = form_of(text)
+        self._knows_calls = "tool_calls" in text
+        self.form = format_of(text, vocabulary.control)
         """How the model writes calls of tools."""
         self.call_marks = {token: name.encode() for name, token in vocabulary.control.items() if name in self.form.texts}
         """Names of control tokens that are part of calls."""
@@ -65,8 +66,10 @@ class Chat:
         quoted = _Quoted(self._vocabulary.special)
         plain = [quoted.hide(message) for message in _plain(messages)]
         described = [quoted.hide(tool.described) for tool in tools]
+        if not self._knows_calls:
+            plain = told.with_calls(plain, self.form)
         if not self._knows_tools:
-            plain, described = told.in_words(plain, described), []
+            plain, described = told.with_tools(plain, described), []
         try:
             text = self._formatter(messages=plain, tools=described or None).prompt
         except Exception as error:
@@ -81,7 +84,7 @@ class Chat:
         return tokens
 
 
-class Arguments(dict[str, Any]):
+class _Object(dict[str, Any]):
     """A call's arguments: an object to templates that look into it, JSON to those that print it."""
 
     def __str__(self) -> str:
@@ -108,14 +111,14 @@ def _plain(messages: Sequence[ChatMessage]) -> Iterator[dict[str, Any]]:
         yield plain
 
 
-def _arguments(text: str, place: str) -> Arguments:
+def _arguments(text: str, place: str) -> _Object:
     try:
         arguments = json.loads(text or "{}")
     except (json.JSONDecodeError, RecursionError) as error:
         raise GoalError(ErrorCode.INVALID_GOAL, f"{place} is {text[:40]!r}, which is no JSON ({error}); give a JSON object") from error
     if not isinstance(arguments, dict):
         raise GoalError(ErrorCode.INVALID_GOAL, f"{place} is {text[:40]!r}; it must be a JSON object")
-    return Arguments(arguments)
+    return _Object(arguments)
 
 
 class _Quoted:

@@ -169,7 +169,7 @@ class LlamaEngine:
             adapter,
             request.session_id,
             prompt_tokens if request.logprobs else None,
-            reader=CallReader(self._chat.form) if choice.tools else None,
+            reader=CallReader(self._chat.form, choice.tools) if choice.tools else None,
         )
         return prompt_tokens
 

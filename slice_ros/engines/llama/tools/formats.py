@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
 
-from slice_ros.engines.llama.tools.arguments import JSON, Arguments
-from slice_ros.engines.llama.tools.tool import Choice
+from slice_ros.engines.llama.tools.arguments import JSON, Arguments, GemmaArguments, Literal, PythonArguments, XmlArguments
+from slice_ros.engines.llama.tools.tool import NAME, Choice
 
-Literal = Callable[[str], str]
-"""A text as Lark, control tokens and all."""
+BLANKS = "/[ \\n]?/"
+"""What models put between a trigger and what follows is not always what templates do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,34 +40,42 @@ class Format:
     arguments: Arguments = JSON
 
     def grammar(self, choice: Choice, literal: Literal) -> str:
-        """Lark of calls of tools, one at least; where none is required, what comes first is the end of some text, with the trigger."""
-        opening = literal(self.opening)
-        prefix = ""
+        """Lark of calls of tools, one at least; where none is required, what comes first is the end of some text, with the trigger.
+
+        Raises:
+            GoalError: INVALID_GRAMMAR; a tool's arguments cannot be kept in this form.
+        """
+        opening, begin = literal(self.opening), ""
         if not choice.is_required:
             rest = literal(self.opening.removeprefix(self.trigger).lstrip())
-            if literal(self.trigger).startswith("<["):
-                opening = f"{literal(self.trigger)} {BLANKS} {rest}"
-            elif self.is_first:
+            if self.is_first:
                 opening = f"{BLANKS} {opening}"
+            elif literal(self.trigger).startswith("<["):
+                opening = f"{literal(self.trigger)} {BLANKS} {rest}"
             else:
-                opening, prefix = f"begin {BLANKS} {rest}", f"begin[lazy]: /(?s:.*)/ {literal(self.trigger)}\n"
+                opening, begin = f"begin {BLANKS} {rest}", f"begin[lazy]: /(?s:.*)/ {literal(self.trigger)}\n"
         more = f"({literal(self.separator)} call)*" if self.separator and not choice.is_single else ""
-        lines = [f"start: {opening} call {more} {literal(self.closing)}\n{prefix}"]
+        lines = [f"start: {opening} call {more} {literal(self.closing)}\n{begin}"]
         lines.append("call: " + " | ".join(f"call{i}" for i in range(len(choice.tools))) + "\n")
         for i, tool in enumerate(choice.tools):
             lines.append(f"call{i}: {literal(self.head + tool.name + self.middle)} arguments{i} {literal(self.tail)}\n")
-            lines.append(self.arguments.rules(f"arguments{i}", tool))
+            lines.append(self.arguments.rules(f"arguments{i}", tool, literal))
         return "".join(lines)
+
+    def written(self, calls: Iterable[tuple[str, dict[str, object]]]) -> str:
+        """Calls, each a name and arguments, as the model writes them."""
+        each = (self.head + name + self.middle + self.arguments.written(arguments) + self.tail for name, arguments in calls)
+        return self.opening + self.separator.join(each) + self.closing
 
     @property
     def texts(self) -> str:
         """All that it puts around names and arguments."""
-        return self.opening + self.head + self.middle + self.tail + self.separator + self.closing
+        return self.written([("", {"": ""})]) + self.separator
 
     @property
     def first(self) -> re.Pattern[str]:
         """Matches from the opening to the first call's arguments."""
-        return self._start(self.opening)
+        return self._start(self.opening.replace(self.trigger, f"{self.trigger} "))
 
     @property
     def next(self) -> re.Pattern[str]:
@@ -75,11 +83,7 @@ class Format:
         return self._start(self.tail + self.separator)
 
     def _start(self, before: str) -> re.Pattern[str]:
-        return re.compile(rf"\s*{_loose(before + self.head)}(?P<name>[^\s\"(){{}}\[\]]+){_loose(self.middle)}")
-
-
-BLANKS = "/[ \\n]?/"
-"""What models put between a trigger and what follows is not always what templates do."""
+        return re.compile(rf"\s*{_loose(before + self.head)}(?P<name>{NAME.pattern}){_loose(self.middle)}")
 
 
 def _loose(text: str) -> str:
@@ -99,11 +103,95 @@ HERMES = Format(
 )
 """Hermes, Qwen 2.5 and 3, SmolLM 3, Granite 4; also for models whose template knows no tools."""
 
+QWEN_XML = replace(HERMES, name="qwen-xml", head="<function=", middle=">\n", tail="</function>", arguments=XmlArguments())
+"""Qwen 3.5 and Qwen 3 Coder."""
 
-def form_of(template: str) -> Format:
-    """How a model writes calls, by its chat template; one that does not say is told to do it as Hermes does."""
-    return next((form for mark, form in BY_MARK.items() if mark in template), HERMES)
+LLAMA = Format(
+    "llama",
+    opening="",
+    head='{"name": "',
+    middle='", "parameters": ',
+    tail="}",
+    closing="",
+    separator="",
+    trigger='{"name"',
+    is_first=True,
+)
+"""Llama 3.1 to 3.3, one call in an answer."""
+
+MISTRAL = Format(
+    "mistral",
+    opening="[TOOL_CALLS]",
+    head="",
+    middle="[ARGS]",
+    tail="",
+    closing="",
+    separator="[TOOL_CALLS]",
+    trigger="[TOOL_CALLS]",
+)
+"""Mistral's models since 2025."""
+
+MISTRAL_LIST = replace(HERMES, name="mistral-list", opening="[TOOL_CALLS][", closing="]", separator=", ", trigger="[TOOL_CALLS]")
+"""Mistral's models before."""
+
+GRANITE = replace(MISTRAL_LIST, name="granite", opening="<|tool_call|>[", trigger="<|tool_call|>")
+"""Granite 3."""
+
+GEMMA = Format(
+    "gemma",
+    opening="<|tool_call>",
+    head="call:",
+    middle="{",
+    tail="}",
+    closing="<tool_call|>",
+    separator="<tool_call|><|tool_call>",
+    trigger="<|tool_call>",
+    arguments=GemmaArguments('<|"|>'),
+)
+"""Gemma 4."""
+
+FUNCTION_GEMMA = replace(
+    GEMMA,
+    name="function-gemma",
+    opening="<start_function_call>",
+    closing="<end_function_call>",
+    separator="<end_function_call><start_function_call>",
+    trigger="<start_function_call>",
+    arguments=GemmaArguments("<escape>"),
+)
+"""FunctionGemma, made of Gemma 3."""
+
+LFM = Format(
+    "lfm2",
+    opening="<|tool_call_start|>[",
+    head="",
+    middle="(",
+    tail=")",
+    closing="]<|tool_call_end|>",
+    separator=", ",
+    trigger="<|tool_call_start|>",
+    arguments=PythonArguments(),
+)
+"""LFM 2 and 2.5."""
+
+MARKS = (
+    ("<|tool_call>", GEMMA),
+    ("<start_function_call>", FUNCTION_GEMMA),
+    ("[ARGS]", MISTRAL),
+    ("[TOOL_CALLS]", MISTRAL_LIST),
+    ("<|tool_call|>", GRANITE),
+    ("<function=", QWEN_XML),
+    ("<tool_call>", HERMES),
+    ("<|tool_list_start|>", LFM),
+    ("<|tool_call_start|>", LFM),
+    ('"parameters": ', LLAMA),
+)
+"""The first of these that a template holds tells its family."""
 
 
-BY_MARK: dict[str, Format] = {}
-"""The first text that a template holds tells of its format."""
+def format_of(template: str, tokens: Container[str]) -> Format:
+    """How a model writes calls, by its chat template and its control tokens; one that does not say is told to do it as Hermes does."""
+    for mark, form in MARKS:
+        if mark in template:
+            return form
+    return LFM if LFM.trigger in tokens else HERMES

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import secrets
 import string
+from collections.abc import Iterable
 
 from slice_ros.engines.llama.text import overlap
 from slice_ros.engines.llama.tools.arguments import Reader
 from slice_ros.engines.llama.tools.formats import Format
+from slice_ros.engines.llama.tools.tool import Tool
 from slice_ros.goal import ToolCall
 
 ID_LENGTH = 9
@@ -19,10 +21,12 @@ class CallReader:
 
     Args:
         form: how the model writes calls.
+        tools: those that it may call.
     """
 
-    def __init__(self, form: Format) -> None:
+    def __init__(self, form: Format, tools: Iterable[Tool]) -> None:
         self._form = form
+        self._tools = {tool.name: tool for tool in tools}
         self._held = ""
         self._has_said = False
         self._is_calling = False
@@ -69,7 +73,11 @@ class CallReader:
                     return tuple(pieces)
                 pieces.append(ToolCall(_new_id(), found["name"], ""))
                 self._held = self._held[found.end() :]
-                self._start, self._arguments, self.has_calls = self._form.next, self._form.arguments.reader(), True
+                self._start, self._arguments, self.has_calls = (
+                    self._form.next,
+                    self._form.arguments.reader(self._tools[found["name"]]),
+                    True,
+                )
             piece, used, is_over = self._arguments.push(self._held)
             if piece:
                 pieces.append(ToolCall("", "", piece))

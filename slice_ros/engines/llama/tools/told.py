@@ -1,10 +1,12 @@
-"""Tools for models whose chat template knows none: told of in the system message, called as Hermes models do it."""
+"""Messages for chat templates that know no tools, or no calls of them: both go into the texts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+from slice_ros.engines.llama.tools.formats import Format
 
 TOLD = """You can call functions. Each of these lines describes one, with the JSON schema of its arguments:
 <tools>
@@ -16,19 +18,32 @@ To call one, answer with its name and its arguments, like this:
 </tool_call>"""
 
 
-def in_words(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The conversation in messages with nothing but a role and a text."""
+def with_tools(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages of which the system's describes tools, and what tools said is the user's."""
     spoken = list(_spoken(messages))
     if tools:
         told = TOLD.format(tools="\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools))
         if spoken and spoken[0]["role"] == "system":
-            spoken[0]["content"] = f"{spoken[0]['content']}\n\n{told}".lstrip()
+            spoken[0] = {**spoken[0], "content": f"{spoken[0]['content']}\n\n{told}".lstrip()}
         else:
             spoken.insert(0, {"role": "system", "content": told})
     return spoken
 
 
-def _spoken(messages: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def with_calls(messages: Iterable[dict[str, Any]], form: Format) -> list[dict[str, Any]]:
+    """Messages in whose texts the calls are as the model writes them."""
+    written = []
+    for message in messages:
+        if calls := message.get("tool_calls"):
+            text = form.written((call["function"]["name"], call["function"]["arguments"]) for call in calls)
+            content = f"{message['content']}\n{text}".lstrip()
+            message = {"role": message["role"], "content": content}  # noqa: PLW2901
+        written.append(message)
+    return written
+
+
+def _spoken(messages: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Messages in which results of tools, all those in a row together, are the user's."""
     results: list[str] = []
     for message in messages:
         if message["role"] == "tool":
@@ -37,15 +52,6 @@ def _spoken(messages: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if results:
             yield {"role": "user", "content": "\n".join(results)}
             results = []
-        yield {"role": message["role"], "content": "\n".join(_with_calls(message))}
+        yield message
     if results:
         yield {"role": "user", "content": "\n".join(results)}
-
-
-def _with_calls(message: dict[str, Any]) -> Iterator[str]:
-    calls = message.get("tool_calls", ())
-    if message["content"] or not calls:
-        yield message["content"]
-    for call in calls:
-        written = json.dumps({"name": call["function"]["name"], "arguments": call["function"]["arguments"]}, ensure_ascii=False)
-        yield f"<tool_call>\n{written}\n</tool_call>"
