@@ -6,6 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 from slice_ros.latency.model import LatencyModel
@@ -102,20 +103,42 @@ class Dependencies:
         return [], None
 
     def split_budgets(self, tasks: Mapping[str, Task], now: float, latency: LatencyModel) -> None:
-        """Give each task of a chain its share of the time left, ``Task.budget_due_s``.
+        """Give each task its share of the time left for those after it: ``Task.budget_due_s`` of a chain's deadline, ``Task.followers_due_s``
+        of those that goals of its class or a higher one have for themselves.
 
         What is left until the chain is due is split in proportion to work: a task with w seconds of it, before goals whose longest path
         has d seconds, is due at ``now + (due - now) * w / (w + d)``. As nobody knows an answer's length, w is what max_tokens allow.
         """
-        if not self._chain_due_s:
+        if not (self._chain_due_s or self._successors):
             return
         path_s: dict[str, float] = {}  # longest path from a task's start to the chain's end; successors are younger, so youngest first
+        tightest: dict[str, _Path] = {}
         for task in sorted(tasks.values(), key=lambda task: -task.order):
             work_s = latency.step_s(1) * (task.max_tokens - task.tokens) + (latency.prompt_s(task.prompt_left) if task.prompt_left else 0.0)
-            following_s = max((path_s[successor] for successor in self._successors.get(task.goal_id, ())), default=0.0)
+            successors = self._successors.get(task.goal_id, ())
+            following_s = max((path_s[successor] for successor in successors), default=0.0)
             path_s[task.goal_id] = work_s + following_s
             if task.chain_due_s < math.inf:
                 task.budget_due_s = now + (task.chain_due_s - now) * work_s / max(work_s + following_s, 1e-9)
+            paths = [tightest[successor].behind(work_s) for successor in successors if tasks[successor].is_real_time >= task.is_real_time]
+            closest = min(paths, default=_Path(math.inf, work_s), key=lambda path: path.share(now))
+            task.followers_due_s = now + work_s * closest.share(now)
+            tightest[task.goal_id] = min(closest, _Path(task.due_end_s, work_s), key=lambda path: path.share(now))
+
+
+class _Path(NamedTuple):
+    """Goals one after the other, the last of which is due."""
+
+    due_s: float
+    work_s: float
+
+    def behind(self, work_s: float) -> _Path:
+        """The same after so much other work."""
+        return _Path(self.due_s, self.work_s + work_s)
+
+    def share(self, now: float) -> float:
+        """Time left by work left."""
+        return (self.due_s - now) / max(self.work_s, 1e-9)
 
 
 def _predecessor_failed(goal_id: str) -> GoalError:

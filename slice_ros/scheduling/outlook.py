@@ -41,6 +41,7 @@ class Outlook:
         deviation: the standard deviation of that.
         needed: the length in tokens that its bounds are about: the expected one, or 1 where only the first token is due.
         end_s: when it must have that length; infinite where nothing is due any more.
+        due_end_s: when its end is due for its deadline and, while that can be kept, for the sake of those that wait for it.
         due_s: when its next tokens are due under TTFT, TPOT and deadline together; infinite without such a bound.
         latest_s: until when it can be left out and be in time, alone in its steps from then on, even if its answer is short for its pace
             and long for its deadline.
@@ -67,6 +68,7 @@ class Outlook:
     deviation: float = 0.0
     needed: float = 0.0
     end_s: float = math.inf
+    due_end_s: float = math.inf
     due_s: float = math.inf
     latest_s: float = math.inf
     last_s: float = math.inf
@@ -106,6 +108,7 @@ class Outlook:
             expected,
             deviation,
             expected,
+            due_end_s=task.due_end_s,
             is_real_time=task.is_real_time,
         )
         job._set_due()
@@ -117,6 +120,9 @@ class Outlook:
                 job.hope_s = min(task.due_end_s - job._until(short), max(job.latest_s, last_s - job._until(expected)))
         if job.end_s == math.inf and job.due_s < math.inf:
             job.needed, job.end_s, job.deviation = 1.0, job.due_s, 0.0
+        if now + job._until(likely) <= task.followers_due_s < job.due_end_s:
+            job.due_end_s = task.followers_due_s
+            job._set_due()
         return job
 
     @property
@@ -155,7 +161,7 @@ class Outlook:
 
     def _set_due(self) -> None:
         """Find out by when what comes next is due, and until when it can be left out for that."""
-        slo, end_s, after_next = self.task.slo, self.task.due_end_s, self.tokens + 1
+        slo, end_s, after_next = self.task.slo, self.due_end_s, self.tokens + 1
         if self.first_s is None:
             first_s = self.task.first_due_s
             self.due_s, pace_s = min(end_s, first_s), math.inf if first_s == math.inf else first_s - self._until(after_next)

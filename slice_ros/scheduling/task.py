@@ -73,6 +73,7 @@ class Task:
         is_decoding: whether what is left are the latest token and those that it forced.
         chain_due_s: when the last goal of its chain is due; infinite without a chain deadline.
         budget_due_s: when its own end is due so that the chain's can be kept; the scheduler moves it on.
+        followers_due_s: when it is due so that those that wait for it can be in time; infinite if none has a deadline.
         predicted_ttft_s, predicted_tpot_s, predicted_e2e_s: what was predicted at its submission; NaN if nothing was.
     """
 
@@ -95,6 +96,7 @@ class Task:
     adapter: str = ""
     chain_due_s: float = math.inf
     budget_due_s: float = math.inf
+    followers_due_s: float = math.inf
     predicted_ttft_s: float = math.nan
     predicted_tpot_s: float = math.nan
     predicted_e2e_s: float = math.nan
