@@ -1,5 +1,7 @@
 """Goals that wait for others, and deadlines over chains of them (l(1) = 14 ms, prompts for nothing)."""
 
+import math
+
 import pytest
 from builders import CONTROL, Bench, a_goal
 
@@ -150,6 +152,44 @@ def test_the_longest_path_counts():
     assert dues["short"] == pytest.approx(4.0 * 10 / 20)
     assert dues["long"] == pytest.approx(4.0 * 20 / 30)
     assert dues["last"] == pytest.approx(4.0)
+
+
+def test_a_goal_is_due_in_time_for_those_that_wait_for_it():
+    bench = Bench("slack")
+    bench.submit(
+        a_goal("a", RealTime(deadline_s=9.0), max_tokens=10),
+        a_goal("b", RealTime(deadline_s=8.0), max_tokens=10, after=("a",)),
+        a_goal("c", RealTime(deadline_s=2.0), max_tokens=20, after=("b",)),
+        a_goal("d", LOG, max_tokens=10),
+        a_goal("e", LOG, max_tokens=10, after=("d",)),
+    )
+    bench.turn()
+    dues = {task.goal_id: task.followers_due_s for task in bench.scheduler.tasks}
+    assert dues["a"] == pytest.approx(2.0 * 10 / 40)  # planned at 0 s: so the 20 tokens of c are left half of the time
+    assert dues["b"] == pytest.approx(2.0 * 10 / 30)
+    assert dues["c"] == dues["d"] == dues["e"] == math.inf
+    bench.scheduler.cancel("c")
+    bench.turn()
+    assert bench.scheduler.tasks[0].followers_due_s == pytest.approx(0.014 + (8.0 - 0.014) * 9 / 19)
+
+
+def test_best_effort_goals_hurry_no_real_time_one_that_they_wait_for():
+    bench = Bench("slack")
+    bench.submit(a_goal("a", RealTime(deadline_s=9.0), max_tokens=10), a_goal("b", BestEffort(deadline_s=1.0), max_tokens=10, after=("a",)))
+    bench.turn()
+    assert bench.scheduler.tasks[0].followers_due_s == math.inf
+
+
+def test_a_goal_goes_before_others_where_one_that_waits_for_it_is_due_before_them():
+    lengths = {goal: Lengths(1, 10) for goal in ("long", "first", "then")}
+    bench = Bench("slack", lengths=lengths)
+    bench.submit(
+        a_goal("long", RealTime(deadline_s=1.5), max_tokens=10),
+        a_goal("first", RealTime(deadline_s=2.0), max_tokens=10),
+        a_goal("then", RealTime(deadline_s=0.35), max_tokens=10, after=("first",)),
+    )
+    bench.drain()
+    assert all(bench.end(goal).report.attained for goal in lengths)
 
 
 def test_a_chain_with_a_deadline_overtakes_goals_without_one():

@@ -103,8 +103,8 @@ class Dependencies:
         return [], None
 
     def split_budgets(self, tasks: Mapping[str, Task], now: float, latency: LatencyModel) -> None:
-        """Give each task its share of the time left for those after it: ``Task.budget_due_s`` of a chain's deadline, ``Task.followers_due_s``
-        of those that goals of its class or a higher one have for themselves.
+        """Give each task its share of the time left: of its chain's deadline, ``Task.budget_due_s``, and of those that the goals after it
+        have for themselves, ``Task.followers_due_s``, if they are of its class or a higher one.
 
         What is left until the chain is due is split in proportion to work: a task with w seconds of it, before goals whose longest path
         has d seconds, is due at ``now + (due - now) * w / (w + d)``. As nobody knows an answer's length, w is what max_tokens allow.
