@@ -11,6 +11,7 @@ from slice_ros.latency.model import LatencyModel
 from slice_ros.scheduling.admission import Admission, predict
 from slice_ros.scheduling.events import Checked
 from slice_ros.scheduling.experience import Experience
+from slice_ros.scheduling.lengths import FEW
 from slice_ros.scheduling.policies import Limits
 from slice_ros.slo import BestEffort
 
@@ -20,7 +21,8 @@ FLAT = LatencyModel("flat", (0.020,), chunk_s=0.030)
 def experienced(**lengths):
     experience = Experience()
     for kind, tokens in lengths.items():
-        experience.lengths.observe(kind, tokens)
+        for _ in range(FEW):
+            experience.lengths.observe(kind, tokens)
     return experience
 
 

@@ -7,6 +7,7 @@ import math
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
 
 REMEMBERED = 256
 """Ended goals of a kind that count; older ones are forgotten, so that a change of habit is learnt."""
@@ -22,7 +23,6 @@ class Lengths:
 
     def __init__(self) -> None:
         self._kinds: dict[str, _Kind] = {}
-        self._priors: dict[int, _Kind] = {}
 
     def observe(self, kind: str, tokens: int, steps: int = 0) -> None:
         """An answer of that kind ended after so many tokens, which so many steps brought; 0 = as many as tokens."""
@@ -37,7 +37,8 @@ class Lengths:
 
     def expected(self, kind: str, tokens: int, max_tokens: int) -> tuple[float, float]:
         """Length of an answer that has ``tokens`` tokens and goes on, at most ``max_tokens``: its mean and standard deviation."""
-        mean, deviation = (self._kinds.get(kind) or self._prior(max_tokens)).beyond(tokens)
+        known = self._kinds.get(kind)
+        mean, deviation = _prior(tokens, max_tokens) if known is None else known.beyond(tokens, max_tokens)
         return min(max(mean, tokens + 1.0), float(max_tokens)), deviation
 
     def at_least(self, kind: str, tokens: int, max_tokens: int, risk: float) -> int:
@@ -49,17 +50,9 @@ class Lengths:
     def at_most(self, kind: str, tokens: int, max_tokens: int, risk: float) -> int:
         """The length that an answer with ``tokens`` tokens that goes on exceeds with probability ``risk`` at most."""
         known = self._kinds.get(kind)
-        if known is None or len(known) < FEW:
+        if known is None:
             return max_tokens
-        return min(max(known.quantile_beyond(tokens, 1.0 - risk), tokens + 1), max_tokens)
-
-    def _prior(self, max_tokens: int) -> _Kind:
-        if max_tokens not in self._priors:
-            self._priors[max_tokens] = prior = _Kind()
-            for share in PRIOR_SHARES:
-                length = math.ceil(share * max_tokens)
-                prior.observe(length, length)
-        return self._priors[max_tokens]
+        return min(known.quantile_beyond(tokens, 1.0 - risk, 1) or known.one_more(tokens, max_tokens), max_tokens)
 
 
 class _Kind:
@@ -67,7 +60,7 @@ class _Kind:
         self._latest: deque[tuple[int, int]] = deque()
         self._sums = [0, 0]  # tokens and steps of these
         self._ascending: list[int] = []
-        self._moments: dict[int, tuple[float, float]] = {}
+        self._moments: dict[tuple[int, int], tuple[float, float]] = {}
 
     def __len__(self) -> int:
         return len(self._latest)
@@ -91,21 +84,37 @@ class _Kind:
         tokens, steps = self._sums
         return max(1.0, tokens / steps) if steps else 1.0
 
-    def beyond(self, tokens: int) -> tuple[float, float]:
-        if tokens not in self._moments:
-            self._moments[tokens] = _moments(self._ascending, tokens)
-        return self._moments[tokens]
+    def one_more(self, tokens: int, max_tokens: int) -> int:
+        """The length of an answer that outlasts all known ones: by as much as these lie apart, or ``max_tokens`` if they are few."""
+        count = len(self._ascending)
+        if count < FEW:
+            return max_tokens
+        apart = (self._ascending[-1] - self._ascending[0]) / (count - 1)
+        return min(max(self._ascending[-1], tokens) + math.ceil(apart), max_tokens)
 
-    def quantile_beyond(self, tokens: int, share: float) -> int:
+    def beyond(self, tokens: int, max_tokens: int) -> tuple[float, float]:
+        """Mean and standard deviation of the known lengths above ``tokens`` and of one more."""
+        key = tokens, max_tokens
+        if key not in self._moments:
+            longer = self._ascending[bisect_right(self._ascending, tokens) :]
+            self._moments[key] = _moments([*longer, self.one_more(tokens, max_tokens)])
+        return self._moments[key]
+
+    def quantile_beyond(self, tokens: int, share: float, more: int = 0) -> int:
+        """The length that such a share of the known ones above ``tokens`` falls short of; 0 if it is that of one ``more`` than these."""
         first = bisect_right(self._ascending, tokens)
-        longer = len(self._ascending) - first
-        return self._ascending[first + int(share * longer)] if longer else 0
+        place = first + int(share * (len(self._ascending) + more - first))
+        return self._ascending[place] if place < len(self._ascending) else 0
 
 
-def _moments(ascending: Sequence[int], tokens: int) -> tuple[float, float]:
-    """Mean and standard deviation of those above ``tokens``; zeros of none."""
-    longer = ascending[bisect_right(ascending, tokens) :]
-    if not longer:
-        return 0.0, 0.0
-    mean = sum(longer) / len(longer)
-    return mean, math.sqrt(sum((length - mean) ** 2 for length in longer) / len(longer))
+@lru_cache(maxsize=4096)
+def _prior(tokens: int, max_tokens: int) -> tuple[float, float]:
+    """Mean and standard deviation of a length above ``tokens`` of which nothing is known."""
+    lengths = [math.ceil(share * max_tokens) for share in PRIOR_SHARES]
+    return _moments([length for length in lengths if length > tokens] or [max_tokens])
+
+
+def _moments(lengths: Sequence[int]) -> tuple[float, float]:
+    """Mean and standard deviation."""
+    mean = sum(lengths) / len(lengths)
+    return mean, math.sqrt(sum((length - mean) ** 2 for length in lengths) / len(lengths))
