@@ -7,11 +7,12 @@ import pytest
 from builders import a_task
 
 from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.experience import Experience
 from slice_ros.scheduling.lengths import FEW, Lengths
 from slice_ros.scheduling.load import Load, Traffic
 from slice_ros.scheduling.outlook import Outlook
 from slice_ros.scheduling.policies import Limits
-from slice_ros.scheduling.policies.laxity import RISK, backlog_s, laxity_s, prompts_s
+from slice_ros.scheduling.policies.laxity import RISK, backlog_s, laxity_s, prompts_s, too_early
 from slice_ros.slo import RealTime
 
 ROWS = LatencyModel("a row costs a step", tuple(0.010 * rows for rows in range(1, 17)), prompt_token_s=0.001)
@@ -88,6 +89,35 @@ def test_a_prompt_that_may_come_meanwhile_is_reckoned_with():
     assert prompts_s(traffic, RISK / 2) == 0.0
     assert prompts_s(traffic, 0.1) == pytest.approx(0.2)
     assert prompts_s(traffic, 100.0) == pytest.approx(0.2 * 115)
+
+
+def early(*jobs, latency=ROWS):
+    return sorted(jobs.index(job) for job in too_early(jobs, 0.0, latency, LIMITS))
+
+
+def test_a_pace_does_not_begin_beside_others_that_leave_no_time_for_it():
+    """Ten tokens every 25 ms: two at a time take 20, three take 30."""
+    paced, begun = {"tpot_ms": 25}, {"tpot_ms": 25, "begun_s": 0.0}
+    assert early(a_job(5.0, **begun), a_job(5.0, **paced)) == []
+    assert early(a_job(5.0, **begun), a_job(5.0, **begun), a_job(5.0, **paced), a_job(4.0, **paced)) == [2, 3]
+    assert early(a_job(5.0, **paced), a_job(4.0, **paced), a_job(4.5, **paced)) == [0], "those due first begin"
+    assert early(a_job(5.0, **begun), a_job(5.0, **begun), a_job(5.0)) == [], "a goal without a pace just begins"
+    flat = {"latency": FLAT}
+    assert early(a_job(5.0, **begun, **flat), a_job(5.0, **begun, **flat), a_job(5.0, **paced, **flat), **flat) == []
+
+
+def test_a_pace_begins_where_the_goal_could_not_wait_until_the_others_are_done():
+    begun = [a_job(5.0, tpot_ms=25, begun_s=0.0) for _ in range(2)]  # nine tokens each, 180 ms
+    assert early(*begun, a_job(0.29, tpot_ms=25)) == [2]
+    assert early(*begun, a_job(0.27, tpot_ms=25)) == []
+
+
+def test_a_goal_that_could_not_be_in_time_even_alone_tells_nothing_of_the_slack_of_those_to_come():
+    experience = Experience()
+    experience.arrived(a_task("never", RealTime(deadline_s=0.01), max_tokens=50), ROWS)
+    assert experience.load.traffic(0.0).slack_s == math.inf
+    experience.arrived(a_task("if short", RealTime(deadline_s=0.3), max_tokens=50), ROWS)  # 500 ms if it is long
+    assert experience.load.traffic(0.0).slack_s == pytest.approx(0.3 - 0.010 - 0.001)
 
 
 def test_a_burst_counts_while_it_lasts():

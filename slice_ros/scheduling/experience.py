@@ -25,7 +25,8 @@ class Experience:
         job = Outlook.of(task, task.arrival_s, latency, self.lengths)
         if job.end_s < math.inf:
             window_s = max(job.end_s - task.arrival_s, job.work_s)
-            slack_s = job.latest_s - task.arrival_s
+            starts_s = (job.latest_s, job.last_s, job.hope_s)  # one that nothing could keep in time tells nothing
+            slack_s = next((start_s for start_s in starts_s if start_s >= task.arrival_s), math.inf) - task.arrival_s
             self.load.observe(task.arrival_s, job.steps_to(job.expected), latency.prompt_s(task.prompt_tokens), window_s, slack_s)
 
     def ended(self, task: Task, *, completed: bool) -> None:

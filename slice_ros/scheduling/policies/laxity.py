@@ -26,23 +26,63 @@ def laxity_s(real_time: Sequence[Outlook], traffic: Traffic, now: float, latency
     """
     demand = Promises(Traffic(), now, latency, limits)
     busy = min(traffic.busy(token_s_by_width(latency, limits)[-1]), 1.0)
-    tokens = serial_s = variance = longest = 0.0
-    laxity = math.inf
-    for lump in sorted(lump for job in real_time for lump in _lumps(job, now, latency)):
-        tokens, serial_s, variance = tokens + lump.tokens, serial_s + lump.serial_s, variance + lump.variance
-        longest = max(longest, lump.longest)
-        needed_s = demand.seconds(tokens, longest)
-        needed_s += CAUTION * math.sqrt(variance) * needed_s / max(tokens, 1.0) + serial_s
-        needed_s *= 1.0 + latency.margin
-        meanwhile_s = busy * max(0.0, lump.due_s - traffic.window_s)
-        laxity = min(laxity, lump.due_s - needed_s - max(meanwhile_s, prompts_s(traffic, needed_s)))
-    work_s = demand.seconds(tokens, longest) + serial_s if tokens else 0.0
+    laxity, work_s = math.inf, 0.0
+    for due_s, needed_s, work_s in _demand(sorted(lump for job in real_time for lump in _lumps(job, now, latency)), demand, latency):  # noqa: B007
+        meanwhile_s = busy * max(0.0, due_s - traffic.window_s)
+        laxity = min(laxity, due_s - needed_s - max(meanwhile_s, prompts_s(traffic, needed_s)))
     if not real_time or traffic.goals_hz * work_s > UNLIKELY:
         laxity = min(laxity, traffic.slack_s - work_s)
     laxity = (laxity - backlog_s(traffic, latency, limits)) / (1.0 + latency.margin)
     if laxity > 0.0 and traffic.goals_hz * (work_s + laxity) > UNLIKELY:
         laxity *= SHARE
     return laxity
+
+
+def too_early(real_time: Sequence[Outlook], now: float, latency: LatencyModel, limits: Limits) -> list[Outlook]:
+    """Tasks that had better not begin yet: their pace counts from the first token on, and leaves no time for it beside those in hand.
+
+    One that could not wait until these are done begins all the same.
+    """
+    waiting = [job for job in real_time if job.task.slo.tpot_s is not None and not job.tokens]
+    if not waiting or len(real_time) == 1:
+        return []
+    demand = Promises(Traffic(), now, latency, limits)
+    begun = [job for job in real_time if job.task.slo.tpot_s is None or job.tokens]
+    lumps = [lump for job in begun for lump in _lumps(job, now, latency)]
+    work_s = sum(job.work_s for job in begun)
+    held: list[Outlook] = []
+    for job in sorted(waiting, key=lambda job: job.due_s):
+        if lumps and job.latest_s - now > work_s:
+            with_it = sorted([*lumps, *_lumps_once_begun(job, now)])
+            if held or any(needed_s > due_s for due_s, needed_s, _ in _demand(with_it, demand, latency)):
+                held.append(job)
+                continue
+        lumps += _lumps_once_begun(job, now)
+        work_s += job.work_s
+    return held
+
+
+def _lumps_once_begun(job: Outlook, now: float) -> list[Lump]:
+    """What a task needs, and by when, if it has its first token as soon as can be."""
+    first_s = job.prompt_s + job.token_s
+    pace_s = job.task.slo.tpot_s or 0.0
+    soon, left = float(max(job.short, 1)), job.expected
+    lumps = [Lump(first_s + (soon - 1.0) * pace_s, soon, soon, job.prompt_s, 0.0)]
+    if left > soon:
+        end_s = min(first_s + (left - 1.0) * pace_s, job.due_end_s - now)
+        lumps.append(Lump(end_s, left - soon, left, 0.0, job.deviation**2))
+    return lumps
+
+
+def _demand(lumps: Sequence[Lump], demand: Promises, latency: LatencyModel) -> Iterator[tuple[float, float, float]]:
+    """For each due time, how long all takes that is due until then: with caution, and in the mean."""
+    tokens = serial_s = variance = longest = 0.0
+    for lump in lumps:
+        tokens, serial_s, variance = tokens + lump.tokens, serial_s + lump.serial_s, variance + lump.variance
+        longest = max(longest, lump.longest)
+        mean_s = demand.seconds(tokens, longest)
+        cautious_s = mean_s + CAUTION * math.sqrt(variance) * mean_s / max(tokens, 1.0) + serial_s
+        yield lump.due_s, cautious_s * (1.0 + latency.margin), mean_s + serial_s
 
 
 def prompts_s(traffic: Traffic, window_s: float) -> float:

@@ -12,7 +12,7 @@ from slice_ros.scheduling.experience import Experience
 from slice_ros.scheduling.load import Traffic
 from slice_ros.scheduling.outlook import Outlook
 from slice_ros.scheduling.policies.base import Limits, narrowed
-from slice_ros.scheduling.policies.laxity import laxity_s
+from slice_ros.scheduling.policies.laxity import laxity_s, too_early
 from slice_ros.scheduling.policies.promises import keepable, select, step_s_by_rows
 from slice_ros.scheduling.residency import Room
 from slice_ros.scheduling.task import Task
@@ -37,7 +37,9 @@ SHARE = 0.5
 SHORTEST_CHUNK = 16
 """Prompts are not cut to pieces shorter than this, in tokens."""
 SPARE_SHARE = 0.02
-"""Share of the time that goes to the oldest task that nothing was promised to, of each class."""
+"""Share of the time that goes to the oldest task that nothing was promised to, of each class, ..."""
+PUT_OFF_STEPS = 10
+"""... later, if real-time tasks have no time for it, until so many steps are owed."""
 
 
 Rows = list[tuple[Outlook, int]]
@@ -65,12 +67,15 @@ class Slack:
         traffic = self._experience.load.traffic(now)
         room = Room(tasks, now, limits.cells, limits.sequences)
         promised, spare = self._divide(tasks, traffic, room, now, latency, limits)
-        owed = [job for debt in self._debts if (job := debt.creditor(spare, now, latency))]
         in_room = _those_in_room(spare, room, limits.max_batch) or ([] if promised else spare[:1])
         real_time = [job for job in promised if job.is_real_time]
-        laxity = laxity_s(real_time, traffic, now, latency, narrowed(limits, tasks))
+        narrow = narrowed(limits, tasks)
+        laxity = laxity_s(real_time, traffic, now, latency, narrow)
+        early = too_early(real_time, now, latency, narrow)
+        promised = [job for job in promised if job not in early]
         if spare:
             laxity -= latency.step_s(1, SHORTEST_CHUNK, 1)  # what one of them may be owed meanwhile
+        owed = [job for debt in self._debts if (job := debt.creditor(spare, now, latency, put_off=laxity < 0.0))]
         mark_pressed(promised, laxity, now)
         columns = build_columns(promised, in_room, owed, laxity, now, latency, limits)
         for debt in self._debts:
@@ -161,8 +166,8 @@ class _Debt:
         self._cell: Cell | None = None
         self._computed_before = 0
 
-    def creditor(self, spare: Sequence[Outlook], now: float, latency: LatencyModel) -> Outlook | None:
-        """The oldest, once it is owed the time of a step."""
+    def creditor(self, spare: Sequence[Outlook], now: float, latency: LatencyModel, *, put_off: bool = False) -> Outlook | None:
+        """The oldest, once it is owed the time of a step, or of ``PUT_OFF_STEPS`` if that can be put off."""
         self._pay(latency)
         since_s, self._at_s = self._at_s, now
         tasks = [job for job in spare if job.task.slo.service_class is self._service_class]
@@ -171,7 +176,7 @@ class _Debt:
             return None
         oldest = min(tasks, key=lambda job: job.task.order)
         self._owed_s += SPARE_SHARE * max(0.0, now - max(since_s, oldest.task.arrival_s))
-        if self._owed_s < latency.step_s(1):
+        if self._owed_s < latency.step_s(1) * (PUT_OFF_STEPS if put_off else 1):
             return None
         self._creditor, self._computed_before = oldest.task, oldest.task.computed_tokens
         return oldest
@@ -282,7 +287,7 @@ def choose_rows(
             chunk = _chunk(min(job.prompt_left, budget), room_s, latency, must=must)
             if not chunk:
                 continue
-            share = chunk / job.prompt_left
+            share = 1.0 if not is_real_time and _pays(job, len(rows), row_s) else chunk / job.prompt_left
             own_s += latency.prompt_s(chunk)
         elif not must and decode_s + serial_s + own_s > most_s:
             continue
@@ -304,6 +309,11 @@ def choose_rows(
         if len(rows) == limits.max_batch or budget < 1:
             break
     return rows[:best_rows]
+
+
+def _pays(job: Outlook, rows: int, row_s: Sequence[float]) -> bool:
+    """Whether decoding beside so many rows will save more, at their time for a token, than the task's prompt takes."""
+    return rows > 0 and job.expected * (row_s[rows] * (rows + 1) / rows - row_s[rows + 1]) >= job.prompt_s
 
 
 def _start_s(job: Outlook, now: float) -> float:
