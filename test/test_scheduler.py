@@ -17,6 +17,7 @@ from slice_ros.mask import DECODE, Cell, MaskMatrix
 from slice_ros.scheduling.admission import Admission
 from slice_ros.scheduling.engine import Output
 from slice_ros.scheduling.events import Checked, Finished, Progress, Snapshot
+from slice_ros.scheduling.lengths import FEW
 from slice_ros.scheduling.policies import POLICIES, make_policy
 from slice_ros.scheduling.policies.base import next_cell
 from slice_ros.scheduling.residency import LONGEST_COPY_S
@@ -81,13 +82,13 @@ def test_the_lead_is_computed_with_the_prompt_and_is_no_part_of_it():
 
 
 def test_steps_of_a_kind_that_forces_tokens_are_predicted():
-    bench = Bench("slack", lengths={f"{i}": Lengths(1, 12, forced=3) for i in range(2)})
-    for name in ("0", "1"):
+    bench = Bench("slack", lengths={f"{i}": Lengths(1, 12, forced=3) for i in range(FEW + 1)})
+    for name in map(str, range(FEW + 1)):
         bench.submit(a_goal(name, RealTime(deadline_s=5.0), max_tokens=20, submitted_s=bench.clock.now()))
         bench.drain()
-    first, second = bench.end("0").report, bench.end("1").report
-    assert second.predicted_e2e_s < first.predicted_e2e_s / 3  # of 20 tokens, one a step; of 12, four a step
-    assert second.e2e_s == pytest.approx(second.predicted_e2e_s)
+    first, last = bench.end("0").report, bench.end(str(FEW)).report
+    assert last.predicted_e2e_s < first.predicted_e2e_s / 3  # of 20 tokens, one a step; of 12, four a step
+    assert last.e2e_s == pytest.approx(last.predicted_e2e_s)
 
 
 # ---- ends
