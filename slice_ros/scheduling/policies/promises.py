@@ -135,8 +135,7 @@ class Promises:
         if job.due_s < job.end_s and not job.tokens and left > 1.0:
             yield Lump(max(job.due_s - self._now, job.token_s), 1.0, 1.0, serial_s, 0.0)
             left, serial_s = left - 1.0, 0.0
-        end_s = job.end_s if job.tokens or job.due_end_s == math.inf else max(job.end_s, job.due_end_s)  # its pace does not count yet
-        yield Lump(max(end_s - self._now, job.token_s), left, needed, serial_s, 0.0)
+        yield Lump(max(job.end_s - self._now, job.token_s), left, needed, serial_s, 0.0)
 
     def seconds(self, tokens: float, longest: float) -> float:
         """Time of so many tokens, ``longest`` of them one task's: as that takes part in every step, of mean width tokens / longest.
