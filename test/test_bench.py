@@ -14,14 +14,16 @@ import pytest
 from serving import READY_S, children_of, is_alive
 
 from slice_ros.bench import command, plots
+from slice_ros.bench.limit import LIMIT
 from slice_ros.bench.replay import replay, write_prompts
-from slice_ros.bench.rows import mean, percentile, read_rows
+from slice_ros.bench.rows import confidence, lateness_s, mean, percentile, read_rows
+from slice_ros.bench.simulate import simulate
 from slice_ros.bench.sweep import Case, RealTime, Simulated, compare, fitting_bounds_scale, grid, run_case, sweep
 from slice_ros.bench.workload_file import load_workload
 from slice_ros.engines.paced import PacedEngine
 from slice_ros.engines.simulated import SimulatedEngine
 from slice_ros.latency.model import LatencyModel
-from slice_ros.scheduling.policies import make_policy
+from slice_ros.scheduling.policies import POLICIES, make_policy
 
 ROBOT_MIX = load_workload("robot-mix")
 SMOOTH = LatencyModel.profile("rtx4060ti-chatglm2-6b-int4-smooth")
@@ -104,6 +106,59 @@ def test_mean_and_percentile():
     assert percentile([7.0], 1) == 7.0
 
 
+def test_confidence_is_that_of_a_mean_of_few():
+    assert math.isnan(confidence([1.0, 2.0]))
+    assert confidence([1.0, 2.0, 3.0, math.nan]) == pytest.approx(4.30 / math.sqrt(3))
+    assert confidence([0.5] * 30) == 0.0
+
+
+def test_lateness_is_by_how_much_the_bound_was_exceeded_that_was_exceeded_most():
+    outcomes = simulate(ROBOT_MIX.traffic(3.0, 30.0, seed=0), make_policy("orca"), SMOOTH)
+    for outcome in outcomes:
+        assert (lateness_s(outcome) > 0.0) == (not outcome.report.attained)
+    control = next(o for o in outcomes if o.is_real_time and not o.report.deadline_met)
+    assert lateness_s(control) >= control.report.e2e_s - 1.5 > 0.0
+    paced = next(o for o in outcomes if o.is_real_time and o.report.deadline_met and not o.report.tpot_met)
+    gaps = paced.report.output_tokens - 1
+    assert lateness_s(paced) == pytest.approx((paced.report.tpot_s - 0.05) * gaps)
+
+
+def test_rows_tell_how_late_goals_were_and_how_long_they_waited():
+    row = run_case(Case("orca", ROBOT_MIX, 3.0, 0, 30.0), Simulated(SMOOTH))
+    assert 0.0 < row.late_s_p50 < row.late_s_p99
+    assert row.ttft_s_max == max(kind.ttft_s_max for kind in row.classes.values())
+    timely = run_case(Case("slack", ROBOT_MIX, 0.5, 0, 30.0), Simulated(SMOOTH))
+    assert math.isnan(timely.late_s_p50)
+
+
+def test_seeds_begin_where_they_are_told_to(tmp_path):
+    path = tmp_path / "rows.json"
+    bench("--rates", "1", "--policies", "orca", "--seeds", "2", "--first-seed", "1000", "--duration", "5", "--jobs", "1", "--json", path)
+    assert [row.seed for row in read_rows(path)] == [1000, 1001]
+
+
+def test_all_policies_are_measured_beside_what_none_can_exceed(tmp_path, capsys):
+    pytest.importorskip("scipy")
+    path = tmp_path / "rows.json"
+    options = ("--rates", "3", "--seeds", "3", "--duration", "10", "--jobs", "1")
+    assert bench(*options, "--policies", "all", "--limit", "--rt-alone", "--json", path) == 0
+    rows = read_rows(path)
+    assert {row.policy for row in rows} == {*POLICIES, LIMIT}
+    limits = {(row.seed, row.rt_alone): row for row in rows if row.policy == LIMIT}
+    for row in rows:
+        assert row.attainment <= limits[row.seed, row.rt_alone].attainment + 1e-9
+        assert row.attainment_rt <= limits[row.seed, row.rt_alone].attainment_rt + 1e-9
+    shown = capsys.readouterr().out
+    assert "limit" in shown
+    assert "±" in shown
+
+
+def test_without_scipy_it_says_how_to_get_it_before_anything_runs(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    assert bench("--limit") == 2
+    assert "pip install 'slice_ros[limit]'" in capsys.readouterr().err
+
+
 # ---- bounds
 
 
@@ -142,19 +197,20 @@ def test_real_time_gives_each_goal_the_lengths_of_its_script():
 def test_real_time_and_virtual_time_agree():
     arrivals = ROBOT_MIX.traffic(2.0, 4.0, seed=2)
     runner = RealTime("paced", a_paced_engine(), SMOOTH)
-    real = runner.run(arrivals, make_policy("orca"))
-    virtual = runner.simulated().run(arrivals, make_policy("orca"))
+    real = runner.run(arrivals, "orca")
+    virtual = runner.simulated().run(arrivals, "orca")
     assert mean([one.report.e2e_s for one in real]) == pytest.approx(mean([one.report.e2e_s for one in virtual]), rel=0.3)
 
 
-def test_a_real_run_simulated_counts_what_the_scheduler_does_between_steps():
+def test_a_real_run_simulated_counts_what_the_scheduler_does_between_steps(monkeypatch):
     class Slow(type(make_policy("orca"))):
         def plan(self, *situation):
             time.sleep(0.02)
             return super().plan(*situation)
 
     runner = RealTime("llama", SimulatedEngine(SMOOTH), SMOOTH)  # its steps take no time
-    runner.run(ROBOT_MIX.traffic(5.0, 1.0, seed=0), Slow())
+    monkeypatch.setitem(POLICIES, "slow", Slow)
+    runner.run(ROBOT_MIX.traffic(5.0, 1.0, seed=0), "slow")
     actual = runner.simulated().actual
     assert actual is not None
     assert min(actual.decode_s) > 0.015
@@ -176,7 +232,7 @@ def test_a_broken_engine_ends_the_run_with_its_error():
 
     arrivals = ROBOT_MIX.traffic(5.0, 1.0, seed=0)
     with pytest.raises(RuntimeError, match="out of order"):
-        RealTime("llama", Broken(SMOOTH), SMOOTH).run(arrivals, make_policy("orca"))
+        RealTime("llama", Broken(SMOOTH), SMOOTH).run(arrivals, "orca")
 
 
 # ---- figures
@@ -188,9 +244,10 @@ def png_size(path):
     return struct.unpack(">II", data[16:24])
 
 
-@pytest.mark.parametrize("more", [(), ("--rt-share", "0.2,0.8"), ("--rt-alone",)], ids=["rates", "shares", "alone"])
+@pytest.mark.parametrize("more", [(), ("--rt-share", "0.2,0.8"), ("--rt-alone", "--limit")], ids=["rates", "shares", "alone"])
 def test_figures_are_drawn(tmp_path, more):
     pytest.importorskip("matplotlib")
+    pytest.importorskip("scipy")
     plot, timeline = tmp_path / "plot.png", tmp_path / "timeline.png"
     assert bench(*QUICK, *more, "--plot", plot, "--timeline", timeline) == 0
     for path in (plot, timeline):
@@ -239,6 +296,7 @@ def test_without_matplotlib_it_says_how_to_get_it_before_anything_runs(tmp_path,
         (["--workload", "moon"], "there is no workload 'moon'"),
         (["--json", "/no/such/folder/x.json"], "--json is /no/such/folder/x.json; there is no such folder"),
         (["--model", "x.gguf"], "--model is for --engine paced or llama"),
+        (["--limit", "--engine", "paced"], "--limit is for --engine simulated"),
         (["--compare-simulated"], "--compare-simulated is for --engine paced or llama"),
         (["--from", "/dev/null"], "/dev/null does not hold rows"),
     ],

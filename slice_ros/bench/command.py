@@ -6,20 +6,21 @@ import argparse
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from slice_ros.bench import plots
 from slice_ros.bench.explain import explain
 from slice_ros.bench.fleet import Network, SimulatedFleet
-from slice_ros.bench.rows import Row, RowsError, mean, read_rows, write_rows
+from slice_ros.bench.limit import LIMIT, LimitError, check_scipy
+from slice_ros.bench.rows import Row, RowsError, confidence, mean, read_rows, write_rows
 from slice_ros.bench.simulate import SimulatedStep, simulate
 from slice_ros.bench.sweep import Case, RealTime, Runner, Simulated, compare, fitting_bounds_scale, grid, sweep
 from slice_ros.bench.workload import Workload, WorkloadError
@@ -31,6 +32,9 @@ from slice_ros.scheduling.policies import POLICIES, make_policy
 
 DEFAULT_PROFILE = "rtx4060ti-chatglm2-6b-int4-smooth"
 DEFAULT_RATES = "0.6,1,1.5,2,2.5,3"
+DEFAULT_POLICIES = "slack,slice,orca,fastserve"
+"""What the SLICE paper compares, and the default policy."""
+ALL = "all"
 MISSED_SHOWN = 20
 """Goals that missed their SLO and are named at most."""
 TIMELINE_S = (20.0, 32.0)
@@ -95,7 +99,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     traffic.add_argument("--rt-share", metavar="X,...", help="shares of real-time goals, 0 to 1 (default: as in the workload)")
     traffic.add_argument("--rt-alone", action="store_true", help="run everything again without the best-effort goals")
     traffic.add_argument("--duration", type=float, metavar="S", help="how long goals arrive (default: 300 s; in real time 60 s)")
-    traffic.add_argument("--seeds", type=int, metavar="N", help="repetitions, with seeds 0 to N-1 (default: 8; in real time 1)")
+    traffic.add_argument("--seeds", type=int, metavar="N", help="repetitions, each with a seed of its own (default: 8; in real time 1)")
+    traffic.add_argument("--first-seed", type=int, default=0, metavar="N", help="that of the first one (default: %(default)s)")
     traffic.add_argument(
         "--bounds-scale",
         default="1",
@@ -105,7 +110,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     output = parser.add_argument_group("what is measured and shown")
     output.add_argument(
-        "--policies", metavar="NAME,...", help=f"which to measure (default: {','.join(POLICIES)}; of a fleet {','.join(DISPATCH_POLICIES)})"
+        "--policies",
+        metavar="NAME,...",
+        help=f"which to measure, some of {', '.join(POLICIES)}, or {ALL} (default: {DEFAULT_POLICIES}); "
+        f"of a fleet some of {', '.join(DISPATCH_POLICIES)} (default: {ALL})",
+    )
+    output.add_argument(
+        "--limit",
+        action="store_true",
+        help="compute what no schedule could exceed that knew all lengths and arrivals, for the simulator (needs the extra 'limit')",
     )
     output.add_argument(
         "--compare-simulated",
@@ -127,8 +140,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--explain",
         metavar="GOAL",
-        help="tell one goal's story instead: its steps, who was in them, when it was lost and to what; simulated with seed 0, the first of "
-        "--policies and the last of --rates; GOAL is its name, as control-12, or missed = the first real-time goal that missed its SLO",
+        help="tell one goal's story instead: its steps, who was in them, when it was lost and to what; simulated with the first of "
+        "--policies, the last of --rates and --first-seed; GOAL is its name, as control-12, or missed = the first real-time goal that "
+        "missed its SLO",
     )
 
 
@@ -154,7 +168,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.timeline:
             _plot_timeline(arguments, traffic, latency)
         Console().print(summary(rows))
-    except (UsageError, WorkloadError, LatencyError, RowsError, plots.PlotError) as error:
+    except (UsageError, WorkloadError, LatencyError, RowsError, LimitError, plots.PlotError) as error:
         console.print(f"slice-ros bench: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
         return 2
     except (EngineError, OSError) as error:
@@ -163,38 +177,73 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def summary(rows: Sequence[Row]) -> Table:
-    """Means over seeds, a line for each rate, share and policy; times are of completed goals."""
-    groups: dict[tuple[str, float, float, str], list[Row]] = defaultdict(list)
-    alone: dict[tuple[str, float, float, str], list[Row]] = defaultdict(list)
+def summary(rows: Sequence[Row]) -> Group:
+    """Means over seeds, a line for each rate, share and policy: what was attained, and how long it took; times are of completed goals.
+
+    With three seeds or more, what was attained stands beside half of its 95 % confidence interval.
+    """
+    groups: dict[_Key, list[Row]] = defaultdict(list)
+    alone: dict[_Key, list[Row]] = defaultdict(list)
+    limits: dict[_Key, list[Row]] = defaultdict(list)
     for row in rows:
-        (alone if row.rt_alone else groups)[row.engine, row.rt_share, row.rate_hz, row.policy].append(row)
-    show_alone = bool(alone)
+        if row.policy != LIMIT:
+            (alone if row.rt_alone else groups)[row.engine, row.rt_share, row.rate_hz, row.policy].append(row)
+        elif not row.rt_alone:
+            limits[row.engine, row.rt_share, row.rate_hz, LIMIT].append(row)
+
+    def attained(key: _Key, group: Sequence[Row]) -> list[str]:
+        cells = [_with_confidence(group, name) for name in ("attainment", "attainment_rt")] + [_cell(group, "attainment_be", ".3f")]
+        if limits:
+            most = mean([row.attainment for row in limits.get((*key[:3], LIMIT), [])])
+            share = mean([row.attainment for row in group]) / most if most else math.nan
+            cells.append("-" if math.isnan(share) else f"{share:.3f}")
+        return cells + [_cell(alone[key], "attainment_rt", ".3f")] * bool(alone)
+
+    def took(_: _Key, group: Sequence[Row]) -> list[str]:
+        names = ("e2e_s_mean_rt", "e2e_s_mean_be", "late_s_p50", "late_s_p99", "ttft_s_max")
+        return [*(_cell(group, name, ".2f") for name in names), _cell(group, "tpot_ms_p99_rt", ".0f")]
+
+    names = ["all", "RT", "BE", *["of\nlimit"] * bool(limits), *["RT\nalone"] * bool(alone)]
+    times = ["RT end\n(s)", "BE end\n(s)", "late\np50 (s)", "late\np99 (s)", "longest\nwait (s)", "TPOT p99\nRT (ms)"]
+    shown = {**groups, **limits}
+    return Group(
+        _table("SLO attainment, mean over seeds", names, dict(sorted(shown.items(), key=_by_rate)), attained),
+        _table("How long it took, and how late it was where a bound was missed", times, groups, took),
+    )
+
+
+_Key = tuple[str, float, float, str]
+"""Engine, share of real-time goals, goals a second, policy."""
+
+
+def _by_rate(item: tuple[_Key, Sequence[Row]]) -> tuple[float, float]:
+    return item[0][1:3]
+
+
+def _table(
+    title: str, names: Sequence[str], groups: Mapping[_Key, Sequence[Row]], cells: Callable[[_Key, Sequence[Row]], list[str]]
+) -> Table:
     show_engine, show_share = (len({key[i] for key in groups}) > 1 for i in (0, 1))
-    table = Table(title="SLO attainment, mean over seeds")
+    table = Table(title=title)
     for name in ("engine",) * show_engine + ("RT share",) * show_share:
         table.add_column(name, no_wrap=True)
-    table.add_column("goals/s", justify="right")
+    table.add_column("goals/s", justify="right", no_wrap=True)
     table.add_column("policy", no_wrap=True)
-    for name in ("all", "RT", "BE", *("RT\nalone",) * show_alone, "RT end\n(s)", "BE end\n(s)", "RT TPOT\np99 (ms)"):
-        table.add_column(name, justify="right")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
     stretch = None
     for key, group in groups.items():
         engine, share, rate, policy = key
         if stretch not in (None, (share, rate)):
             table.add_section()
         stretch = (share, rate)
-        table.add_row(
-            *(engine,) * show_engine,
-            *(f"{share:.3g}",) * show_share,
-            f"{rate:g}",
-            policy,
-            *(_cell(group, name, ".3f") for name in ("attainment", "attainment_rt", "attainment_be")),
-            *(_cell(alone[key], "attainment_rt", ".3f"),) * show_alone,
-            *(_cell(group, name, ".2f") for name in ("e2e_s_mean_rt", "e2e_s_mean_be")),
-            _cell(group, "tpot_ms_p99_rt", ".0f"),
-        )
+        table.add_row(*(engine,) * show_engine, *(f"{share:.3g}",) * show_share, f"{rate:g}", policy, *cells(key, group))
     return table
+
+
+def _with_confidence(rows: Sequence[Row], name: str) -> str:
+    half = confidence([getattr(row, name) for row in rows])
+    return _cell(rows, name, ".3f") + ("" if math.isnan(half) else f"±{half:.3f}")
 
 
 def _cell(rows: Sequence[Row], name: str, digits: str) -> str:
@@ -209,7 +258,7 @@ class _Traffic:
     workloads: list[Workload]
     rates_hz: list[float]
     policies: list[str]
-    seeds: int
+    seeds: range
     duration_s: float
 
 
@@ -218,7 +267,8 @@ def _traffic(arguments: argparse.Namespace) -> _Traffic:
     workload = load_workload(arguments.workload)
     shares = _list("--rt-share", arguments.rt_share, float, "shares from 0 to 1, as in 0.1,0.5,0.9")
     known = DISPATCH_POLICIES if arguments.devices else POLICIES
-    policies = list(known) if arguments.policies is None else _list("--policies", arguments.policies, str, f"some of {','.join(known)}")
+    chosen = arguments.policies or (ALL if arguments.devices else DEFAULT_POLICIES)
+    policies = list(known) if chosen == ALL else _list("--policies", chosen, str, f"some of {','.join(known)}")
     for policy in policies:
         _require(policy in known, f"--policies names {policy!r}; there are: {', '.join(known)}")
     rates_hz = _list("--rates", arguments.rates, float, "goals a second, as in 0.6,1,2")
@@ -233,12 +283,15 @@ def _traffic(arguments: argparse.Namespace) -> _Traffic:
     _require(arguments.max_batch >= 1, f"--max-batch is {arguments.max_batch}; it must be 1 or more")
     _require(arguments.jobs >= 1, f"--jobs is {arguments.jobs}; it must be 1 or more")
     _require(real_time or not arguments.model, "--model is for --engine paced or llama; the simulator has no model")
+    _require(not (real_time and arguments.limit), "--limit is for --engine simulated: a bound holds for step times that are known")
     _require(real_time or not arguments.compare_simulated, "--compare-simulated is for --engine paced or llama")
     if arguments.devices:
-        alone = arguments.explain or arguments.timeline or arguments.device or arguments.context
-        _require(not (real_time or alone), "--devices is for --engine simulated, without --device, --context, --timeline and --explain")
+        alone = arguments.explain or arguments.timeline or arguments.device or arguments.context or arguments.limit
+        _require(
+            not (real_time or alone), "--devices is for --engine simulated, without --device, --context, --limit, --timeline and --explain"
+        )
     workloads = [workload.with_rt_share(share) for share in shares] or [workload]
-    return _Traffic(workloads, rates_hz, policies, seeds, duration_s)
+    return _Traffic(workloads, rates_hz, policies, range(arguments.first_seed, arguments.first_seed + seeds), duration_s)
 
 
 def _measure(arguments: argparse.Namespace, traffic: _Traffic, runner: Runner, latency: LatencyModel, console: Console) -> list[Row]:
@@ -248,8 +301,8 @@ def _measure(arguments: argparse.Namespace, traffic: _Traffic, runner: Runner, l
     cases = grid(
         traffic.workloads,
         traffic.rates_hz,
-        traffic.policies,
-        range(traffic.seeds),
+        traffic.policies + [LIMIT] * arguments.limit,
+        traffic.seeds,
         duration_s=traffic.duration_s,
         bounds_scale=scale,
         rt_alone=arguments.rt_alone,
@@ -272,7 +325,7 @@ def _measure(arguments: argparse.Namespace, traffic: _Traffic, runner: Runner, l
 
 def _plot_timeline(arguments: argparse.Namespace, traffic: _Traffic, latency: LatencyModel) -> None:
     workload = traffic.workloads[0].with_bounds_scaled(_bounds_scale(arguments.bounds_scale, traffic.workloads[0], latency))
-    arrivals = workload.traffic(traffic.rates_hz[-1], TIMELINE_S[1], seed=0)
+    arrivals = workload.traffic(traffic.rates_hz[-1], TIMELINE_S[1], traffic.seeds[0])
     outcomes = {name: simulate(arrivals, make_policy(name), latency, max_batch=arguments.max_batch) for name in traffic.policies}
     plots.plot_timeline(outcomes, TIMELINE_S, arguments.timeline)
 
@@ -282,7 +335,7 @@ def _story(arguments: argparse.Namespace, traffic: _Traffic) -> str:
     _require(arguments.engine == "simulated", "--explain is for --engine simulated: only there every step is known")
     latency = LatencyModel.profile(arguments.device or DEFAULT_PROFILE)
     scale = _bounds_scale(arguments.bounds_scale, traffic.workloads[0], latency)
-    case = Case(traffic.policies[0], traffic.workloads[0], traffic.rates_hz[-1], 0, traffic.duration_s, scale)
+    case = Case(traffic.policies[0], traffic.workloads[0], traffic.rates_hz[-1], traffic.seeds[0], traffic.duration_s, scale)
     limits = {"context_tokens": arguments.context} if arguments.context else None
     steps: list[SimulatedStep] = []
     policy = make_policy(case.policy)
@@ -382,6 +435,8 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     """Before anything runs: what it would end with."""
     if arguments.plot or arguments.timeline:
         plots.check_matplotlib()
+    if arguments.limit:
+        check_scipy()
     for name in ("json", "plot", "timeline"):
         path: Path | None = getattr(arguments, name)
         _require(path is None or path.absolute().parent.is_dir(), f"--{name} is {path}; there is no such folder, make it first")

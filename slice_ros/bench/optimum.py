@@ -27,6 +27,12 @@ class Instance:
     prompt_tokens: tuple[int, ...]
     latency: LatencyModel
 
+    @property
+    def arrivals(self) -> list[Arrival]:
+        """The goals as traffic."""
+        lengths = (Lengths(prompt, goal.max_tokens) for goal, prompt in zip(self.goals, self.prompt_tokens, strict=True))
+        return [Arrival(goal.submitted_s, goal, its) for goal, its in zip(self.goals, lengths, strict=True)]
+
     def of_one_class(self) -> Instance:
         """The same goals, all of them best-effort: none is served before another for its class, which the optimum does not do either."""
         goals = (replace(goal, slo=replace(goal.slo, service_class=ServiceClass.BEST_EFFORT)) for goal in self.goals)
@@ -128,11 +134,7 @@ def attained(instance: Instance, policy: Policy, *, knows_lengths: bool = True) 
             ended = Task.of(goal, 1, 0)
             ended.token_times_s = [0.0] * goal.max_tokens
             policy.ended(ended, completed=True)
-    arrivals = [
-        Arrival(goal.submitted_s, goal, Lengths(prompt_tokens, goal.max_tokens))
-        for goal, prompt_tokens in zip(instance.goals, instance.prompt_tokens, strict=True)
-    ]
-    return sum(outcome.report.attained for outcome in simulate(arrivals, policy, instance.latency))
+    return sum(outcome.report.attained for outcome in simulate(instance.arrivals, policy, instance.latency))
 
 
 def _is_late(goal: GoalRequest, left: int, tpot_due_s: float, end_s: float) -> bool:

@@ -9,7 +9,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slice_ros.bench.rows import Row, mean
+from slice_ros.bench.limit import LIMIT
+from slice_ros.bench.rows import Row, confidence, mean
 from slice_ros.bench.simulate import Outcome, attainment
 from slice_ros.scheduling.policies import POLICIES
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours: distinct for every kind of colour vision. Markers tell the same again.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999"
-STYLES = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "v"), (SKY, "P"))
+WINE, OLIVE = "#882255", "#777711"  # of Tol's, which go with them
+STYLES = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "v"), (SKY, "P"), (WINE, "X"), (OLIVE, "<"))
+LIMIT_STYLE: dict[str, Any] = {"color": "black", "linewidth": 1.4, "linestyle": "--"}
 ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}
 """Where a figure's legend stands: on its upper edge, however high the figure is; a saved figure is as high as what is in it."""
 
@@ -30,6 +33,8 @@ class PlotError(Exception):
 
 def plot_rows(rows: Sequence[Row], path: Path) -> None:
     """Attainment and completion time against arrival rate; with several real-time shares, attainment against these, a line for each rate.
+
+    A band is the 95 % confidence interval over the seeds, a dashed line what no schedule could exceed.
 
     Raises:
         PlotError: no matplotlib, or no rows.
@@ -112,7 +117,12 @@ def _attainment(rows: Sequence[Row], panels: Sequence[Axes], x_of: Callable[[Row
     ):
         for policy, style in _styles(rows).items():
             axes.plot(*_curve(mixed, policy, x_of, attrgetter(name)), label=policy, **style)
-            if alone and name == "attainment_rt":
+            if policy != LIMIT:
+                xs, halves = _curve(mixed, policy, x_of, attrgetter(name), confidence)
+                _, means = _curve(mixed, policy, x_of, attrgetter(name))
+                low, high = ([value + sign * half for value, half in zip(means, halves, strict=True)] for sign in (-1, 1))
+                axes.fill_between(xs, low, high, color=style["color"], alpha=0.18, linewidth=0)
+            if alone and name == "attainment_rt" and policy != LIMIT:
                 thin = style | {"linestyle": ":", "marker": "", "linewidth": 1.2}
                 axes.plot(*_curve(alone, policy, x_of, lambda row: row.attainment_rt), **thin)
         axes.set_title(title + (" (dotted: alone)" if alone and name == "attainment_rt" else ""), fontsize=10)
@@ -123,9 +133,9 @@ def _completion(rows: Sequence[Row], panels: Sequence[Axes], labels: Sequence[st
     """Mean completion time of each class against the rate."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    mixed = [row for row in rows if not row.rt_alone]
+    mixed = [row for row in rows if not row.rt_alone and row.policy != LIMIT]
     for axes, label in zip(panels, labels, strict=False):
-        for policy, style in _styles(rows).items():
+        for policy, style in _styles(mixed).items():
             axes.plot(*_curve(mixed, policy, _rate_hz, partial(_mean_e2e_s, label=label)), **style)
         axes.set_title(f"{label}: time to last token", fontsize=10)
         axes.set(yscale="log", xlabel="goals per second")
@@ -135,21 +145,27 @@ def _completion(rows: Sequence[Row], panels: Sequence[Axes], labels: Sequence[st
     panels[0].set_ylabel("mean, seconds")
 
 
-def _curve(rows: Sequence[Row], policy: str, x_of: Callable[[Row], float], y_of: Callable[[Row], float]) -> tuple[list[float], list[float]]:
-    """Means over seeds."""
+def _curve(
+    rows: Sequence[Row],
+    policy: str,
+    x_of: Callable[[Row], float],
+    y_of: Callable[[Row], float],
+    over_seeds: Callable[[Sequence[float]], float] = mean,
+) -> tuple[list[float], list[float]]:
+    """Means over seeds, or what else there is to say of them."""
     its = [row for row in rows if row.policy == policy]
     xs = sorted({x_of(row) for row in its})
-    return xs, [mean([y_of(row) for row in its if x_of(row) == x]) for x in xs]
+    return xs, [over_seeds([y_of(row) for row in its if x_of(row) == x]) for x in xs]
 
 
 def _styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """A policy looks the same in every figure: the colour goes with its place among all policies."""
-    order = [*POLICIES, *(row.policy for row in rows)]
+    order = [*POLICIES, *(row.policy for row in rows if row.policy != LIMIT), LIMIT]
     names = sorted({row.policy for row in rows}, key=order.index)
     styles = {}
     for name in names:
         color, marker = STYLES[order.index(name) % len(STYLES)]
-        styles[name] = {"color": color, "marker": marker, "markersize": 5, "linewidth": 1.8}
+        styles[name] = LIMIT_STYLE if name == LIMIT else {"color": color, "marker": marker, "markersize": 5, "linewidth": 1.8}
     return styles
 
 

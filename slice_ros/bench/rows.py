@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 from slice_ros.bench.simulate import Outcome, attainment
 from slice_ros.scheduling.task import SloReport
 
+STUDENT_T = (4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10, 2.09, 2.09)
+"""The 97.5 % quantile of Student's t with 2, 3, ... degrees of freedom; beyond them the last one is a little too cautious."""
 WITHIN = 0.2
 """A predicted completion counts as right when it is off by this share of the true one at most."""
 
@@ -22,13 +25,19 @@ class RowsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """One class of goals: how many, share that met every bound, completion of those that completed (mean, median, 99th percentile)."""
+    """One class of goals: how many, share that met every bound, completion of those that completed (mean, median, 99th percentile).
+
+    And, as in :class:`Row`, how late those are that missed a bound, and how long the longest wait was.
+    """
 
     goals: int
     attainment: float
     e2e_s_mean: float
     e2e_s_p50: float
     e2e_s_p99: float
+    late_s_p50: float = math.nan
+    late_s_p99: float = math.nan
+    ttft_s_max: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,7 @@ class Row:
     """One run. NaN (``null`` in JSON) where there was nothing to measure.
 
     Args:
-        policy: its name.
+        policy: its name; or ``limit``: then ``attainment`` and its parts are what no schedule could exceed, and nothing else is known.
         engine: ``simulated``, ``paced`` or ``llama``.
         device: whose step times.
         workload: its name.
@@ -56,6 +65,9 @@ class Row:
         failed: goals that did not complete.
         wall_s: time the run took.
         classes: by label.
+        late_s_p50, late_s_p99: by how much goals that completed and missed a bound exceeded it, median and 99th percentile; the TPOT is
+            exceeded by how much the last token came later than it allows.
+        ttft_s_max: the longest wait of a goal for its first token.
     """
 
     policy: str
@@ -84,6 +96,9 @@ class Row:
     failed: int
     wall_s: float
     classes: dict[str, ClassRow] = field(default_factory=dict)
+    late_s_p50: float = math.nan
+    late_s_p99: float = math.nan
+    ttft_s_max: float = math.nan
 
 
 def measured(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -109,12 +124,30 @@ def measured(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "missed_deadline": sum(not r.deadline_met for r in done),
         "failed": len(outcomes) - len(done),
         "classes": {label: _class_row([o for o in outcomes if o.arrival.request.kind == label]) for label in sorted(labels)},
+        **_lateness(outcomes),
     }
 
 
 def _class_row(outcomes: Sequence[Outcome]) -> ClassRow:
     e2e_s = [o.report.e2e_s for o in outcomes if o.completed]
-    return ClassRow(len(outcomes), attainment(outcomes), mean(e2e_s), percentile(e2e_s, 50), percentile(e2e_s, 99))
+    times_s = mean(e2e_s), percentile(e2e_s, 50), percentile(e2e_s, 99)
+    return ClassRow(len(outcomes), attainment(outcomes), *times_s, **_lateness(outcomes))
+
+
+def _lateness(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    late_s = [lateness_s(o) for o in outcomes if o.completed and not o.report.attained]
+    waits_s = [o.report.ttft_s for o in outcomes if not math.isnan(o.report.ttft_s)]
+    return {"late_s_p50": percentile(late_s, 50), "late_s_p99": percentile(late_s, 99), "ttft_s_max": max(waits_s, default=math.nan)}
+
+
+def lateness_s(outcome: Outcome) -> float:
+    """By how much a goal that completed exceeded the bound that it exceeded most; 0 if it met them all."""
+    slo, report = outcome.arrival.request.slo, outcome.report
+    gaps = report.output_tokens - 1
+    pairs = [(report.ttft_s, slo.ttft_s), (report.e2e_s, slo.deadline_s)]
+    if gaps > 0 and slo.tpot_s is not None:
+        pairs.append((report.tpot_s * gaps, slo.tpot_s * gaps))
+    return max([0.0, *(took_s - bound_s for took_s, bound_s in pairs if bound_s is not None)])
 
 
 def _predicted(report: SloReport) -> bool:
@@ -132,6 +165,15 @@ def percentile(values: Sequence[float], percent: float) -> float:
     if not values:
         return math.nan
     return sorted(values)[max(0, math.ceil(percent / 100.0 * len(values)) - 1)]
+
+
+def confidence(values: Sequence[float]) -> float:
+    """Half of the 95 % confidence interval of the mean of values that are drawn independently (Student's t); NaN of fewer than three."""
+    known = [value for value in values if not math.isnan(value)]
+    if len(known) < 3:
+        return math.nan
+    t = STUDENT_T[min(len(known) - 3, len(STUDENT_T) - 1)]
+    return t * statistics.stdev(known) / math.sqrt(len(known))
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

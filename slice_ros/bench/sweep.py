@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
+from slice_ros.bench.limit import LIMIT, limit_of
 from slice_ros.bench.replay import replay
 from slice_ros.bench.rows import Row, measured, percentile
 from slice_ros.bench.simulate import Outcome, simulate
@@ -30,7 +31,7 @@ ALONE_ATTAINMENT = 0.99
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One policy over one stretch of traffic; fields as in ``Row``."""
+    """One policy over one stretch of traffic, or what no policy can exceed on it; fields as in ``Row``."""
 
     policy: str
     workload: Workload
@@ -150,14 +151,33 @@ def grid(
 
 
 def run_case(case: Case, runner: Runner) -> Row:
-    """Serve one case's traffic and measure."""
+    """Serve one case's traffic and measure; or compute the limit, which takes a simulated device."""
     began = time.perf_counter()
+    if case.policy == LIMIT:
+        assert isinstance(runner, Simulated)
+        return _limit_row(case, runner, began)
     outcomes = runner.run(case.traffic(), case.policy)
     return row_of(case, runner.engine, runner.device, outcomes, time.perf_counter() - began)
 
 
 def row_of(case: Case, engine: str, device: str, outcomes: Sequence[Outcome], wall_s: float) -> Row:
     """What became of one case's goals, served in ``wall_s``."""
+    return _row(case, engine, device, measured(outcomes), wall_s)
+
+
+def _limit_row(case: Case, runner: Simulated, began: float) -> Row:
+    """What no schedule can exceed, of all goals, and of each class if there were no others."""
+    arrivals = case.traffic()
+    classes = {True: "attainment_rt", False: "attainment_be"}
+    limits = {"attainment": limit_of(arrivals, runner.latency, runner.max_batch)}
+    for is_real_time, name in classes.items():
+        its = [arrival for arrival in arrivals if arrival.request.slo.is_real_time is is_real_time]
+        limits[name] = limit_of(its, runner.latency, runner.max_batch)
+    figures = measured([]) | {"goals": len(arrivals)} | limits
+    return _row(case, runner.engine, runner.device, figures, time.perf_counter() - began)
+
+
+def _row(case: Case, engine: str, device: str, figures: Mapping[str, Any], wall_s: float) -> Row:
     return Row(
         policy=case.policy,
         engine=engine,
@@ -170,7 +190,7 @@ def row_of(case: Case, engine: str, device: str, outcomes: Sequence[Outcome], wa
         rt_alone=case.rt_alone,
         bounds_scale=case.bounds_scale,
         wall_s=round(wall_s, 3),
-        **measured(outcomes),
+        **figures,
     )
 
 
