@@ -125,7 +125,7 @@ def _ask(arguments: argparse.Namespace, prompt: str, slo: Slo, sampling: Samplin
         shown = {"goal_id": generation.goal_id, "text": answer.text, "finish_reason": answer.finish_reason, "report": report}
         print(json.dumps(shown | ({"logprobs": [rated[:2] for rated in answer.logprobs]} if arguments.logprobs else {})))
     else:
-        print(verdict(answer.report, is_best_effort=has_bounds(slo) and not arguments.real_time), file=sys.stderr)
+        print(verdict(answer.report, is_best_effort=slo.has_bound and not slo.is_real_time), file=sys.stderr)
     return 0 if answer.report.attained else 1
 
 
@@ -137,10 +137,6 @@ def verdict(report: SloReport, *, is_best_effort: bool) -> str:
     steps = f" in {report.steps} steps" if report.steps < report.output_tokens else ""
     of = " of a best-effort goal (--real-time makes it a promise)" if is_best_effort else ""
     return f"SLO{of} {'met' if report.attained else 'missed'}: {', '.join(figures)}{steps}"
-
-
-def has_bounds(slo: Slo) -> bool:
-    return not (slo.ttft_s is None and slo.tpot_s is None and slo.deadline_s is None)
 
 
 def _end(generation: Generation, executor: Executor) -> None:
@@ -197,9 +193,11 @@ def _complete_schema(prefix: str, **_: Any) -> list[str]:
 
 
 async def _print(generation: Generation, *, quiet: bool) -> object:
-    async for piece in generation:
+    try:
+        async for piece in generation:
+            if not quiet:
+                print(piece, end="", flush=True)
+    finally:
         if not quiet:
-            print(piece, end="", flush=True)
-    if not quiet:
-        print()
+            print()
     return await generation.result()

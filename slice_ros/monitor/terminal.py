@@ -65,9 +65,9 @@ def kv_text(status: Any) -> str:
 COLUMNS = (
     "\nsent", "\nrun", "\nwait", "\nmet", "\nmissed", "\nshare", "TTFT ms\np50", "TPOT ms\np50", "\np99", "end s\np99",
 )  # fmt: skip
-"""Headings of a class's figures; with ten letters for its name they fit 80 columns."""
+"""Headings of a class's figures; with eleven letters for its name they fit 80 columns."""
 HEADING = 2
-LONGEST_LABEL = 10
+LONGEST_LABEL = 11
 
 
 def _class_table(status: Any, colours: dict[str, str]) -> Table:
