@@ -63,7 +63,7 @@ def kv_text(status: Any) -> str:
 
 
 COLUMNS = (
-    "\nsent", "\nrun", "\nwait", "\nmet", "\nmissed", "\nshare", "TTFT ms\np50", "TPOT ms\np50", "\np99", "end s\np99",
+    "\nsent", "\nrun", "\nwait", "\nmet", "\nmiss", "\nshare", "TTFT ms\np50", "TPOT ms\np50", "\np99", "end s\np99",
 )  # fmt: skip
 """Headings of a class's figures; with eleven letters for its name they fit 80 columns."""
 HEADING = 2
