@@ -6,6 +6,7 @@ import pytest
 from builders import PAPER
 
 from slice_ros.cli import main
+from slice_ros.commands.calibrate import meaning
 from slice_ros.engines.calibration import measure_latency, relative_errors
 from slice_ros.engines.simulated import SimulatedEngine
 from slice_ros.latency.fit import Step, fit_mean_latency
@@ -238,6 +239,11 @@ def test_the_command_writes_a_profile_and_saves_it_for_servers(tmp_path, monkeyp
     (saved,) = (tmp_path / "cache" / "slice_ros" / "latency").iterdir()
     assert f"saved for servers: {saved}" in printed.err
     assert LatencyModel.profile(str(saved)).decode_s == written.decode_s
+
+
+def test_the_command_says_what_step_times_mean_for_a_deadline():
+    latency = LatencyModel("even", (0.010,) * 8, prompt_token_s=0.001)
+    assert "64 prompt tokens and 25 of answer takes 0.31 s alone" in meaning(latency)
 
 
 def test_the_command_says_what_cannot_be_calibrated(tmp_path, capsys):

@@ -9,6 +9,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slice_ros.latency.model import LatencyModel
 
 HELP = "measure step times for servers to come, and write a device profile"
 
@@ -72,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         description = f"{latency.device}; {accuracy}"
         print(accuracy, file=sys.stderr)
+        print(meaning(latency), file=sys.stderr)
         try:
             save(path, latency, description)
             print(f"saved for servers: {path}", file=sys.stderr)
@@ -86,3 +91,13 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"slice-ros calibrate: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def meaning(latency: LatencyModel, prompt_tokens: int = 64, output_tokens: int = 25) -> str:
+    """What these step times mean for a deadline, in a sentence."""
+    first_s = latency.step_s(1, prompt_tokens, chunks=1)
+    alone_s, beside_s = (first_s + (output_tokens - 1) * latency.step_s(rows) for rows in (1, 8))
+    return (
+        f"a goal with {prompt_tokens} prompt tokens and {output_tokens} of answer takes {alone_s:.2f} s alone, "
+        f"{beside_s:.2f} s where eight decode together: a deadline is to leave room above that"
+    )
