@@ -1,8 +1,9 @@
 """Decode steps and time of structured answers, one goal alone, from its submission to its end.
 
-    python benchmarks/structured.py --model models/robot-q8_0.gguf --threads 2 --repeats 7
+    python benchmarks/structured.py --model models/robot-q8_0.gguf --threads 2
 
-With forced tokens, and without them: each token drawn in a step of its own, JSON as compact. Medians; prompts are computed anew each time.
+Three ways: each token drawn in a step of its own, JSON as compact; what the form forces without a step; and guesses ahead besides, by what
+the answers before it were. Each repeat asks something else; prompts are computed anew each time.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from slice_ros import schemas
-from slice_ros.demo.language import control, navigation
+from slice_ros.demo.language import LANDMARKS, OBJECTS, ROOMS, control, navigation
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.grammar import Grammar
 from slice_ros.engines.llama.loading import device_name
@@ -40,22 +42,24 @@ TOOLS = (
 )
 
 
-def forms() -> dict[str, tuple[str, schemas.Schema]]:
-    """A prompt and a schema for each kind of answer."""
+def forms(repeats: int) -> dict[str, tuple[list[str], schemas.Schema]]:
+    """Prompts and a schema for each kind of answer."""
     tools = [
         {"name": name, "parameters": {"type": "object", "properties": of, "required": list(of), "additionalProperties": False}}
         for name, of in TOOLS
     ]
-    prompts = {
-        "velocity": control(random.Random(1)).prompt,
-        "pose": "Where is the dock?",
-        "navigation": navigation(random.Random(1)).prompt,
-        "gripper": "Take the cup.",
+    rng = random.Random(1)
+    ask: dict[str, Callable[[], str]] = {
+        "velocity": lambda: control(rng).prompt,
+        "pose": lambda: f"Where is the {rng.choice(LANDMARKS)}?",
+        "navigation": lambda: navigation(rng).prompt,
+        "gripper": lambda: f"Take the {rng.choice(OBJECTS)}.",
+        "call of one of five tools": lambda: (
+            f"Bring me the {rng.choice(OBJECTS)} from the {rng.choice(ROOMS)}. Which tool do you call first?"
+        ),
     }
-    named = {name: (prompts[name], schema) for name, schema in schemas.BY_NAME.items()}
-    return named | {
-        "call of one of five tools": ("Bring me the cup from the kitchen. Which tool do you call first?", schemas.tool_call(tools))
-    }
+    of = {**schemas.BY_NAME, "call of one of five tools": schemas.tool_call(tools)}
+    return {name: ([ask[name]() for _ in range(repeats)], schema) for name, schema in of.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +70,17 @@ class Answer:
     taken_s: float
 
 
-def ask(engine: LlamaEngine, prompt: str, schema: schemas.Schema, *, chat: bool) -> Answer | None:
-    """One goal, alone; ``None`` if its answer did not end by itself."""
+def ask(engine: LlamaEngine, name: str, prompt: str, schema: schemas.Schema, *, chat: bool, most: int = 0) -> Answer | None:
+    """One goal, alone, with so many tokens guessed ahead; ``None`` if its answer did not end by itself."""
     engine.forget()
     text, tokens, steps = "", 0, 0
     asked: dict[str, Any] = {"messages": (ChatMessage("user", prompt),)} if chat else {"prompt": prompt}
     began_s = time.perf_counter()
-    left = engine.prepare(GoalRequest("goal", BestEffort(), MOST_TOKENS, json_schema=json.dumps(schema), **asked)) + engine.lead("goal")
-    left -= engine.open("goal")
+    request = GoalRequest("goal", BestEffort(), MOST_TOKENS, label=name, json_schema=json.dumps(schema), **asked)
+    left = engine.prepare(request) + engine.lead("goal") - engine.open("goal")
     finish = None
     while finish is None:
-        (output,) = engine.step((Cell("goal", left if left > 1 else 0),))
+        (output,) = engine.step((Cell("goal", left if left > 1 else 0, drafted=engine.draft("goal", most) if most else 0),))
         text, tokens, steps = text + output.text, tokens + output.tokens, steps + 1
         left, finish = output.pending, output.finish
     taken_s = time.perf_counter() - began_s
@@ -86,12 +90,12 @@ def ask(engine: LlamaEngine, prompt: str, schema: schemas.Schema, *, chat: bool)
     return Answer(text, tokens, steps, taken_s)
 
 
-def without_forced(engine: LlamaEngine, prompt: str, schema: schemas.Schema, *, chat: bool) -> Answer | None:
+def without_forced(engine: LlamaEngine, name: str, prompt: str, schema: schemas.Schema, *, chat: bool) -> Answer | None:
     """The same with each token drawn."""
     forced = Grammar.forced
     Grammar.forced = lambda _: ()  # type: ignore[method-assign, assignment]
     try:
-        return ask(engine, prompt, schema, chat=chat)
+        return ask(engine, name, prompt, schema, chat=chat)
     finally:
         Grammar.forced = forced  # type: ignore[method-assign]
 
@@ -101,32 +105,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, default=None, help="GGUF file; the default model without one")
     parser.add_argument("--threads", type=int, default=0, help="threads of llama.cpp; 0 = the physical cores")
     parser.add_argument("--gpu-layers", type=int, default=0)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--most", type=int, default=15, help="tokens to guess ahead")
     parser.add_argument("--chat", action="store_true", help="ask in a message, with the model's chat template")
     arguments = parser.parse_args(argv)
     model = arguments.model or default_model_path()
     config = LlamaConfig(model, n_ctx=2048, n_threads=arguments.threads, n_gpu_layers=arguments.gpu_layers)
     engine = LlamaEngine(config)
-    table = Table(title=f"{engine.info.model} on {device_name(config)}, medians of {arguments.repeats}")
-    for column in ("answer", "tokens", "steps", "ms", "tokens, each drawn", "steps", "ms", "steps / steps", "ms / ms"):
+    table = Table(title=f"{engine.info.model} on {device_name(config)}: means of the steps, medians of the time, of {arguments.repeats}")
+    shares = "of steps", "of ms"
+    for column in ("answer", "tokens", "steps, each drawn", "ms", "forced", "ms", *shares, "guessed", "ms", *shares):
         table.add_column(column, justify="left" if column == "answer" else "right")
-    for name, (prompt, schema) in forms().items():
-        pairs = []
-        for _ in range(arguments.repeats):
-            new, old = (way(engine, prompt, schema, chat=arguments.chat) for way in (ask, without_forced))
-            if new and old:
-                pairs.append((new, old))
-        if not pairs:
+    for name, (prompts, schema) in forms(arguments.repeats).items():
+        ways: list[list[Answer]] = []
+        for way in (without_forced, ask, partial(ask, most=arguments.most)):
+            answers = [way(engine, f"{name} {len(ways)}", prompt, schema, chat=arguments.chat) for prompt in prompts]
+            ways.append([answer for answer in answers if answer])
+        if not all(ways):
             table.add_row(name, "did not end")
             continue
-        (new, old), (new_s, old_s) = pairs[0], (statistics.median(pair[i].taken_s for pair in pairs) for i in (0, 1))
-        table.add_row(
-            name, str(new.tokens), str(new.steps), f"{1e3 * new_s:.0f}", str(old.tokens), str(old.steps), f"{1e3 * old_s:.0f}",
-            f"{new.steps / old.steps:.2f}", f"{new_s / old_s:.2f}",
-        )  # fmt: skip
-        print(f"{name}: {new.text}")
+        print(f"{name}: {', '.join(answer.text for answer in ways[-1][:3])}, ...")
+        figures = [(mean(a.steps for a in answers), median(a.taken_s for a in answers)) for answers in ways]
+        (steps, taken_s), *others = figures
+        row = [name, f"{mean(a.tokens for a in ways[0]):.1f}", f"{steps:.1f}", f"{1e3 * taken_s:.0f}"]
+        for new_steps, new_s in others:
+            row += [f"{new_steps:.1f}", f"{1e3 * new_s:.0f}", f"{new_steps / steps:.2f}", f"{new_s / taken_s:.2f}"]
+        table.add_row(*row)
     engine.shutdown()
-    Console().print(table)
+    Console(width=150).print(table)
 
 
 if __name__ == "__main__":

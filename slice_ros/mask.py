@@ -10,18 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 DECODE = -1
-"""Matrix value of a cell that decodes one token, -n with n - 1 that it forced; 0 leaves the row out, n > 0 computes n prompt tokens."""
+"""Matrix value of a cell that decodes one token, -n with n - 1 that it forced or that are drafted; 0 leaves the row out, n > 0 computes n
+tokens of a prompt and a draft behind it."""
 
 
 class Cell(NamedTuple):
     """One goal's part in one step: ``prompt_tokens`` of its prompt, or one decode where that is 0.
 
-    A decode that brings tokens which the one before forced is computed as a prompt is; ``is_decode`` tells it from one.
+    A decode that brings tokens which the one before forced is computed as a prompt is; ``is_decode`` tells it from one. What is ``drafted``
+    are guesses at the tokens after these, which the step verifies: in a plan so many at most.
     """
 
     goal_id: str
     prompt_tokens: int = 0
     is_decode: bool = False
+    drafted: int = 0
 
 
 Column = tuple[Cell, ...]
@@ -65,11 +68,12 @@ class MaskMatrix:
         return MaskMatrix(tuple(columns))
 
     def to_array(self, rows: Iterable[str] | None = None) -> npt.NDArray[np.int32]:
-        """The matrix as numbers, shape (rows, columns): 0 = left out, -n = decodes with n tokens, n > 0 = n prompt tokens."""
+        """The matrix as numbers, shape (rows, columns): 0 = left out, -n = a decode with n tokens, n > 0 = n of a prompt; with drafts."""
         index = {goal_id: i for i, goal_id in enumerate(self.rows if rows is None else rows)}
         cells = np.zeros((len(index), len(self.columns)), dtype=np.int32)
         for j, column in enumerate(self.columns):
             for cell in column:
                 if cell.goal_id in index:
-                    cells[index[cell.goal_id], j] = -cell.prompt_tokens if cell.is_decode else cell.prompt_tokens or DECODE
+                    tokens = (cell.prompt_tokens or 1) + cell.drafted
+                    cells[index[cell.goal_id], j] = tokens if cell.prompt_tokens and not cell.is_decode else DECODE * tokens
         return cells

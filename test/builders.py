@@ -55,7 +55,7 @@ class StrictEngine(SimulatedEngine):
         assert 0 < len(column) <= self.info.max_sequences
         assert len({cell.goal_id for cell in column}) == len(column), "a goal takes part once"
         assert sum(max(1, cell.prompt_tokens) for cell in column) <= self.info.max_step_tokens
-        for goal_id, prompt_tokens, _ in column:
+        for goal_id, prompt_tokens, *_ in column:
             sequence = self._sequences[goal_id]
             assert sequence.is_open
             assert 0 < prompt_tokens <= sequence.prompt_left or prompt_tokens == sequence.prompt_left == 0, "a prompt first, then decodes"

@@ -4,7 +4,9 @@ go on, and goals that gave way come back.
 
 from __future__ import annotations
 
+import random
 import time
+from array import array
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -299,3 +301,32 @@ def test_goals_that_crowd_each_other_out_all_get_their_answer(shared: Served) ->
     for request in requests:
         check(answers[request.goal_id], run(shared.alone, request)[0])
     assert sum(event.report.cached_tokens for event in events if isinstance(event, Finished)) >= (300 if shared.is_state else 600)
+
+
+def test_guesses_leave_no_trace_where_they_were_wrong(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, rng = served.engine, random.Random(1)
+    engine.forget()
+    first, second = (goal(goal_id, SYSTEM[:90], max_tokens=3 * WINDOW) for goal_id in "ab")
+    expected = finish(engine, "a", start(engine, first)[0])
+    assert engine.info.can_draft == (not served.is_state)
+    guess = engine._habits.guess
+
+    def wrong_now_and_then(kind: str, tokens: array[int], most: int) -> array[int]:
+        return array("i", [rng.randrange(256) if rng.random() < 0.1 else token for token in guess(kind, tokens, most)])
+
+    monkeypatch.setattr(engine._habits, "guess", wrong_now_and_then)
+    answer, _ = start(engine, second)
+    drafted = right = steps = 0
+    while True:
+        most = engine.draft("b", 9)
+        (output,) = engine.step((Cell("b", drafted=most),))
+        drafted, right, steps = drafted + most, right + output.right, steps + 1
+        answer += output.logprobs
+        if output.finish is not None:
+            break
+    check(answer, expected)
+    if served.is_state:
+        assert not drafted
+    else:
+        assert 0 < right < drafted
+        assert steps < len(expected)

@@ -71,6 +71,85 @@ def test_forced_tokens_are_computed_with_the_next_decode(policy):
     assert snapshot.tokens_per_step == pytest.approx(10 / 3)
 
 
+class Drafting(Fixed):
+    """Everyone decodes, and guesses so much ahead."""
+
+    def __init__(self, drafted):
+        super().__init__(lambda tasks: MaskMatrix((tuple(Cell(task.goal_id, task.prompt_left, drafted=drafted) for task in tasks),)))
+
+
+def traced(bench):
+    columns, step = [], bench.engine.step
+    bench.engine.step = lambda column: columns.append(column) or step(column)
+    return columns
+
+
+def test_a_draft_that_is_right_brings_its_tokens_in_one_step_and_none_beyond_the_end():
+    bench = Bench(Drafting(4), lengths={"g": Lengths(3, 12, guessed=1.0)})
+    bench.submit(a_goal("g", max_tokens=20, prompt_tokens=3))
+    columns = traced(bench)
+    bench.drain()
+    assert [column[0] for column in columns] == [Cell("g", 3, drafted=4), Cell("g", 0, drafted=4), Cell("g", 0, drafted=1)]
+    report = bench.end("g").report
+    assert (report.output_tokens, report.steps) == (12, 3)
+    snapshot = bench.scheduler._snapshot(bench.clock.now())
+    assert (snapshot.drafted_per_step, snapshot.draft_acceptance) == (3.0, 1.0)
+    assert snapshot.mask.cells.tolist() == [[7, -5, -2]]
+
+
+def test_what_a_draft_forces_too_is_computed_in_the_next_step():
+    bench = Bench(Drafting(4), lengths={"g": Lengths(1, 12, forced=2, guessed=1.0)})
+    bench.submit(a_goal("g", max_tokens=20))
+    columns = traced(bench)
+    bench.drain()  # two bursts of three tokens, of which four were guessed
+    assert [column[0] for column in columns] == [Cell("g", 1, drafted=4), Cell("g", 2, is_decode=True, drafted=4)]
+    assert bench.end("g").report.output_tokens == 12
+
+
+def test_guesses_that_are_wrong_cost_time_and_nothing_else():
+    bench = Bench(Drafting(3), lengths={"g": Lengths(1, 6, guessed=1e-9)})
+    bench.submit(a_goal("g", max_tokens=20))
+    columns = traced(bench)
+    bench.drain()
+    report = bench.end("g").report
+    assert (report.output_tokens, report.steps) == (6, 6)
+    drafted = [column[0].drafted for column in columns]
+    assert drafted == [3, 3, 3, 2, 1, 0]
+    assert report.e2e_s == pytest.approx(sum(PAPER.step_s(1 + tokens) for tokens in drafted))
+
+
+def test_drafts_take_what_prompts_leave_of_a_step():
+    bench = Bench(Drafting(9), lengths={"g": Lengths(6, 20, guessed=1.0), "h": Lengths(1, 20, guessed=1.0)}, max_step_tokens=10)
+    bench.submit(a_goal("g", max_tokens=20, prompt_tokens=6), a_goal("h", max_tokens=20))
+    columns = traced(bench)
+    bench.turn()
+    assert columns == [(Cell("g", 6, drafted=3), Cell("h", 1))]
+
+
+def test_without_max_draft_or_an_engine_that_can_forget_nothing_is_guessed():
+    for max_draft, guessed in ((0, 1.0), (15, 0.0)):
+        bench = Bench("slack", FAST_ROWS, lengths={"g": Lengths(1, 30, guessed=guessed)})
+        if not max_draft:
+            bench.scheduler.set_max_draft(0)
+        bench.submit(a_goal("g", max_tokens=30))
+        columns = traced(bench)
+        bench.drain()
+        assert [column[0].drafted for column in columns] == [0] * 30
+
+
+FAST_ROWS = LatencyModel("rows are nearly free", tuple(0.020 + 0.0001 * rows for rows in range(16)))
+
+
+def test_what_drafts_save_is_learnt_so_that_predictions_count_steps():
+    bench = Bench("slack", FAST_ROWS, lengths={f"{i}": Lengths(1, 24, guessed=1.0) for i in range(12)})
+    for i in range(12):
+        bench.submit(a_goal(f"{i}", RealTime(deadline_s=5.0), max_tokens=24, submitted_s=bench.clock.now()))
+        bench.drain()
+    first, last = bench.end("0").report, bench.end("11").report
+    assert last.steps <= 4
+    assert last.predicted_e2e_s < first.predicted_e2e_s / 2
+
+
 def test_the_lead_is_computed_with_the_prompt_and_is_no_part_of_it():
     bench = Bench()
     bench.engine.lead = lambda goal_id: 5

@@ -26,7 +26,8 @@ def status(**changes):
     mask.slack_ms = [5.0, math.nan]
     fields = {
         "policy": "slice", "model": "m.gguf", "device": "d", "engine_state": "ready", "step_ms": 14.0, "step_predicted_ms": math.nan,
-        "tokens_per_s": 70.0, "tokens_per_step": 1.25, "kv_used": 10, "kv_cached": 5, "kv_parked_bytes": 0, "kv_total": 100,
+        "tokens_per_s": 70.0, "tokens_per_step": 1.25, "draft_acceptance": 0.6,
+        "kv_used": 10, "kv_cached": 5, "kv_parked_bytes": 0, "kv_total": 100,
         "running": 1, "queued": 0, "classes": [control], "mask": mask,
     }  # fmt: skip
     return SimpleNamespace(**{**fields, **changes})
@@ -42,6 +43,10 @@ def test_the_mask_shows_prompts_decodes_pauses_and_what_is_planned():
     lines = drawn(status()).splitlines()
     assert any("control abcdef ▒█│█·" in line for line in lines)
     assert any("voice beef00 ··│·█" in line for line in lines)
+    several = status()
+    several.mask.cells[1] = -4
+    assert "control abcdef ▒▓│█·" in drawn(several)
+    assert "drafts right 60 %" in drawn(several)
 
 
 def test_missed_goals_and_attainment_stand_in_the_row_of_their_class():

@@ -17,7 +17,7 @@ from slice_ros.bench.workload import Arrival
 from slice_ros.engines.simulated import Lengths
 from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest
 from slice_ros.latency.fit import Step
-from slice_ros.latency.model import LatencyModel
+from slice_ros.latency.model import LatencyModel, rows_of
 from slice_ros.mask import Column
 from slice_ros.scheduling.clock import MonotonicClock
 from slice_ros.scheduling.engine import Engine, EngineInfo, KvUse, Output
@@ -82,12 +82,15 @@ class ScriptedEngine:
     def stride(self, goal_id: str, count: int) -> int:
         return self._inner.stride(goal_id, count)
 
+    def draft(self, goal_id: str, most: int) -> int:
+        return self._inner.draft(goal_id, most)
+
     def step(self, column: Column) -> list[Output]:
         began_s = min(self._busy_since_s, time.monotonic())
         outputs = self._inner.step(column)
         self._busy_since_s = time.monotonic()
         prompt_tokens, ended_s = sum(cell.prompt_tokens for cell in column), self._busy_since_s - self._start_s
-        self._on_step(Step(len(column), prompt_tokens, 0, self._busy_since_s - began_s, ended_s))
+        self._on_step(Step(rows_of(column), prompt_tokens, 0, self._busy_since_s - began_s, ended_s))
         return [self._scripted(output) for output in outputs]
 
     def evict(self, goal_id: str, copy_s: float = math.inf) -> int:

@@ -78,12 +78,17 @@ class PacedEngine:
     def stride(self, goal_id: str, count: int) -> int:
         return self._inner.stride(goal_id, count)
 
+    def draft(self, goal_id: str, most: int) -> int:
+        return self._inner.draft(goal_id, most)
+
     def step(self, column: Column) -> list[Output]:
         start_s = self._now()
         kv_tokens = sum(self._kv_tokens[cell.goal_id] for cell in column)
         outputs = self._inner.step(column)
         for cell in column:
             self._kv_tokens[cell.goal_id] += cell.prompt_tokens or 1
+        for output in outputs:
+            self._kv_tokens[output.goal_id] += output.right
         self._wait_until(start_s + self._latency.column_s(column, kv_tokens))
         return outputs
 

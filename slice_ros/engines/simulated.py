@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -18,11 +19,16 @@ CHARACTERS_PER_TOKEN = 4
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """How long a goal's prompt and answer are, in tokens, and how many each drawn one forces; only the engine knows."""
+    """How long a goal's prompt and answer are, in tokens, and how many each drawn one forces; only the engine knows.
+
+    Args:
+        guessed: how likely a drafted token is right; with 0 nothing is guessed.
+    """
 
     prompt_tokens: int
     output_tokens: int
     forced: int = 0
+    guessed: float = 0.0
 
 
 @dataclass(slots=True)
@@ -61,8 +67,10 @@ class SimulatedEngine:
         self._clock = clock
         self._lengths = {} if lengths is None else lengths
         self._slowness = slowness
-        self._info = EngineInfo("simulated", latency.device, context_tokens, max_sequences, max_step_tokens, context_tokens)
+        can_draft = any(of.guessed for of in self._lengths.values())
+        self._info = EngineInfo("simulated", latency.device, context_tokens, max_sequences, max_step_tokens, context_tokens, can_draft)
         self._sequences: dict[str, _Sequence] = {}
+        self._rng = random.Random(0)
 
     @property
     def info(self) -> EngineInfo:
@@ -108,28 +116,36 @@ class SimulatedEngine:
     def stride(self, goal_id: str, count: int) -> int:  # noqa: ARG002
         return count
 
+    def draft(self, goal_id: str, most: int) -> int:
+        sequence = self._sequences[goal_id]
+        left = min(sequence.lengths.output_tokens, sequence.max_tokens) - sequence.tokens
+        return max(0, min(most, left - 1)) if sequence.lengths.guessed else 0
+
     def step(self, column: Column) -> list[Output]:
         kv_tokens = sum(self._sequences[cell.goal_id].kv_tokens for cell in column) if self._latency.kv_token_s else 0
         if self._clock is not None:
             self._clock.advance(self._latency.column_s(column, kv_tokens) * self._slowness(self._clock.now()))
         outputs = []
-        for goal_id, prompt_tokens, _ in column:
+        for goal_id, prompt_tokens, _, drafted in column:
             sequence = self._sequences[goal_id]
             if prompt_tokens:
                 sequence.prompt_left -= prompt_tokens
             if sequence.prompt_left > 0:
                 continue
-            gained = min(
-                1 + sequence.lengths.forced, sequence.lengths.output_tokens - sequence.tokens, sequence.max_tokens - sequence.tokens
-            )
+            right = next((i for i in range(drafted) if self._rng.random() >= sequence.lengths.guessed), drafted)
+            burst = 1 + sequence.lengths.forced
+            saved = right // burst
+            gained = min(burst * (saved + 1), sequence.lengths.output_tokens - sequence.tokens, sequence.max_tokens - sequence.tokens)
+            right = min(right, gained)
+            pending = gained - right
             sequence.tokens += gained
-            sequence.prompt_left = gained if gained > 1 else 0
+            sequence.prompt_left = pending if pending > 1 else 0
             finish = None
             if sequence.tokens >= sequence.lengths.output_tokens:
                 finish = FinishReason.STOP
             elif sequence.tokens >= sequence.max_tokens:
                 finish = FinishReason.LENGTH
-            outputs.append(Output(goal_id, "x", gained, gained, finish))
+            outputs.append(Output(goal_id, "x", gained, pending, finish, right=right, saved=saved))
         return outputs
 
     def evict(self, goal_id: str, copy_s: float = math.inf) -> int:  # noqa: ARG002

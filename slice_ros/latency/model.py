@@ -28,7 +28,8 @@ class LatencyError(ValueError):
 class LatencyModel:
     """A step's time: ``l(rows) + chunk_s * prompt cells + prompt_token_s * prompt tokens + kv_token_s * KV tokens``.
 
-    ``rows`` counts every cell of the step, decoding or not. All times are in seconds.
+    ``rows`` counts every cell of the step, decoding or not, and every drafted token, which takes what a row takes: the model's weights are
+    applied to it, and its logits are wanted. All times are in seconds.
 
     Kernels that take so many tokens at once, a tile, are slow with what is left over: what l has of that is not that of the rows then,
     but that of all the step's tokens, ``l(n) - n * l(tile) / tile`` with n the tokens beyond full tiles.
@@ -93,7 +94,7 @@ class LatencyModel:
     def column_s(self, column: Column, kv_tokens: int = 0) -> float:
         """Predicted seconds of one column of a mask matrix."""
         prompts = [cell.prompt_tokens for cell in column if cell.prompt_tokens]
-        return self.step_s(len(column), sum(prompts), len(prompts), kv_tokens)
+        return self.step_s(rows_of(column), sum(prompts), len(prompts), kv_tokens)
 
     def prompt_s(self, tokens: int) -> float:
         """Predicted extra seconds of a whole prompt beyond its row in the step."""
@@ -155,6 +156,11 @@ class LatencyModel:
         content: dict[str, Any] = {"description": description or self.device, "decode_ms": [_ms(s) for s in self.decode_s]}
         content |= {f"{name}_ms": _ms(getattr(self, f"{name}_s")) for name in COSTS} | ({"tile": self.tile} if self.tile else {})
         return yaml.safe_dump(content, sort_keys=False, width=120, default_flow_style=None, allow_unicode=True)
+
+
+def rows_of(column: Column) -> int:
+    """How many rows a column counts for: its cells, and what is drafted in them."""
+    return len(column) + sum([cell.drafted for cell in column])
 
 
 def _ms(seconds: float) -> float:

@@ -10,6 +10,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from slice_ros.mask import DECODE
+
 COLOURS = ("bright_red", "bright_cyan", "bright_yellow", "bright_green", "bright_magenta", "bright_blue")
 """One for each kind of goal, in the order of their appearance."""
 
@@ -50,6 +52,7 @@ def _headline(status: Any, title: str) -> RenderableType:
         ("policy ", "dim"), (status.policy, "bold"), ("   model ", "dim"), status.model, ("   device ", "dim"), status.device, "\n",
         ("step ", "dim"), _number(status.step_ms, " ms"), (" (predicted ", "dim"), _number(status.step_predicted_ms, " ms"), (")", "dim"),
         ("   tokens/s ", "dim"), f"{status.tokens_per_s:.0f}", (", goal and step ", "dim"), _number(status.tokens_per_step, "", 1),
+        ("   drafts right ", "dim"), _number(status.draft_acceptance * 100, " %"),
         ("   KV ", "dim"), kv_text(status),
         ("   goals running ", "dim"), str(status.running), (", queued ", "dim"), str(status.queued), (state, "bold red"),
     )  # fmt: skip
@@ -97,10 +100,10 @@ def _mask_panel(mask: Any, colours: dict[str, str], rows: int) -> Panel:
             if column == mask.cursor:
                 line.append("│", style="dim")
             cell = mask.cells[row * mask.columns + column]
-            symbol = "·" if cell == 0 else "█" if cell < 0 else "▒"
+            symbol = "·" if cell == 0 else "█" if cell == DECODE else "▓" if cell < 0 else "▒"
             line.append(symbol, style="bright_black" if cell == 0 else colour if column < mask.cursor else f"dim {colour}")
         lines.append(line)
-    legend = "a column a step: █ decodes  ▒ computes prompt  · left out   taken │ planned"
+    legend = "a column a step: █ decodes  ▓ several tokens  ▒ computes prompt  · left out   taken │ planned"
     return Panel(Group(*lines) if lines else Text("idle", style="dim"), title="decode mask", subtitle=legend, height=rows + FRAME)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from slice_ros.mask import DECODE
 from slice_ros.monitor.history import SPAN_S, Curve, History
 from slice_ros.monitor.qt import QtCore, QtGui, QtWidgets
 from slice_ros.scheduling.policies import POLICIES
@@ -121,8 +122,8 @@ class SloMonitor(QtWidgets.QWidget):
             self._policies.setCurrentText(status.policy)
         state = "" if status.engine_state == "ready" else f"   engine {status.engine_state}"
         self._headline.setText(
-            f"{status.model} on {status.device}   {status.tokens_per_s:.0f} tokens/s   KV {status.kv_used}/{status.kv_total}   "
-            f"running {status.running}   queued {status.queued}{state}"
+            f"{status.model} on {status.device}   {status.tokens_per_s:.0f} tokens/s{_drafts(status)}   "
+            f"KV {status.kv_used}/{status.kv_total}   running {status.running}   queued {status.queued}{state}"
         )
         self._goals.show_status(status, self.colour_of)
         for part in (self._attainment, self._steps, self._mask):
@@ -228,7 +229,7 @@ class MaskPanel(QtWidgets.QWidget):
         view = self._monitor.history.mask()
         text = self.palette().color(QtGui.QPalette.ColorRole.WindowText)
         painter.setPen(text)
-        title = "decode mask: a row a goal, a column a step; full: a token, hatched: prompt, pale: planned"
+        title = "decode mask: a row a goal, a column a step; full: a token, dense: several, hatched: prompt, pale: planned"
         metrics = painter.fontMetrics()
         line, left = metrics.height(), metrics.horizontalAdvance("m" * 11) + 8
         painter.drawText(QtCore.QRectF(0, 0, self.width(), line + 4), _int(Qt.AlignmentFlag.AlignCenter), title)
@@ -251,7 +252,7 @@ class MaskPanel(QtWidgets.QWidget):
                 if cell:
                     begin, end = (round(area.left() + edge * width) for edge in (column, column + 1))  # whole pixels: equal gaps
                     box = QtCore.QRectF(begin, y + 1.0, max(end - begin - (width >= 3.0), 1), height - 2.0)
-                    painter.fillRect(box, _brush(colour, is_decode=cell < 0, planned=column >= view.cursor))
+                    painter.fillRect(box, _brush(colour, cell, planned=column >= view.cursor))
         painter.setPen(QtGui.QPen(text, 1.0, Qt.PenStyle.DashLine))
         x = area.left() + view.cursor * width
         painter.drawLine(QtCore.QPointF(x, area.top()), QtCore.QPointF(x, area.top() + len(rows) * height))
@@ -287,11 +288,16 @@ class GoalTable(QtWidgets.QTableWidget):
                 self.setItem(index, column, item)
 
 
-def _brush(colour: Any, *, is_decode: bool, planned: bool) -> Any:
+def _drafts(status: Any) -> str:
+    return "" if math.isnan(status.draft_acceptance) else f", {status.draft_acceptance:.0%} of guesses right"
+
+
+def _brush(colour: Any, cell: int, *, planned: bool) -> Any:
     shade = QtGui.QColor(colour)
     if planned:
         shade.setAlpha(80)
-    return QtGui.QBrush(shade, Qt.BrushStyle.SolidPattern if is_decode else Qt.BrushStyle.Dense5Pattern)
+    style = Qt.BrushStyle
+    return QtGui.QBrush(shade, style.SolidPattern if cell == DECODE else style.Dense3Pattern if cell < 0 else style.Dense5Pattern)
 
 
 def _int(flag: Any) -> int:

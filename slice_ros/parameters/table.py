@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 from slice_ros.scheduling.admission import Admission
+from slice_ros.scheduling.drafts import LONGEST_DRAFT, MAX_DRAFT
 from slice_ros.scheduling.policies import DEFAULT_POLICY, POLICIES
 
 Value = bool | int | float | str
@@ -158,6 +159,14 @@ PARAMETERS: dict[str, Parameter] = {
         ),
         Parameter("scheduler.policy", DEFAULT_POLICY, "who takes part in the coming steps", choices=tuple(POLICIES), change=Change.LIVE),
         Parameter("scheduler.max_batch", 16, "goals in one step at most", 1, 256, change=Change.LIVE),
+        Parameter(
+            "scheduler.max_draft",
+            MAX_DRAFT,
+            "tokens guessed ahead for one goal in a step at most, where that gains time; 0 = none; for the policy slack",
+            0,
+            LONGEST_DRAFT,
+            change=Change.LIVE,
+        ),
         Parameter(
             "scheduler.admission",
             Admission.ALWAYS.value,

@@ -111,6 +111,7 @@ class EngineProcess:
             self._answers.put,
             clock=MonotonicClock(),
             max_batch=int(start.parameters["scheduler.max_batch"]),
+            max_draft=int(start.parameters["scheduler.max_draft"]),
             admission=Admission(start.parameters["scheduler.admission"]),
         )
         self._answers.put(Ready(engine.info, latency))
@@ -176,6 +177,8 @@ def _adopt(values: Mapping[str, Value], scheduler: Scheduler) -> None:
         scheduler.set_policy(make_policy(str(values["scheduler.policy"])))
     if "scheduler.max_batch" in values:
         scheduler.set_max_batch(int(values["scheduler.max_batch"]))
+    if "scheduler.max_draft" in values:
+        scheduler.set_max_draft(int(values["scheduler.max_draft"]))
     if "scheduler.admission" in values:
         scheduler.set_admission(Admission(values["scheduler.admission"]))
 

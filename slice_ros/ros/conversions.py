@@ -236,6 +236,8 @@ def fill_status(status: Any, snapshot: Snapshot) -> Any:
     status.step_predicted_ms = snapshot.step_predicted_s * 1e3
     status.tokens_per_s = snapshot.tokens_per_s
     status.tokens_per_step = snapshot.tokens_per_step
+    status.drafted_per_step = snapshot.drafted_per_step
+    status.draft_acceptance = snapshot.draft_acceptance
     status.kv_used = snapshot.kv_used
     status.kv_cached = snapshot.kv_cached
     status.kv_parked_bytes = snapshot.kv_parked_bytes

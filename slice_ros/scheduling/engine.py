@@ -30,6 +30,7 @@ class EngineInfo:
         max_sequences: sequences that can hold KV at once (``n_seq_max``).
         max_step_tokens: prompt tokens and decodes together that one step can take (``n_batch``).
         goal_tokens: prompt and answer of one goal at most: no more than its model was trained with.
+        can_draft: whether it can verify drafts: its memory can forget the tokens that turn out wrong.
     """
 
     model: str
@@ -38,6 +39,7 @@ class EngineInfo:
     max_sequences: int
     max_step_tokens: int
     goal_tokens: int
+    can_draft: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class KvUse:
 
 
 class Output(NamedTuple):
-    """What one goal got from one step: a token and those that it forces, or an error.
+    """What one goal got from one step: a token and those that it forces, more of both where a draft was right, or an error.
 
     Args:
         text: the piece of text that became certain; empty while a character or a possible stop string is incomplete.
@@ -68,6 +70,8 @@ class Output(NamedTuple):
         logprobs: for a goal that asked for them, of tokens that it got, each once and in their order; of forced ones a step later.
         error: why there is no token, and none will come.
         calls: what became certain of the calls of tools in the answer, a call's beginning or a piece of its arguments.
+        right: of its draft's tokens, so many were right, up to the first that was not.
+        saved: steps that these saved: tokens drawn beyond the first.
     """
 
     goal_id: str
@@ -78,6 +82,8 @@ class Output(NamedTuple):
     logprobs: tuple[TokenLogprob, ...] = ()
     error: GoalError | None = None
     calls: tuple[ToolCall, ...] = ()
+    right: int = 0
+    saved: int = 0
 
 
 class Engine(Protocol):
@@ -135,8 +141,15 @@ class Engine(Protocol):
     def stride(self, goal_id: str, count: int) -> int:
         """How many of an open goal's next so many tokens one step should compute, so that others can go on from there; 1 or more."""
 
+    def draft(self, goal_id: str, most: int) -> int:
+        """Guess how an open goal's answer goes on after all that is pending, for a step to verify.
+
+        Returns:
+            How many tokens were guessed, ``most`` at most.
+        """
+
     def step(self, column: Column) -> list[Output]:
-        """Compute one step: for each cell so many of the goal's pending tokens, or the only one. Every goal in it is open.
+        """Compute one step: for each cell so many of the goal's pending tokens, or the only one, and of its draft. Every goal is open.
 
         Returns:
             One output for each goal of which nothing is pending any more.

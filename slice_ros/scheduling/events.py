@@ -58,8 +58,8 @@ class Snapshot:
     """The scheduler's state; means are over the time since the snapshot before.
 
     ``step_s`` is a step's time as measured, then as its plan took it for, then as calibrated. ``tokens_per_step`` is what a goal that gets
-    tokens from a step gets. What predictions are made from comes last: step times, limits, and goals in hand, the first ones if they
-    are many.
+    tokens from a step gets; ``drafted_per_step`` is what the goals of a step guess ahead, ``draft_acceptance`` the right share of it. What
+    predictions are made from comes last: step times, limits, and goals in hand, the first ones if they are many.
     """
 
     policy: str
@@ -71,6 +71,8 @@ class Snapshot:
     step_calibrated_s: float
     tokens_per_s: float
     tokens_per_step: float
+    drafted_per_step: float
+    draft_acceptance: float
     kv_used: int
     kv_cached: int
     kv_parked_bytes: int

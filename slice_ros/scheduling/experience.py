@@ -1,10 +1,11 @@
-"""What has been learnt from the goals so far: how long answers are, and how much real-time work arrives."""
+"""What has been learnt from the goals so far: how long answers are, how well they are guessed, and how much real-time work arrives."""
 
 from __future__ import annotations
 
 import math
 
 from slice_ros.latency.model import LatencyModel
+from slice_ros.scheduling.drafts import Drafts
 from slice_ros.scheduling.lengths import Lengths
 from slice_ros.scheduling.load import Load
 from slice_ros.scheduling.outlook import Outlook
@@ -12,10 +13,11 @@ from slice_ros.scheduling.task import Task
 
 
 class Experience:
-    """Fed with arrivals and ends; read through ``lengths`` and ``load``."""
+    """Fed with arrivals and ends; read through ``lengths``, ``drafts`` and ``load``."""
 
     def __init__(self) -> None:
         self.lengths = Lengths()
+        self.drafts = Drafts()
         self.load = Load()
 
     def arrived(self, task: Task, latency: LatencyModel) -> None:
@@ -31,5 +33,6 @@ class Experience:
 
     def ended(self, task: Task, *, completed: bool) -> None:
         """A task is gone; with ``completed`` its number of output tokens is its answer's length."""
+        self.drafts.ended(task.kind, task.drafts)
         if completed:
             self.lengths.observe(task.kind, task.tokens, task.steps)

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest
-from slice_ros.latency.model import LatencyModel
+from slice_ros.latency.model import LatencyModel, rows_of
 from slice_ros.latency.pace import Pace
 from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.scheduling.admission import Admission, Prediction, predict
 from slice_ros.scheduling.clock import Clock, MonotonicClock
 from slice_ros.scheduling.dependencies import Dependencies
+from slice_ros.scheduling.drafts import MAX_DRAFT
 from slice_ros.scheduling.engine import Engine, KvFullError, Output
 from slice_ros.scheduling.events import Checked, Event, Finished, MaskSnapshot, Progress, Snapshot
 from slice_ros.scheduling.experience import Experience
@@ -86,6 +87,7 @@ class Scheduler:
         emit: receives the events of one turn, in order; called on the scheduler's thread, must not block.
         clock: tells the time.
         max_batch: goals in one step at most.
+        max_draft: tokens guessed ahead for one goal in a step, at most.
         admission: what becomes of goals whose SLO cannot be met.
     """
 
@@ -98,6 +100,7 @@ class Scheduler:
         *,
         clock: Clock | None = None,
         max_batch: int = 16,
+        max_draft: int = MAX_DRAFT,
         admission: Admission = Admission.ALWAYS,
     ) -> None:
         self._engine = engine
@@ -106,7 +109,13 @@ class Scheduler:
         self._emit = emit
         self._clock = clock or MonotonicClock()
         info = engine.info
-        self._limits = Limits(min(max_batch, info.max_sequences), info.max_step_tokens, engine.kv.total, info.max_sequences)
+        self._limits = Limits(
+            min(max_batch, info.max_sequences),
+            info.max_step_tokens,
+            engine.kv.total,
+            info.max_sequences,
+            max_draft if info.can_draft else 0,
+        )
         self._admission = admission
         self._experience = Experience()
         self._dependencies = Dependencies()
@@ -166,6 +175,10 @@ class Scheduler:
     def set_max_batch(self, max_batch: int) -> None:
         """Let at most so many goals take part in a step, from the next plan on."""
         self._limits = replace(self._limits, max_batch=min(max_batch, self._engine.info.max_sequences))
+
+    def set_max_draft(self, max_draft: int) -> None:
+        """Guess at most so many tokens ahead for a goal, from the next plan on."""
+        self._limits = replace(self._limits, max_draft=max_draft if self._engine.info.can_draft else 0)
 
     def set_admission(self, admission: Admission) -> None:
         """Judge goals that arrive from now on otherwise."""
@@ -362,15 +375,18 @@ class Scheduler:
         self._planned_s = self._taken_s = 0.0
 
     def _resolve(self, planned: Column) -> Column:
-        """What the column comes to: goals that have ended left out, prompts cut to what is left and what fits, KV room made."""
+        """What the column comes to: goals that have ended left out, prompts cut to what is left and fits, KV room made, drafts guessed."""
         planned = planned[: self._limits.max_step_tokens]
-        if all(not n and (task := self._tasks.get(goal_id)) and task.is_open and not task.prompt_left for goal_id, n, _ in planned):
+        if all(
+            not (n or drafted) and (task := self._tasks.get(goal_id)) and task.is_open and not task.prompt_left
+            for goal_id, n, _, drafted in planned
+        ):
             return planned  # nothing but decodes
         budget = self._limits.max_step_tokens - len(planned)  # every cell has one token for sure; longer prompts share the rest
         members = {cell.goal_id for cell in planned}
         copy_until_s = self._copy_until_s(planned)
         column: list[Cell] = []
-        for goal_id, prompt_tokens, _ in planned:
+        for goal_id, prompt_tokens, _, most_drafted in planned:
             task = self._tasks.get(goal_id)
             if task is None or not (task.is_open or self._open(task, members, copy_until_s)):
                 continue
@@ -379,9 +395,17 @@ class Scheduler:
             chunk = min(prompt_tokens or task.prompt_left, task.prompt_left, budget + 1)
             if chunk > 1:
                 chunk = self._engine.stride(goal_id, chunk)
-            column.append(Cell(goal_id, chunk, task.is_decoding and chunk > 0))
             budget -= max(0, chunk - 1)
+            drafted = self._draft(task, min(most_drafted, budget)) if most_drafted and chunk == task.prompt_left else 0
+            column.append(Cell(goal_id, chunk, task.is_decoding and chunk > 0, drafted))
+            budget -= drafted
         return tuple(column)
+
+    def _draft(self, task: Task, most: int) -> int:
+        drafted = self._engine.draft(task.goal_id, most) if most else 0
+        if not drafted:
+            task.drafts.miss()
+        return drafted
 
     def _copy_until_s(self, column: Column) -> float:
         """Until when goals of the column that are not open may have KV copied, their own or that of those who give way."""
@@ -448,7 +472,7 @@ class Scheduler:
         kv_tokens = sum([task.kv_tokens for task in tasks]) if calibrated.kv_token_s else 0
         calibrated_s = calibrated.column_s(column, kv_tokens)
         predicted_s = self._planned_with.column_s(column, kv_tokens)
-        for task, (_, prompt_tokens, _) in zip(tasks, column, strict=True):
+        for task, (_, prompt_tokens, *_) in zip(tasks, column, strict=True):
             task.prompt_left -= prompt_tokens
             task.computed_tokens += max(1, prompt_tokens)
             if task.started_s is None:
@@ -457,11 +481,15 @@ class Scheduler:
         now = self._clock.now()
         self._planned_s += predicted_s
         self._taken_s += now - began
-        self._meter.add(now - began, predicted_s, calibrated_s, outputs)
-        rows_s = calibrated.step_s(len(column), kv_tokens=kv_tokens)
+        rows = rows_of(column)
+        self._meter.add(now - began, predicted_s, calibrated_s, rows - len(column), outputs)
+        rows_s = calibrated.step_s(rows, kv_tokens=kv_tokens)
         self._pace.observe(rows_s, max(0.0, calibrated_s - rows_s), now - began)
-        for goal_id, text, tokens, pending, finish, logprobs, failure, calls in outputs:
+        drafted = {cell.goal_id: cell.drafted for cell in column} if rows > len(column) else None
+        for goal_id, text, tokens, pending, finish, logprobs, failure, calls, right, saved in outputs:
             task = self._tasks[goal_id]
+            if drafted:
+                task.drafts.add(drafted[goal_id], right, saved)
             if failure is not None:
                 self._end(task, error=failure)
                 continue
@@ -513,6 +541,8 @@ class Scheduler:
             meter.calibrated_s / steps if steps else math.nan,
             meter.tokens / elapsed_s,
             meter.tokens / meter.shares if meter.shares else math.nan,
+            meter.drafted / steps if steps else math.nan,
+            meter.right / meter.drafted if meter.drafted else math.nan,
             kv.used,
             kv.cached,
             kv.parked_bytes,
@@ -537,14 +567,19 @@ class _Meter:
         self.calibrated_s = 0.0
         self.tokens = 0
         self.shares = 0
+        self.drafted = 0
+        self.right = 0
 
-    def add(self, taken_s: float, predicted_s: float, calibrated_s: float, outputs: Sequence[Output]) -> None:
+    def add(self, taken_s: float, predicted_s: float, calibrated_s: float, drafted: int, outputs: Sequence[Output]) -> None:
         self.steps += 1
         self.taken_s += taken_s
         self.predicted_s += predicted_s
         self.calibrated_s += calibrated_s
         self.tokens += sum([output.tokens for output in outputs])
         self.shares += len(outputs)
+        if drafted:
+            self.drafted += drafted
+            self.right += sum([output.right for output in outputs])
 
 
 def next_due_s(task: Task) -> float:

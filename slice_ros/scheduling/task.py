@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from slice_ros.goal import GoalRequest
+from slice_ros.scheduling.drafts import Tally
 from slice_ros.slo import Slo
 
 
@@ -68,6 +69,7 @@ class Task:
         computed_tokens: prompt tokens and decodes computed for it so far, those that were computed again included.
         token_times_s: when each output token was produced.
         steps: steps that brought output tokens.
+        drafts: how those of its answer fared.
         adapter: LoRA adapter it is computed with; a step holds tasks with one adapter only.
         started_s: when its first step began.
         is_decoding: whether what is left are the latest token and those that it forced.
@@ -90,6 +92,7 @@ class Task:
     computed_tokens: int = 0
     token_times_s: list[float] = field(default_factory=list)
     steps: int = 0
+    drafts: Tally = field(default_factory=Tally)
     started_s: float | None = None
     is_open: bool = False
     is_decoding: bool = False

@@ -19,6 +19,7 @@ from slice_ros.engines.llama.batch import Batch
 from slice_ros.engines.llama.chat import Chat
 from slice_ros.engines.llama.config import LlamaConfig
 from slice_ros.engines.llama.grammar import Grammar, Grammars
+from slice_ros.engines.llama.habits import Habits, common
 from slice_ros.engines.llama.host_cache import HostCache
 from slice_ros.engines.llama.kv_cache import KvCache, Worth
 from slice_ros.engines.llama.loading import device_name, load
@@ -32,6 +33,8 @@ from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest, Toke
 from slice_ros.mask import Column
 from slice_ros.scheduling.engine import EngineError, EngineInfo, KvFullError, KvUse, Output
 
+NO_TOKENS = array("i")
+
 
 @dataclass(slots=True)
 class _Goal:
@@ -42,6 +45,7 @@ class _Goal:
 
     Args:
         tokens: prompt and output so far; also the lead, which is output that is certain beforehand.
+        prompt_tokens: how many of them are the prompt's.
         told: how many of them are the prompt's, or were given out.
         limit: ends by length when it has so many.
         text: the output as text.
@@ -55,9 +59,12 @@ class _Goal:
         computed: how many tokens have their KV.
         sequence: llama.cpp's sequence id; ``None`` while not open.
         found: how many tokens the KV cache has of it while it is not open, and the cache's version that this is true of.
+        kind: goals of its kind may answer alike.
+        draft: guesses at the tokens that follow.
     """
 
     tokens: array[int]
+    prompt_tokens: int
     told: int
     limit: int
     text: TextStream
@@ -70,6 +77,8 @@ class _Goal:
     computed: int = 0
     sequence: int | None = None
     found: tuple[int, int] = (0, -1)
+    kind: str = ""
+    draft: array[int] = field(default_factory=lambda: NO_TOKENS)
     finished: bool = False
     reader: CallReader | None = None
 
@@ -108,12 +117,13 @@ class LlamaEngine:
         # Positions beyond those of its training make a model talk nonsense.
         self._trained: int = llama_cpp.llama_model_n_ctx_train(self._model)
         name, longest = Path(config.model_path).name, min(n_ctx, self._trained)
-        self._info = EngineInfo(name, device_name(config), n_ctx, config.n_seq_max, n_batch, longest)
+        memory = Memory.of(self._model, swa_full=config.swa_full)
+        self._info = EngineInfo(name, device_name(config), n_ctx, config.n_seq_max, n_batch, longest, not memory.is_state)
         self._batch = Batch(n_batch, n_ctx)
         self._beside = ThreadPoolExecutor(1, "masks")
         self._candidates = Candidates(self._vocabulary.size)
+        self._habits = Habits()
         self._logits_at, self._latest_logits = (0, 0), np.empty((0, self._vocabulary.size), np.float32)
-        memory = Memory.of(self._model, swa_full=config.swa_full)
         self._cache = KvCache(self._context, config.n_seq_max, config.prefix_cache, memory, config.checkpoint_tokens)
         self._host = HostCache(self._context, self._cache, config.n_seq_max, config.host_cache_mib << 20, memory)
         self._warm_up()
@@ -163,6 +173,7 @@ class LlamaEngine:
         self._goals[request.goal_id] = _Goal(
             tokens,
             prompt_tokens,
+            prompt_tokens,
             limit,
             TextStream(request.stop),
             sampler,
@@ -170,6 +181,7 @@ class LlamaEngine:
             request.session_id,
             prompt_tokens if request.logprobs else None,
             reader=CallReader(self._chat.form, choice.tools) if choice.tools else None,
+            kind=request.kind,
         )
         return prompt_tokens
 
@@ -210,34 +222,48 @@ class LlamaEngine:
         goal = self._goals[goal_id]
         return count if goal.sequence is None or count < 2 else self._cache.stride(goal.sequence, self._row(goal), count)
 
+    def draft(self, goal_id: str, most: int) -> int:
+        goal = self._goals[goal_id]
+        goal.draft = NO_TOKENS
+        most = min(most, goal.limit - len(goal.tokens) - 1)  # after a draft one more token is drawn
+        if most > 0 and goal.ending is None and self._info.can_draft:
+            draft = self._habits.guess(goal.kind, goal.tokens, most)
+            goal.draft = draft if goal.grammar is None else draft[: goal.grammar.agrees(draft)]
+        return len(goal.draft)
+
     def step(self, column: Column) -> list[Output]:
         goals = self._fill(column)
         if not goals:
             return []
         self._adapters.use(goals[0][1].adapter)
         self._cache.make_room(self._batch.size)
-        self._decode([grammar for _, goal, count, _ in goals if goal.sampler and count == goal.pending and (grammar := goal.grammar)])
+        self._decode([grammar for _, goal, count, *_ in goals if goal.sampler and count == goal.pending and (grammar := goal.grammar)])
         wanting = 0
-        for _, goal, count, wanted in goals:  # a GPU has only begun to compute: this costs nothing there
+        for _, goal, count, drafted, wanted in goals:  # a GPU has only begun to compute: this costs nothing there
             assert goal.sequence is not None
             goal.computed += count
-            self._cache.grow(goal.sequence, count)
-            if count > 1:
-                known = self._row(goal, goal.computed)
-                self._cache.offer(goal.sequence, known)
-                self._cache.checkpoint(goal.sequence, known, at_end=not goal.pending)
+            self._cache.grow(goal.sequence, count + drafted)
+            if count > 1 and not drafted:
+                self._offer(goal, at_end=not goal.pending)
             wanting += wanted
         if not wanting:
             llama_cpp.llama_synchronize(self._context)  # the next step would seem to take this one's time
         logits = self._logits(wanting)
         best = most_likely(logits)
         outputs, row = [], 0
-        for goal_id, goal, _, wanted in goals:
+        for goal_id, goal, count, drafted, wanted in goals:
             if wanted and goal.rated is not None:
-                self._rate(goal, logits[row : row + wanted])
+                self._rate(goal, logits[row : row + wanted - drafted])
             row += wanted
             if not goal.pending:
-                outputs.append(self._next(goal_id, goal, best[row - 1], logits[row - 1]))
+                first = row - drafted - 1
+                output = self._next(goal_id, goal, goal.draft[:drafted], best[first:row], logits[first:row])
+                outputs.append(output)
+                if drafted:
+                    assert goal.sequence is not None
+                    self._cache.retract(goal.sequence, drafted - output.right)
+                    if count + output.right > 1:
+                        self._offer(goal, at_end=True)
         return outputs
 
     def evict(self, goal_id: str, copy_s: float = math.inf) -> int:
@@ -252,6 +278,8 @@ class LlamaEngine:
         if goal is not None:
             self._host.drop(goal_id)
             self._cache.forget(f"goal {goal_id}")
+            if goal.ending is not None:
+                self._habits.learn(goal.kind, goal.tokens[: goal.told], goal.prompt_tokens)
             if goal.session:
                 self._leave(goal, f"session {goal.session}", Worth.SESSION)
             else:
@@ -270,11 +298,11 @@ class LlamaEngine:
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
-    def _fill(self, column: Column) -> list[tuple[str, _Goal, int, int]]:
+    def _fill(self, column: Column) -> list[tuple[str, _Goal, int, int, int]]:
         """Put the column into the batch; changes nothing else.
 
         Returns:
-            Of each cell its goal, how many of its tokens are computed, and of how many of them logits are wanted.
+            Of each cell its goal, how many of its tokens are computed, how many drafted ones, and of how many of them logits are wanted.
 
         Raises:
             ValueError: the column asks for something that cannot be: the caller's mistake.
@@ -282,7 +310,7 @@ class LlamaEngine:
         batch = self._batch
         batch.clear()
         goals = []
-        for goal_id, prompt_tokens, _ in column:
+        for goal_id, prompt_tokens, _, drafted in column:
             goal = self._goals[goal_id]
             count, pending = prompt_tokens or 1, goal.pending
             if goal.sequence is None or goal.finished:
@@ -290,12 +318,17 @@ class LlamaEngine:
             if count > pending or (not prompt_tokens and pending > 1):
                 cell = f"{prompt_tokens} prompt tokens" if prompt_tokens else "a decode"
                 raise ValueError(f"goal {goal_id} is in a step with {cell}, but has {pending} tokens to compute")
-            wanted = goal.wanted(count)
-            batch.add(goal.tokens, goal.computed, count, goal.sequence, wanted)
-            goals.append((goal_id, goal, count, wanted))
-        if len({goal_id for goal_id, _, _, _ in goals}) < len(goals):
+            if drafted and (count < pending or drafted > len(goal.draft)):
+                raise ValueError(
+                    f"goal {goal_id} is in a step with {drafted} drafted tokens, but has {len(goal.draft)} after {pending} others"
+                )
+            tokens = goal.tokens + goal.draft if drafted else goal.tokens
+            wanted = goal.wanted(count) + drafted
+            batch.add(tokens, goal.computed, count + drafted, goal.sequence, wanted)
+            goals.append((goal_id, goal, count, drafted, wanted))
+        if len({goal_id for goal_id, *_ in goals}) < len(goals):
             raise ValueError("a goal is in the step twice")
-        if len({goal.adapter for _, goal, _, _ in goals}) > 1:
+        if len({goal.adapter for _, goal, *_ in goals}) > 1:
             raise ValueError("the goals in the step have different adapters")
         return goals
 
@@ -331,39 +364,68 @@ class LlamaEngine:
             self._logits_at, self._latest_logits = (address, rows), np.ctypeslib.as_array(pointer, (rows, self._vocabulary.size))
         return self._latest_logits
 
-    def _next(self, goal_id: str, goal: _Goal, best: int, logits: npt.NDArray[np.float32]) -> Output:
-        """What a goal gets when nothing of it is pending; ``best`` is the most likely token."""
-        text, count = "", 0
+    def _next(self, goal_id: str, goal: _Goal, draft: array[int], best: Sequence[int], logits: npt.NDArray[np.float32]) -> Output:
+        """What a goal gets when nothing of it is pending: what follows its tokens, and what follows its draft as far as that is right.
+
+        Args:
+            draft: guesses at what follows; their KV is computed.
+            best: the most likely token after its tokens, and after each of the draft's.
+            logits: those that ``best`` is of.
+        """
+        text, count, right, drawn, known = "", 0, 0, 0, len(goal.tokens)
         calls: tuple[ToolCall, ...] = ()
+        goal.draft = NO_TOKENS
         try:
-            for token in () if goal.ending else self._coming(goal, best, logits):
-                count += 1
-                if token is None or token in self._vocabulary.ending:
-                    text, goal.ending = text + goal.text.flush(), FinishReason.STOP
-                    break
-                if goal.told == len(goal.tokens):
-                    goal.tokens.append(token)
-                goal.told += 1
-                piece, stopped = goal.text.push(self._piece(goal, token))
-                text += piece
-                if stopped:
-                    goal.ending = FinishReason.STOP
-                    break
-                if goal.told == goal.limit:
-                    text, goal.ending = text + goal.text.flush(), FinishReason.LENGTH
-                    break
+            while goal.ending is None and known + right == len(goal.tokens):
+                drawn += 1
+                piece, tokens = self._take(goal, best[right], logits[right])
+                if goal.reader is not None:
+                    piece, new_calls = self._parted(goal, goal.reader, piece)
+                    calls += new_calls
+                text, count = text + piece, count + tokens
+                if draft:
+                    right += common(draft[right:], goal.tokens[known + right :])
+                    if goal.rated is not None:
+                        self._rate(goal, logits[goal.rated - known : right + 1])
         except GoalError as error:
             goal.finished = True
-            return Output(goal_id, "", error=error)
-        if goal.reader is not None and count:
-            text, calls = self._parted(goal, goal.reader, text)
+            goal.computed += right
+            return Output(goal_id, "", error=error, right=right)
+        goal.computed += right
         goal.finished = goal.ending is not None and (goal.rated is None or goal.rated >= goal.told)
+        saved = max(0, drawn - 1)
         if goal.rated is None:
-            return Output(goal_id, text, count, goal.pending, goal.ending, calls=calls)
+            return Output(goal_id, text, count, goal.pending, goal.ending, calls=calls, right=right, saved=saved)
         ratings, goal.ratings = goal.ratings, []
         if goal.finished and goal.rated > goal.told:  # the lead goes on where a stop string or the limit ended the answer
             ratings = ratings[: goal.told - goal.rated]
-        return Output(goal_id, text, count, goal.pending, goal.ending if goal.finished else None, tuple(ratings), calls=calls)
+        ending = goal.ending if goal.finished else None
+        return Output(goal_id, text, count, goal.pending, ending, tuple(ratings), calls=calls, right=right, saved=saved)
+
+    def _take(self, goal: _Goal, best: int, logits: npt.NDArray[np.float32]) -> tuple[str, int]:
+        """Give a goal the tokens that follow with one draw.
+
+        Returns:
+            The text that became certain, and how many tokens they are, the end of generation being one.
+        """
+        text, count = "", 0
+        for token in self._coming(goal, best, logits):
+            count += 1
+            if token is None or token in self._vocabulary.ending:
+                text, goal.ending = text + goal.text.flush(), FinishReason.STOP
+                break
+            if goal.told == len(goal.tokens):
+                goal.tokens.append(token)
+            goal.told += 1
+            piece, stopped = goal.text.push(self._piece(goal, token))
+            text += piece
+            if stopped:
+                goal.ending = FinishReason.STOP
+                break
+            if goal.told == goal.limit:
+                text, goal.ending = text + goal.text.flush(), FinishReason.LENGTH
+                break
+        return text, count
 
     def _piece(self, goal: _Goal, token: int) -> bytes:
         """A token's bytes in a goal's text; where calls are looked for, also the names of control tokens that begin or end them."""
@@ -438,6 +500,13 @@ class LlamaEngine:
         if row and goal.adapter:
             row[0] += goal.adapter * self._vocabulary.size
         return row
+
+    def _offer(self, goal: _Goal, *, at_end: bool) -> None:
+        """Let others share what is computed of an open goal."""
+        assert goal.sequence is not None
+        row = self._row(goal, goal.computed)
+        self._cache.offer(goal.sequence, row)
+        self._cache.checkpoint(goal.sequence, row, at_end=at_end)
 
     def _leave(self, goal: _Goal, owner: str, worth: Worth) -> None:
         """Leave a goal's sequence and KV to the cache, if it has any."""

@@ -155,6 +155,10 @@ class Grammar:
             self._matcher.consume_tokens(tokens)
         return tokens
 
+    def agrees(self, tokens: Sequence[int]) -> int:
+        """How many of these tokens, from the first on, may come next one after the other; changes nothing."""
+        return int(self._matcher.validate_tokens(list(tokens)))
+
     @property
     def is_awake(self) -> bool:
         """Whether it says what may come next."""
@@ -220,6 +224,9 @@ class LazyGrammar(Grammar):
 
     def forced(self) -> Sequence[int]:
         return super().forced() if self._is_awake else ()
+
+    def agrees(self, tokens: Sequence[int]) -> int:
+        return super().agrees(tokens) if self._is_awake else len(tokens)
 
     @property
     def is_awake(self) -> bool:

@@ -175,6 +175,12 @@ class KvCache:
         """A step has computed so many cells of an open sequence."""
         self._cells.grow(sequence, count)
 
+    def retract(self, sequence: int, count: int) -> None:
+        """Forget so many cells at the end of an open sequence, which nobody else holds: those of tokens that were guessed wrong."""
+        if count:
+            llama_cpp.llama_memory_seq_rm(self._memory, sequence, self._cells.length(sequence) - count, -1)
+            self._cells.cut(sequence, count)
+
     def offer(self, sequence: int, tokens: array[int]) -> None:
         """Let others share the cells of an open sequence, which are those of these tokens."""
         if self._most_kept:

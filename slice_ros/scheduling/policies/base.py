@@ -26,12 +26,14 @@ class Limits:
         max_step_tokens: prompt tokens and decodes together.
         cells: KV cells of all goals that have begun.
         sequences: goals that can have begun, so that they hold cells.
+        max_draft: tokens guessed ahead for one goal; 0 = none.
     """
 
     max_batch: int = 16
     max_step_tokens: int = 512
     cells: int = sys.maxsize
     sequences: int = sys.maxsize
+    max_draft: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_step_tokens", "cells", "sequences"):

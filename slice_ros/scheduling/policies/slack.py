@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Cell, Column, MaskMatrix
+from slice_ros.scheduling.drafts import Drafts
 from slice_ros.scheduling.experience import Experience
 from slice_ros.scheduling.load import Traffic
 from slice_ros.scheduling.outlook import Outlook
 from slice_ros.scheduling.policies.base import Limits, narrowed
+from slice_ros.scheduling.policies.drafting import Row, draft_lengths
 from slice_ros.scheduling.policies.laxity import laxity_s, too_early
 from slice_ros.scheduling.policies.promises import keepable, select, step_s_by_rows
 from slice_ros.scheduling.residency import Room
@@ -77,7 +79,7 @@ class Slack:
             laxity -= latency.step_s(1, SHORTEST_CHUNK, 1)  # what one of them may be owed meanwhile
         owed = [job for debt in self._debts if (job := debt.creditor(spare, now, latency, put_off=laxity < 0.0))]
         mark_pressed(promised, laxity, now)
-        columns = build_columns(promised, in_room, owed, laxity, now, latency, limits)
+        columns = build_columns(promised, in_room, owed, laxity, now, latency, limits, self._experience.drafts)
         for debt in self._debts:
             debt.note(columns[0])
         return MaskMatrix(columns)
@@ -203,11 +205,13 @@ def build_columns(
     now: float,
     latency: LatencyModel,
     limits: Limits,
+    drafts: Drafts | None = None,
 ) -> tuple[Column, ...]:
     """The coming steps, the tasks advanced from one to the next as the latency model predicts; ``owed`` takes part in the first.
 
     Args:
         laxity_s: for how long the real-time tasks can do without the device.
+        drafts: what is known of those.
     """
     columns: list[Column] = []
     row_s = step_s_by_rows(latency, limits)
@@ -220,7 +224,8 @@ def build_columns(
         for job in owed if not columns else ():
             rows = _with_row(rows, job, at_s, laxity_s, latency, limits)
         turns[rows[0][0].task.adapter] += 1
-        column = tuple([Cell(job.task.goal_id, chunk) for job, chunk in rows])
+        drafted = drafts_of(rows, promised, at_s, laxity_s, drafts, latency, limits) if drafts and limits.max_draft else [0] * len(rows)
+        column = tuple([Cell(job.task.goal_id, chunk, drafted=tokens) for (job, chunk), tokens in zip(rows, drafted, strict=True)])
         step_s = latency.column_s(column, sum([job.kv_tokens for job, _ in rows]))
         at_s += step_s
         laxity_s -= step_s - _real_time_work_s(rows, row_s, latency)
@@ -314,6 +319,41 @@ def choose_rows(
 def _pays(job: Outlook, rows: int, row_s: Sequence[float]) -> bool:
     """Whether decoding beside so many rows will save more, at their time for a token, than the task's prompt takes."""
     return rows > 0 and job.expected * (row_s[rows] * (rows + 1) / rows - row_s[rows + 1]) >= job.prompt_s
+
+
+def drafts_of(
+    rows: Rows, promised: Sequence[Outlook], now: float, laxity_s: float, drafts: Drafts, latency: LatencyModel, limits: Limits
+) -> list[int]:
+    """How many tokens to guess for each row of a step.
+
+    Guesses may all be wrong: even then the step is no longer than what the slack of each promised task allows, and those of rows that are
+    not real-time take no more than the laxity.
+    """
+    alone_s = latency.step_s(1)
+    own_s = {id(job): latency.kv_token_s * job.kv_tokens + (latency.prompt_s(chunk) if chunk else 0.0) for job, chunk in rows}
+    slack_s = min(
+        (_start_s(job, now) - now + (alone_s + own_s[id(job)] if id(job) in own_s else 0.0) for job in promised), default=math.inf
+    )
+    chunks = [chunk for _, chunk in rows if chunk]
+    step_s = latency.step_s(len(rows), sum(chunks), len(chunks), sum([job.kv_tokens for job, _ in rows]))
+    others_s = step_s + laxity_s
+    if not any(job.is_real_time for job in promised):
+        others_s = max(others_s, (alone_s + latency.chunk_s) / DEAREST_OVERHEAD)
+    candidates: list[Row | None] = []
+    worth, real_time_worth = 0.0, 1.0
+    for job, chunk in rows:
+        is_real_time = job.is_promised and job.is_real_time
+        own = real_time_worth if is_real_time else BEST_EFFORT_WORTH if job.is_promised else SPARE_WORTH
+        if is_real_time:
+            real_time_worth *= URGENCY_DECAY
+        worth += own
+        most = min(limits.max_draft, int(job.task.max_tokens - job.tokens) - 1)
+        if chunk < job.prompt_left or most < 1:
+            candidates.append(None)
+            continue
+        prospect = drafts.prospect(job.task.kind, job.task.drafts)
+        candidates.append(Row(own, prospect, most, slack_s if is_real_time else min(slack_s, others_s)))
+    return draft_lengths(candidates, worth, step_s, sum(chunks), len(chunks), latency)
 
 
 def _start_s(job: Outlook, now: float) -> float:
