@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from builders import CONTROL, QA, RealTime, a_task
 
+from slice_ros.bench.simulate import attainment, simulate
+from slice_ros.bench.workload import GoalClass, Uniform, Workload
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.host_cache import PIECE, REMEMBERED_S
 from slice_ros.engines.llama.shapes import START_SHAPE, make_start_model
@@ -25,9 +27,19 @@ from slice_ros.scheduling.lengths import Lengths
 from slice_ros.scheduling.outlook import Outlook
 from slice_ros.scheduling.policies import POLICIES, Policy, make_policy
 from slice_ros.scheduling.policies.base import next_cell
-from slice_ros.scheduling.residency import LONGEST_COPY_S, Room, claim, copy_time, first_to_go, is_worth_copying, unclaimed, victims
+from slice_ros.scheduling.residency import (
+    LONGEST_COPY_S,
+    Room,
+    claim,
+    copy_time,
+    first_to_go,
+    held_back,
+    is_worth_copying,
+    unclaimed,
+    victims,
+)
 from slice_ros.scheduling.scheduler import Scheduler
-from slice_ros.slo import Slo
+from slice_ros.slo import BestEffort, Slo
 
 PROMPT = "The robot drives from the dock to the third shelf and back again, then it waits for the door to open. "
 ROUNDING = 0.03
@@ -221,6 +233,28 @@ def test_there_is_room_for_what_open_goals_do_not_claim() -> None:
     assert not room.has(a_task("other", QA, max_tokens=45))
     room.take(a_task("another", QA, max_tokens=10))
     assert not room.has(a_task("tiny", QA, max_tokens=1)), "all sequences are taken"
+
+
+def test_goals_that_can_wait_are_not_begun_while_cells_are_scarce() -> None:
+    kinds = {"report": BestEffort(deadline_s=10.0), "tale": BestEffort(), "chat": QA, "control": CONTROL}
+    tasks = [a_task(name, slo, max_tokens=20, prompt_tokens=30) for name, slo in kinds.items()]
+    running = a_task("running", QA, max_tokens=20, prompt_tokens=30)
+    running.is_open = True
+    assert held_back([running, *tasks], 1.0, most_rows=1, cells=100) == {"report", "tale"}
+    assert held_back([running, *tasks], 6.0, most_rows=1, cells=100) == {"tale"}, "half of a report's time has passed"
+    assert not held_back([running, *tasks], 1.0, most_rows=1, cells=250), "there are cells for all"
+    assert not held_back([running, *tasks], 1.0, most_rows=2, cells=100), "a step has rows left"
+    room = Room([running, *tasks], 1.0, cells=100, sequences=9, held_back={"report"})
+    room.take(tasks[0])
+    assert room.has(tasks[0])
+    assert room.has(tasks[2]), "a goal that is held back takes no cells"
+
+
+def test_chats_find_cells_that_reports_with_time_would_hold() -> None:
+    kinds = (("chat", BestEffort(ttft_ms=1500, tpot_ms=60)), ("report", BestEffort(deadline_s=30)))
+    workload = Workload("long prompts", tuple(GoalClass(name, 0.5, slo, Uniform(30, 80), Uniform(300, 1500)) for name, slo in kinds))
+    arrivals = workload.traffic(16.0, 10.0, seed=5)
+    assert attainment(simulate(arrivals, make_policy("slack"), LatencyModel.profile("h200-chatglm2-6b-q4_0"))) >= 0.99
 
 
 def test_best_effort_goals_give_way_first_the_youngest_before_the_oldest() -> None:

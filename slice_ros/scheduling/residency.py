@@ -11,6 +11,8 @@ from slice_ros.scheduling.task import Task
 
 COPY_SHARE = 0.1
 """Share of the real-time tasks' slack that copies between KV cache and host memory may take, ..."""
+WAITING_SHARE = 0.5
+"""Share of its time for which a goal waits to be begun where cells are scarce."""
 LONGEST_COPY_S = 0.1
 """... and how long they may take at most, as a real-time goal may arrive meanwhile."""
 
@@ -25,28 +27,49 @@ def unclaimed(total: int, held: int, holders: Iterable[Task]) -> int:
     return total - held - sum(claim(task) - task.kv_tokens for task in holders)
 
 
+def held_back(tasks: Sequence[Task], now: float, most_rows: int, cells: int) -> frozenset[str]:
+    """Ids of best-effort tasks that are not begun for now: cells are too few for all in hand, and as many are begun as steps have rows.
+
+    No more would decode at once, but the cells of one more may be missed by somebody whose first token is due soon. Those can wait that
+    are not begun, of which no first token is due by itself, and half of whose time is still to come.
+    """
+    if sum(task.is_open for task in tasks) < most_rows or sum(claim(task) for task in tasks) <= cells:
+        return frozenset()
+    return frozenset(task.goal_id for task in tasks if not task.is_real_time and _can_wait(task, now))
+
+
+def _can_wait(task: Task, now: float) -> bool:
+    if task.is_open or task.tokens or task.slo.ttft_s is not None:
+        return False
+    return now - task.arrival_s < WAITING_SHARE * (task.due_end_s - task.arrival_s)
+
+
 class Room:
     """KV cells and sequences that are left for tasks to be opened: what no open one claims, unless its SLO is lost.
 
     Args:
         tasks: those in hand.
         cells, sequences: that there are.
+        held_back: ids of tasks that are not opened for now, and need no room.
     """
 
-    def __init__(self, tasks: Iterable[Task], now: float, cells: int, sequences: int) -> None:
+    def __init__(self, tasks: Iterable[Task], now: float, cells: int, sequences: int, held_back: Collection[str] = ()) -> None:
         self._cells, self._sequences = cells, sequences
+        self._held_back = held_back
         for task in tasks:
             if task.is_open and not task.is_lost(now):
                 self.take(task)
 
     def take(self, task: Task) -> None:
         """Open it in any case."""
+        if task.goal_id in self._held_back:
+            return
         self._cells -= claim(task)
         self._sequences -= 1
 
     def has(self, task: Task) -> bool:
-        """Whether it is open, or there is room to open it without another one giving way."""
-        return task.is_open or (claim(task) <= self._cells and self._sequences > 0)
+        """Whether it is open, held back, or there is room to open it without another one giving way."""
+        return task.is_open or task.goal_id in self._held_back or (claim(task) <= self._cells and self._sequences > 0)
 
 
 def victims(holders: Iterable[Task], members: Collection[str], opener: Task, now: float) -> list[Task]:

@@ -16,7 +16,7 @@ from slice_ros.scheduling.policies.base import Limits, narrowed
 from slice_ros.scheduling.policies.drafting import Row, draft_lengths
 from slice_ros.scheduling.policies.laxity import laxity_s, too_early
 from slice_ros.scheduling.policies.promises import keepable, select, step_s_by_rows
-from slice_ros.scheduling.residency import Room
+from slice_ros.scheduling.residency import Room, held_back
 from slice_ros.scheduling.task import Task
 from slice_ros.slo import ServiceClass
 
@@ -67,9 +67,12 @@ class Slack:
     def plan(self, tasks: Sequence[Task], now: float, latency: LatencyModel, limits: Limits) -> MaskMatrix:
         self._learn_arrivals(tasks, latency)
         traffic = self._experience.load.traffic(now)
-        room = Room(tasks, now, limits.cells, limits.sequences)
+        held = held_back(tasks, now, limits.max_batch, limits.cells)
+        room = Room(tasks, now, limits.cells, limits.sequences, held)
         promised, spare = self._divide(tasks, traffic, room, now, latency, limits)
-        in_room = _those_in_room(spare, room, limits.max_batch) or ([] if promised else spare[:1])
+        promised = [job for job in promised if job.task.goal_id not in held]
+        in_room = _those_in_room([job for job in spare if job.task.goal_id not in held], room, limits.max_batch)
+        in_room = in_room or ([] if promised else spare[:1])
         real_time = [job for job in promised if job.is_real_time]
         narrow = narrowed(limits, tasks)
         laxity = laxity_s(real_time, traffic, now, latency, narrow)
