@@ -195,7 +195,7 @@ class LlamaServer:
     """Goals as requests to a ``llama-server`` on this machine."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.port = port
 
     def serve(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
         return asyncio.run(self._serve(arrivals))
@@ -225,7 +225,7 @@ class LlamaServer:
         ).encode()
         head = f"POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         except OSError:
             return
         try:
@@ -250,7 +250,7 @@ class LlamaServer:
 
     async def _is_healthy(self) -> bool:
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             writer.write(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
             line = await reader.readline()
             writer.close()

@@ -31,21 +31,24 @@ def start_server(context):
     remappings = [tuple(rule.split(":=", 1)) for rule in value("remap").split()]
     if any(len(rule) != 2 for rule in remappings):
         raise ValueError(f"remap is {value('remap')!r}; it must be FROM:=TO, several divided by spaces")
+    shared = {
+        "package": "slice_ros",
+        "namespace": value("namespace"),
+        "remappings": remappings,
+        "respawn": value("respawn").lower() in ("true", "1"),
+        "respawn_delay": 2.0,
+        "output": "screen",
+        "emulate_tty": True,
+    }
     # A node that is not a launch_ros LifecycleNode: with autostart it manages itself, else a lifecycle manager does.
-    return [
-        Node(
-            package="slice_ros",
-            executable="slice_server",
-            name=value("name"),
-            namespace=value("namespace"),
-            parameters=[value("params_file"), overrides],
-            remappings=remappings,
-            respawn=value("respawn").lower() in ("true", "1"),
-            respawn_delay=2.0,
-            output="screen",
-            emulate_tty=True,
+    nodes = [Node(executable="slice_server", name=value("name"), parameters=[value("params_file"), overrides], **shared)]
+    if value("gateway").lower() in ("true", "1"):
+        namespace = value("namespace").strip("/")
+        server = f"/{namespace}/{value('name')}" if namespace else f"/{value('name')}"
+        nodes.append(
+            Node(executable="gateway", name="slice_gateway", arguments=["--server", server, "--port", value("gateway_port")], **shared)
         )
-    ]
+    return nodes
 
 
 def generate_launch_description():
@@ -56,6 +59,8 @@ def generate_launch_description():
             DeclareLaunchArgument("namespace", default_value="", description="node namespace"),
             DeclareLaunchArgument("params_file", default_value=str(share / "config" / "slice.yaml"), description="YAML file of parameters"),
             DeclareLaunchArgument("remap", default_value="", description="names to change, as in 'FROM:=TO FROM:=TO'"),
+            DeclareLaunchArgument("gateway", default_value="false", description="serve OpenAI's HTTP interface, too: true or false"),
+            DeclareLaunchArgument("gateway_port", default_value="8080", description="where, on this machine alone"),
             DeclareLaunchArgument("respawn", default_value="false", description="start the node again when it ends: true or false"),
             *(
                 DeclareLaunchArgument(name, default_value="", description=f"{description} (parameter {parameter})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -41,23 +42,20 @@ class Footprint:
         return cls(memory.rss - memory.shared, process.num_fds(), process.num_threads())
 
 
-class Server:
-    """A ``slice-ros serve`` process, its log in a file, its engine beside it.
+class Process:
+    """One whose log goes to a file.
 
     Args:
-        name: node name.
-        log: file for standard error of node and engine.
-        arguments: of ``slice-ros serve``.
+        command: what it runs.
+        log: file for what it says.
         environment: added to this process's own.
     """
 
-    def __init__(self, name: str, log: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-        self.name = name
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.log = log
-        self._command = [sys.executable, "-m", "slice_ros.cli", "serve", "--name", name, "--n-threads", "1", *arguments]
+        self._command = command
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
-        self._engines: set[int] = set()
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -75,16 +73,6 @@ class Server:
     @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
-
-    @property
-    def engine_pid(self) -> int | None:
-        """The engine that runs now, if there is one."""
-        with suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self.pid).children():
-                if child.status() != psutil.STATUS_ZOMBIE:
-                    self._engines.add(child.pid)
-                    return child.pid
-        return None
 
     def send_signal(self, number: int) -> None:
         assert self._process is not None
@@ -113,6 +101,55 @@ class Server:
     def orphans(self) -> list[int]:
         """Processes of its session that are still there; only sensible after its end."""
         return [pid for pid in session_of(self.pid) if pid != self.pid]
+
+
+class Server(Process):
+    """A ``slice-ros serve`` process, its engine beside it.
+
+    Args:
+        name: node name.
+        log: file for standard error of node and engine.
+        arguments: of ``slice-ros serve``.
+        environment: added to this process's own.
+    """
+
+    def __init__(self, name: str, log: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        super().__init__([sys.executable, "-m", "slice_ros.cli", "serve", "--name", name, "--n-threads", "1", *arguments], log, environment)
+
+    @property
+    def engine_pid(self) -> int | None:
+        """The engine that runs now, if there is one."""
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.pid).children():
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    return child.pid
+        return None
+
+
+class Gateway(Process):
+    """A ``slice-ros gateway`` process before a server.
+
+    Args:
+        server: node name of the server.
+        log: file for standard error.
+    """
+
+    def __init__(self, server: str, log: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        super().__init__([sys.executable, "-m", "slice_ros.cli", "gateway", "--server", f"/{server}", "--port", str(self.port)], log)
+
+    def wait_for_port(self, timeout_s: float) -> bool:
+        """Whether it listens in time."""
+
+        def listens() -> bool:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1.0):
+                return True
+            return False
+
+        return wait_until(listens, timeout_s)
 
 
 class LoadClient:

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
@@ -134,10 +134,13 @@ class Generation:
         self._client = client
         self._pieces: deque[Delta] = deque()
         self._heard: list[Delta] = []
+        self._steps = 0
+        self._is_torn = False
         self.is_sent = False
         self.instance: bytes | None = None
         """Which server took the goal."""
         self._news: Any = client._future()
+        self._listener: Callable[[], None] | None = None
         self._end: Any = client._future()
         self._over = threading.Event()
         self._is_taken = False
@@ -202,6 +205,22 @@ class Generation:
             yield self._pieces.popleft()
         self.answer()
 
+    def listen(self, heard: Callable[[], None]) -> None:
+        """Have this called at once, when there is something to ``take()``, and at the end: for who waits elsewhere than in the executor.
+
+        Args:
+            heard: is called by the thread that spins the node, for which it must be short.
+        """
+        self._listener = heard
+        heard()
+
+    def take(self) -> Delta:
+        """What came since the last time."""
+        deltas = []
+        while self._pieces:
+            deltas.append(self._pieces.popleft())
+        return Delta("".join(delta.text for delta in deltas), tuple(call for delta in deltas for call in delta.calls))
+
     def cancel(self) -> None:
         """Ask the server to end the goal; ``result()`` then raises GoalFailed with code CANCELED."""
         self._cancel_wanted = True
@@ -215,7 +234,14 @@ class Generation:
         if self._cancel_wanted:
             self._client._cancel(self.goal_id)
 
-    def _feedback(self, delta: Delta) -> None:
+    def _feedback(self, delta: Delta, step: int) -> None:
+        """What one of the goal's steps brought, and which one it was; where one was lost on its way, the rest comes with the end."""
+        self._is_torn |= step != self._steps + 1
+        self._steps = step
+        if not self._is_torn:
+            self._add(delta)
+
+    def _add(self, delta: Delta) -> None:
         if any(delta):
             self._heard.append(delta)
             self._pieces.append(delta)
@@ -225,7 +251,7 @@ class Generation:
         text = "".join(delta.text for delta in self._heard)
         calls = joined(piece for delta in self._heard for piece in delta.calls)
         # What was asked for without a stream, or has not come yet.
-        self._feedback(
+        self._add(
             Delta(
                 end.text[len(text) :] if end.text.startswith(text) else "",
                 _rest(end.tool_calls, calls) if isinstance(end, Answer) else (),
@@ -238,6 +264,8 @@ class Generation:
     def _tell(self) -> None:
         if not self._news.done():
             self._news.set_result(None)
+        if self._listener is not None:
+            self._listener()
 
 
 def _rest(calls: Sequence[ToolCall], heard: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
@@ -508,7 +536,8 @@ class SliceClient:
             if generation is not None:
                 self._hear_news()
                 generation._heard_s = self._spinning_s
-                generation._feedback(Delta(message.feedback.text, tool_calls_of(message.feedback.tool_calls)))
+                news = message.feedback
+                generation._feedback(Delta(news.text, tool_calls_of(news.tool_calls)), news.report.steps)
 
     def _answered(self, generation: Generation, sent: Any) -> None:
         with self._lock:

@@ -91,6 +91,8 @@ class MockServer:
         if self._context_was_ours:
             rclpy.init(args=[])
         self._node = rclpy.create_node(self._name)
+        for name, value in DEFAULTS.items():
+            self._node.declare_parameter(name, value)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._instance = secrets.randbits(64)

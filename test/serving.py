@@ -38,6 +38,25 @@ def serving(name: str, *arguments: str):
         server.stderr.close()
 
 
+@contextmanager
+def door(server: str, *arguments: str):
+    """The base URL of a gateway in a process of its own, and that process."""
+    command = [sys.executable, "-m", "slice_ros.cli", "gateway", "--server", f"/{server}", "--port", "0", *arguments]
+    command += ["--ros-args", "-r", f"__node:={server.removesuffix('_server')}_gateway"]
+    gateway = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        url = next((word for line in gateway.stderr for word in line.split() if word.startswith("http")), "")
+        assert url, f"the gateway ended with status {gateway.wait()}"
+        yield url, gateway
+    finally:
+        gateway.terminate()
+        try:
+            gateway.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            gateway.kill()
+            gateway.communicate()
+
+
 class Peer:
     """A node of the test's own, with a client of the server."""
 

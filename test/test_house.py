@@ -20,7 +20,7 @@ FLOORS = (
     ("cli",),
     ("commands",),
     ("demo",),
-    ("monitor", "behaviours"),
+    ("monitor", "behaviours", "gateway"),
     ("bench", "server", "client", "testing"),
     ("process", "ros"),
     ("engines", "metrics", "dispatch"),

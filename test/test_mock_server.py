@@ -63,13 +63,15 @@ def test_a_stream_is_the_whole_answer_also_where_feedback_was_dropped(asker):
 
     report = SloReport()
     for heard, end in (
-        (["one", " two"], Answer("one two three", "stop", report)),
-        ([], Answer("one two three", "stop", report)),
-        (["one", " two", " three"], Answer("one two three", "stop", report)),
+        ({1: "one", 2: " two"}, Answer("one two three", "stop", report)),
+        ({}, Answer("one two three", "stop", report)),
+        ({1: "one", 2: " two", 3: " three"}, Answer("one two three", "stop", report)),
+        ({1: "one", 3: " three"}, Answer("one two three", "stop", report)),
+        ({2: " two", 3: " three"}, Answer("one two three", "stop", report)),
     ):
         generation = Generation(asker.client, "00", 0.0)
-        for piece in heard:
-            generation._feedback(Delta(piece))
+        for step, piece in heard.items():
+            generation._feedback(Delta(piece), step)
         generation._finish(end)
         assert "".join(asker.run(streamed(generation))) == end.text
     for _ in range(5):  # many pieces, and the result right behind them
