@@ -222,7 +222,7 @@ def test_text_is_the_same_through_either_door(real):
         chunks = list(streamed)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected
     logprobs = chunks[-1].choices[0].logprobs.content
-    assert "".join(token.token for token in logprobs) == expected
+    assert b"".join(bytes(token.bytes) for token in logprobs).decode() == expected
 
 
 def test_presets_are_models(real):

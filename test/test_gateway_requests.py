@@ -13,12 +13,12 @@ pytest.importorskip("uvicorn", reason="slice_ros[gateway] is not installed")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slice_ros.client import Answer
+from slice_ros.client import Answer, Delta
 from slice_ros.gateway import answers, requests, tags
 from slice_ros.gateway.catalog import Offer
 from slice_ros.gateway.errors import STATUS, ApiError, of_goal
 from slice_ros.gateway.guard import Keys, is_loopback
-from slice_ros.goal import ChatMessage, ErrorCode, TokenLogprob
+from slice_ros.goal import ChatMessage, ErrorCode, TokenLogprob, ToolCall
 from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import OnMiss, ServiceClass
 
@@ -56,6 +56,33 @@ def test_a_message_that_a_client_repeats_as_it_came_is_taken():
     assert chat(messages=[*CHAT["messages"], dumped, *CHAT["messages"]]).prompt[1] == ChatMessage("assistant", "yes")
 
 
+TOOL = {"type": "function", "function": {"name": "pick", "description": "Pick it.", "parameters": {"type": "object"}, "strict": True}}
+
+
+def test_calls_of_tools_and_their_results_are_the_conversations():
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": "pick", "arguments": '{"a": 1}'}}
+    said = {"role": "assistant", "content": None, "tool_calls": [call]}
+    question = chat(messages=[*CHAT["messages"], said, {"role": "tool", "tool_call_id": "abcdefghi", "content": "done"}], tools=[TOOL])
+    assert question.prompt[1:] == (
+        ChatMessage("assistant", "", (ToolCall("abcdefghi", "pick", '{"a": 1}'),)),
+        ChatMessage("tool", "done", (), "abcdefghi"),
+    )
+    plain = {"type": "function", "function": {"name": "pick", "description": "Pick it.", "parameters": {"type": "object"}}}
+    assert (question.goal["tools"], question.goal["tool_choice"]) == ([plain], "auto")
+
+
+def test_a_tools_choice_is_a_word_or_a_name():
+    assert [chat(tools=[TOOL], tool_choice=word).goal["tool_choice"] for word in ("auto", "none", "required")] == [
+        "auto",
+        "none",
+        "required",
+    ]
+    named = {"type": "function", "function": {"name": "pick"}}
+    assert chat(tools=[TOOL], tool_choice=named, parallel_tool_calls=False).goal["tool_choice"] == "pick"
+    assert (chat(tool_choice="none").goal["tools"], chat(tools=[]).goal["tool_choice"]) == ("", "")
+    assert refused(requests.chat, CHAT | {"tools": [TOOL], "parallel_tool_calls": False}).param == "parallel_tool_calls"
+
+
 def test_sampling_lengths_and_forms_become_the_goals_own():
     schema = {"type": "object", "properties": {"x": {"type": "number"}}}
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
@@ -80,6 +107,8 @@ def test_every_seed_is_one_that_draws_the_same_again(seed):
         ({"logit_bias": {"50256": -100}}, "logit_bias"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"tools": [TOOL], "tool_choice": "always"}, "tool_choice"),
         ({"audio": {"voice": "alloy"}}, "audio"),
         ({"temprature": 1}, "temprature"),
         ({"temperature": "hot"}, "temperature"),
@@ -188,8 +217,8 @@ def events(stream: bytes) -> list:
 @pytest.mark.parametrize("is_chat", [True, False])
 def test_a_stream_is_the_whole_answer(is_chat):
     writer = answers.Writer("ab", "m", is_chat, True)
-    answer = Answer("grüß dich", "stop", REPORT, (TokenLogprob("grüß", -0.5), TokenLogprob(" dich", -math.inf)))
-    told = events(writer.begin() + writer.piece("grüß") + writer.piece(" dich") + writer.end(answer))
+    answer = Answer("grüß dich", "stop", REPORT, (TokenLogprob("grüß", -0.5, "grüß".encode()), TokenLogprob("<|end|>", -math.inf)))
+    told = events(writer.begin() + writer.piece(Delta("grüß")) + writer.piece(Delta(" dich")) + writer.end(answer))
     whole = writer.whole(answer)
     said = [choice["delta"].get("content", "") if is_chat else choice["text"] for event in told for choice in event["choices"]]
     assert "".join(said) == (whole["choices"][0]["message"]["content"] if is_chat else whole["choices"][0]["text"]) == answer.text
@@ -198,6 +227,20 @@ def test_a_stream_is_the_whole_answer(is_chat):
     assert told[-2]["choices"][0]["logprobs"] == whole["choices"][0]["logprobs"]
     assert {event["id"] for event in told} == {whole["id"]}
     json.dumps(whole, allow_nan=False)
+
+
+def test_calls_of_a_stream_are_those_of_the_whole_answer():
+    calls = (ToolCall("a", "pick", '{"n": 1}'), ToolCall("b", "stop", "{}"))
+    pieces = (ToolCall("a", "pick", ""), ToolCall("", "", '{"n'), ToolCall("", "", '": 1}'), calls[1])
+    writer = answers.Writer("ab", "m", True)
+    answer = Answer("", "tool_calls", REPORT, tool_calls=calls)
+    stream = writer.begin() + writer.piece(Delta("", pieces[:2])) + writer.piece(Delta("", pieces[2:])) + writer.end(answer)
+    told = [piece for event in events(stream) for piece in event["choices"][0]["delta"].get("tool_calls", ())]
+    assert [piece["index"] for piece in told] == [0, 0, 0, 1]
+    message = writer.whole(answer)["choices"][0]["message"]
+    assert message["content"] is None
+    assert [(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in message["tool_calls"]] == list(calls)
+    assert "".join(piece["function"]["arguments"] for piece in told[:3]) == calls[0].arguments
 
 
 def test_times_that_are_not_known_are_null_and_no_header():

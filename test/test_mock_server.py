@@ -94,8 +94,8 @@ def test_calls_come_with_the_answer_and_what_of_them_was_not_heard_does_too(aske
     end = Answer("", "tool_calls", SloReport(), tool_calls=calls)
     for heard in ([], [ToolCall("a", "pick", ""), ToolCall("", "", '{"n')], calls[:1], calls):
         generation = Generation(asker.client, "00", 0.0)
-        for piece in heard:
-            generation._feedback(Delta("", (piece,)))
+        for step, piece in enumerate(heard, 1):
+            generation._feedback(Delta("", (piece,)), step)
         generation._finish(end)
         assert joined(asker.run(called(generation))) == calls
     answer = asker.run(asker.client.generate("fetch", tools=[{"name": "pick"}, {"name": "stop"}]))

@@ -47,3 +47,12 @@ def test_wrong_input_disturbs_nobody(tmp_path):
     assert "NONE" in found["figures"]["goals ended with"]
     for part in ("cancel_goalRequest", "set_parametersRequest", "change_stateRequest", "get_resultReply", "feedback", "ros_discovery_info"):
         assert part in found["figures"]["topics attacked"]
+
+
+@pytest.mark.timeout(600)
+def test_the_gateway_bears_wrong_input_load_and_faults(tmp_path):
+    pytest.importorskip("uvicorn", reason="slice_ros[gateway] is not installed")
+    pytest.importorskip("openai")
+    arguments = ("--cases", "45", "--faults", "7", "--streams", "30", "--seconds", "5", "--slowness", "10")
+    found = run("door", *arguments, report=tmp_path / "door.json")
+    assert found["figures"]["requests beside faults"]["answered"] > 0

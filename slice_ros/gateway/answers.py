@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from slice_ros.client import Answer
+from slice_ros.client import Answer, Delta
+from slice_ros.goal import ToolCall
 from slice_ros.scheduling.task import SloReport
 
 DONE = b"data: [DONE]\n\n"
@@ -19,7 +20,7 @@ LEAST_LOGPROB = -9999.0
 """What OpenAI says of a token that could not be; JSON has no infinity."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Writer:
     """Writes one answer.
 
@@ -28,19 +29,24 @@ class Writer:
         model: as the request named it.
         is_chat: else it is a completion.
         tells_usage: whether a stream ends with what it took.
+        calls: of tools that the stream has begun so far.
     """
 
     goal_id: str
     model: str
     is_chat: bool
     tells_usage: bool = False
+    calls: int = 0
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, answer: Answer) -> dict[str, Any]:
         """The body of an answer that comes at once."""
         said: dict[str, Any] = {"text": answer.text}
         if self.is_chat:
-            said = {"message": {"role": "assistant", "content": answer.text, "refusal": None}}
+            calls = {"tool_calls": [_call(call) for call in answer.tool_calls]} if answer.tool_calls else {}
+            said = {
+                "message": {"role": "assistant", "content": answer.text if answer.text or not calls else None, "refusal": None, **calls}
+            }
         choice = {"index": 0, **said, "logprobs": self._logprobs(answer), "finish_reason": answer.finish_reason}
         return self._object([choice], "chat.completion") | {"usage": usage(answer.report)}
 
@@ -48,8 +54,20 @@ class Writer:
         """The first event of a stream."""
         return self._event({"role": "assistant", "content": ""}, None) if self.is_chat else b""
 
-    def piece(self, text: str) -> bytes:
-        return self._event({"content": text} if self.is_chat else text, None)
+    def piece(self, delta: Delta) -> bytes:
+        if not self.is_chat:
+            return self._event(delta.text, None)
+        said: dict[str, Any] = {"content": delta.text} if delta.text else {}
+        if delta.calls:
+            said["tool_calls"] = [self._piece_of_call(piece) for piece in delta.calls]
+        return self._event(said, None)
+
+    def _piece_of_call(self, piece: ToolCall) -> dict[str, Any]:
+        """A call's beginning, or what is new of the latest one's arguments."""
+        if not piece.id:
+            return {"index": self.calls - 1, "function": {"arguments": piece.arguments}}
+        self.calls += 1
+        return {"index": self.calls - 1, **_call(piece)}
 
     def end(self, answer: Answer) -> bytes:
         """The last events of a stream; log-probabilities are known only now."""
@@ -69,16 +87,20 @@ class Writer:
     def _logprobs(self, answer: Answer) -> dict[str, Any] | None:
         if not answer.logprobs:
             return None
-        tokens = [(token, max(logprob, LEAST_LOGPROB)) for token, logprob in answer.logprobs]
+        tokens = [(token, max(logprob, LEAST_LOGPROB), data) for token, logprob, data in answer.logprobs]
         if not self.is_chat:
             return {
-                "tokens": [token for token, _ in tokens],
-                "token_logprobs": [logprob for _, logprob in tokens],
+                "tokens": [token for token, _, _ in tokens],
+                "token_logprobs": [logprob for _, logprob, _ in tokens],
                 "top_logprobs": None,
-                "text_offset": list(accumulate((len(token) for token, _ in tokens[:-1]), initial=0)),
+                "text_offset": list(accumulate((len(token) if data else 0 for token, _, data in tokens[:-1]), initial=0)),
             }
-        content = [{"token": token, "logprob": logprob, "bytes": list(token.encode()), "top_logprobs": []} for token, logprob in tokens]
+        content = [{"token": token, "logprob": logprob, "bytes": list(data), "top_logprobs": []} for token, logprob, data in tokens]
         return {"content": content, "refusal": None}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def usage(report: SloReport) -> dict[str, Any]:

@@ -65,11 +65,11 @@ class Exchange:
                 told = JSONResponse(self.writer.whole(answer), headers=self._headers() | answers.headers(answer.report))
                 await told(scope, receive, send)
                 return
-            async for text in self.reply.pieces():
+            async for delta in self.reply.deltas():
                 if not is_begun:
                     is_begun = True
                     await self._begin(send)
-                await send({"type": "http.response.body", "body": self.writer.piece(text), "more_body": True})
+                await send({"type": "http.response.body", "body": self.writer.piece(delta), "more_body": True})
             answer = await self.reply.answer()
             if not is_begun:
                 await self._begin(send)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from slice_ros.client import Answer, Generation
+from slice_ros.client import Answer, Delta, Generation
 from slice_ros.gateway.errors import ApiError
 
 
@@ -29,8 +29,8 @@ class Reply:
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._news.set)
 
-    async def pieces(self) -> AsyncIterator[str]:
-        """The text as it comes; what comes while nobody takes it is one piece.
+    async def deltas(self) -> AsyncIterator[Delta]:
+        """Text and calls of tools as they come; what comes while nobody takes it is one piece.
 
         Raises:
             ApiError: it was given up.
@@ -40,9 +40,9 @@ class Reply:
             self._news.clear()
             if self._failure is not None:
                 raise self._failure
-            self._is_over = self._generation.done  # before the text is taken, so that none is left
-            if text := self._generation.take():
-                yield text
+            self._is_over = self._generation.done  # before the rest is taken, so that none is left
+            if any(delta := self._generation.take()):
+                yield delta
 
     async def answer(self) -> Answer:
         """What it ends with.
@@ -51,7 +51,7 @@ class Reply:
             GoalFailed: it ended without success.
             ApiError: it was given up.
         """
-        async for _ in self.pieces():
+        async for _ in self.deltas():
             pass
         return self._generation.answer()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -11,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from slice_ros.gateway.errors import ApiError
 from slice_ros.gateway.tags import Tags
-from slice_ros.goal import ChatMessage, GoalError, Sampling
+from slice_ros.goal import ChatMessage, GoalError, Sampling, ToolCall
 
 SEEDS = 2**32 - 1
 QUOTED = 60
@@ -58,22 +59,69 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class FunctionCall(_Body):
+    name: Text
+    arguments: Text
+
+
+class Call(_Body):
+    """A call of a tool, as an answer had it."""
+
+    id: Text
+    type: Literal["function"] = "function"
+    function: FunctionCall
+    index: Any = None
+
+    @property
+    def plain(self) -> ToolCall:
+        return ToolCall(self.id, self.function.name, self.function.arguments)
+
+
 class Message(_Body):
     """One of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[Text, BeforeValidator(_parts)]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[Text | None, BeforeValidator(_parts)] = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: Text | None = None
     name: Text | None = None
     reasoning_content: Any = None
     refusal: Annotated[Any, only()] = None
     annotations: Annotated[Any, only([])] = None
     audio: Annotated[Any, only()] = None
-    tool_calls: Annotated[Any, only([])] = None
     function_call: Annotated[Any, only()] = None
 
     @property
     def plain(self) -> ChatMessage:
-        return ChatMessage("system" if self.role == "developer" else self.role, self.content)
+        role = "system" if self.role == "developer" else self.role
+        return ChatMessage(role, self.content or "", tuple(call.plain for call in self.tool_calls or ()), self.tool_call_id or "")
+
+
+class Function(_Body):
+    name: Text
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Body):
+    """One that an answer may call; ``strict`` or not, its arguments follow its schema."""
+
+    type: Literal["function"]
+    function: Function
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        return {"type": "function", "function": self.function.model_dump(exclude_none=True, exclude={"strict"})}
+
+
+class FunctionName(_Body):
+    name: Text
+
+
+class NamedTool(_Body):
+    type: Literal["function"]
+    function: FunctionName
 
 
 class JsonSchema(_Body):
@@ -181,16 +229,32 @@ class ChatRequest(_Generation):
     logprobs: bool | None = None
     top_logprobs: Annotated[Any, only(0)] = None
     modalities: Annotated[Any, only(["text"])] = None
-    tools: Annotated[Any, only([])] = None
-    tool_choice: Annotated[Any, only("none")] = None
-    parallel_tool_calls: Any = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
 
     def goal(self) -> dict[str, Any]:
         return super().goal() | {
             "max_tokens": self.max_completion_tokens or self.max_tokens or 0,
             "json_schema": self.response_format.schema_text if self.response_format else "",
             "logprobs": bool(self.logprobs),
+            "tools": [tool.plain for tool in self.tools] if self.tools else "",
+            "tool_choice": self._choice if self.tools else "",
         }
+
+    @property
+    def _choice(self) -> str:
+        """Raises:
+        ApiError: 400, what is asked for cannot be kept.
+        """
+        if isinstance(self.tool_choice, NamedTool):
+            return self.tool_choice.function.name
+        if self.parallel_tool_calls is False and self.tool_choice != "none":
+            message = (
+                "parallel_tool_calls is false: only a tool that tool_choice names is called no more than once; name one, or leave it out"
+            )
+            raise ApiError(400, message, code="unsupported_value", param="parallel_tool_calls")
+        return self.tool_choice or "auto"
 
 
 class CompletionRequest(_Generation):
@@ -258,7 +322,7 @@ def _parsed(kind: type[Model], body: bytes) -> Model:
         return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        param = ".".join(str(step) for step in first["loc"])
+        param = ".".join(_steps(first["loc"]))
         if first["type"] == "json_invalid":
             raise ApiError(400, f"the body is no JSON: {first['msg']}", code="invalid_json") from error
         if first["type"] == "extra_forbidden":
@@ -268,6 +332,14 @@ def _parsed(kind: type[Model], body: bytes) -> Model:
         code = "unsupported_value" if first["type"] == "unsupported" else "invalid_value"
         shown = json.dumps(first["input"], default=str)[:QUOTED]
         raise ApiError(400, f"{param or 'the body'} is {shown}: {first['msg']}", code=code, param=param or None) from error
+
+
+def _steps(location: Iterable[int | str]) -> Iterator[str]:
+    """The way to a field; where it may be of several kinds, pydantic goes on with the kind."""
+    for step in location:
+        if isinstance(step, str) and not (step.isidentifier() and step.islower()):
+            return
+        yield str(step)
 
 
 def _seed(seed: int) -> int:
