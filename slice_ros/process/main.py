@@ -7,6 +7,7 @@ a process with the node. ``host.py`` starts this module and speaks with it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import queue
@@ -114,6 +115,9 @@ class EngineProcess:
             max_draft=int(start.parameters["scheduler.max_draft"]),
             admission=Admission(start.parameters["scheduler.admission"]),
         )
+        # What is there by now stays, and need not be looked through again: the collector would hold a step up for 20 ms now and then.
+        gc.collect()
+        gc.freeze()
         self._answers.put(Ready(engine.info, latency))
         return scheduler
 

@@ -153,7 +153,7 @@ class Outlook:
     def steps_to(self, length: float) -> float:
         """Steps until it has that many tokens: one for the next, at least."""
         left = length - self.tokens
-        return max(left / self.gain, min(1.0, left))
+        return left if self.gain == 1.0 else max(left / self.gain, min(1.0, left))
 
     def _until(self, length: float) -> float:
         """Time until it has that many tokens, alone in its steps."""

@@ -308,7 +308,7 @@ class Scheduler:
 
     def _end_lost(self) -> None:
         now = self._clock.now()
-        for task in [task for task in self._tasks.values() if task.slo.ends_on_miss and task.is_lost(self._next_token_s(task, now))]:
+        for task in [task for task in self._tasks.values() if task.ends_on_miss and task.is_lost(self._next_token_s(task, now))]:
             what = f"the SLO is out of reach {now - task.arrival_s:.3f} s after the goal was sent, with {task.tokens} tokens"
             self._end(task, error=GoalError(ErrorCode.SLO_MISSED, what))
 
@@ -471,7 +471,7 @@ class Scheduler:
         tasks, calibrated = [self._tasks[cell.goal_id] for cell in column], self._pace.calibrated
         kv_tokens = sum([task.kv_tokens for task in tasks]) if calibrated.kv_token_s else 0
         calibrated_s = calibrated.column_s(column, kv_tokens)
-        predicted_s = self._planned_with.column_s(column, kv_tokens)
+        predicted_s = calibrated_s if self._planned_with is calibrated else self._planned_with.column_s(column, kv_tokens)
         for task, (_, prompt_tokens, *_) in zip(tasks, column, strict=True):
             task.prompt_left -= prompt_tokens
             task.computed_tokens += max(1, prompt_tokens)

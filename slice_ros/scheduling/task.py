@@ -64,6 +64,7 @@ class Task:
         arrival_s: when the goal was submitted.
         order: position in the order of arrival.
         lead: tokens of its answer that are certain beforehand; they are computed with the prompt.
+        ends_on_miss: whether it is ended once its SLO cannot be met any more.
         prompt_left: tokens still to compute before it can decode, if there are several: of its prompt and lead; the latest and those that
             it forced; or all of them again after an eviction.
         computed_tokens: prompt tokens and decodes computed for it so far, those that were computed again included.
@@ -87,6 +88,7 @@ class Task:
     arrival_s: float
     order: int = 0
     lead: int = 0
+    ends_on_miss: bool = field(init=False)
     prompt_left: int = field(init=False)
     cached_tokens: int = 0
     computed_tokens: int = 0
@@ -105,6 +107,7 @@ class Task:
     predicted_e2e_s: float = math.nan
 
     def __post_init__(self) -> None:
+        self.ends_on_miss = self.slo.ends_on_miss
         self.prompt_left = self.known_tokens
 
     @classmethod
