@@ -62,7 +62,7 @@ class Goals:
         self._engine = engine
         self._ids = [f"goal-{i}" for i in range(sequences)]
         for i, goal_id in enumerate(self._ids):
-            request = GoalRequest(goal_id, BestEffort(), tokens + 2, prompt=f"{i:02}" + "x" * (prompt_tokens - 2), **fields)
+            request = GoalRequest(goal_id, BestEffort(), tokens + 4, prompt=f"{i:02}" + "x" * (prompt_tokens - 2), **fields)
             _compute_prompt(engine, request)
         self._column: Column = tuple(Cell(goal_id, 0) for goal_id in self._ids)
 
@@ -109,16 +109,28 @@ def yardstick_rate(arguments: argparse.Namespace, context: int, sequences: int) 
     return float(rows[0]["speed_tg"])
 
 
+DEVICE_CALLS = ("llama_decode", "llama_get_logits", "llama_synchronize")
+"""Functions of llama.cpp that compute, or wait for a device that does."""
+
+
 @contextmanager
 def timed_calls() -> Iterator[dict[str, float]]:
-    """Seconds spent meanwhile in each function of llama.cpp, and in ``most_likely``, by name."""
+    """Times the functions of llama.cpp, and ``most_likely``, meanwhile.
+
+    Yields:
+        Seconds: ``passed`` while ``DEVICE_CALLS`` were made; processor time of this thread on ``device`` calls, and on all ``others``.
+    """
     spent: dict[str, float] = defaultdict(float)
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        kind = "device" if name in DEVICE_CALLS else "others"
+
         def call(*arguments: Any) -> Any:
-            began_s = time.perf_counter()
+            began_s, began_busy_s = time.perf_counter(), time.thread_time()
             result = function(*arguments)
-            spent[name] += time.perf_counter() - began_s
+            spent[kind] += time.thread_time() - began_busy_s
+            if kind == "device":
+                spent["passed"] += time.perf_counter() - began_s
             return result
 
         return call
@@ -138,20 +150,18 @@ def parts_of(step: Callable[[], Any], steps: int) -> dict[str, list[float]]:
     """What a step consists of, in ms: means over as many steps as a plan has columns, of which only the median says something.
 
     Returns:
-        ``decode_ms`` in llama_decode and waiting for it, ``sampling_ms`` in llama.cpp's samplers and the search for the most likely
-        tokens, ``python_ms`` the rest; in ascending order.
+        ``decode_ms`` in llama_decode and waiting for it; of this thread's processor time ``sampling_ms`` in llama.cpp's samplers and the
+        search for the most likely tokens, ``python_ms`` the rest: what else runs on the machine does not count. In ascending order.
     """
     parts: dict[str, list[float]] = defaultdict(list)
     with timed_calls() as spent:
         for _ in range(steps // COLUMNS):
             spent.clear()
-            began_s = time.perf_counter()
+            began_s = time.thread_time()
             for _ in range(COLUMNS):
                 step()
-            taken_s = time.perf_counter() - began_s
-            decode_s = sum(spent.pop(name, 0.0) for name in ("llama_decode", "llama_get_logits", "llama_synchronize"))
-            sampling_s = sum(spent.values())
-            for name, seconds in (("decode", decode_s), ("sampling", sampling_s), ("python", taken_s - decode_s - sampling_s)):
+            python_s = time.thread_time() - began_s - spent["device"] - spent["others"]
+            for name, seconds in (("decode", spent["passed"]), ("sampling", spent["others"]), ("python", python_s)):
                 parts[f"{name}_ms"].append(1e3 * seconds / COLUMNS)
     return {name: sorted(values) for name, values in parts.items()}
 

@@ -85,6 +85,10 @@ measured() {
 COMMON=(--model "$MODEL" --threads "$THREADS")
 measured "$VENV/bin/slice-ros" calibrate "${COMMON[@]}" --gpu-layers "$GPU_LAYERS"
 measured "$PYTHON" benchmarks/engine.py "${COMMON[@]}" --gpu-layers "$GPU_LAYERS" "${ENGINE[@]}" --json "$BUILD/$NAME-engine.json"
+if [[ $DEVICE == cuda ]]; then
+    measured "$PYTHON" benchmarks/cuda_graphs.py
+    measured "$PYTHON" benchmarks/device_sampling.py "${COMMON[@]}"
+fi
 measured "$PYTHON" benchmarks/structured.py --threads "$THREADS" --gpu-layers "$GPU_LAYERS" "${STRUCTURED[@]}"
 measured "$VENV/bin/slice-ros" bench --engine llama "${COMMON[@]}" "${BENCH[@]}" --seeds 1 --bounds-scale auto --json "$BUILD/$NAME-bench.json"
 mv "$BUILD/$NAME.md" "$REPORT"
