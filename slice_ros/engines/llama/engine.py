@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -256,8 +256,8 @@ class LlamaEngine:
                 self._rate(goal, logits[row : row + wanted - drafted])
             row += wanted
             if not goal.pending:
-                first = row - drafted - 1
-                output = self._next(goal_id, goal, goal.draft[:drafted], best[first:row], logits[first:row])
+                draft = goal.draft[:drafted] if drafted else NO_TOKENS
+                output = self._next(goal_id, goal, draft, best, logits, row - drafted - 1)
                 outputs.append(output)
                 if drafted:
                     assert goal.sequence is not None
@@ -364,13 +364,14 @@ class LlamaEngine:
             self._logits_at, self._latest_logits = (address, rows), np.ctypeslib.as_array(pointer, (rows, self._vocabulary.size))
         return self._latest_logits
 
-    def _next(self, goal_id: str, goal: _Goal, draft: array[int], best: Sequence[int], logits: npt.NDArray[np.float32]) -> Output:
+    def _next(self, goal_id: str, goal: _Goal, draft: array[int], best: Sequence[int], logits: npt.NDArray[np.float32], row: int) -> Output:
         """What a goal gets when nothing of it is pending: what follows its tokens, and what follows its draft as far as that is right.
 
         Args:
             draft: guesses at what follows; their KV is computed.
-            best: the most likely token after its tokens, and after each of the draft's.
+            best: the most likely token of each row.
             logits: those that ``best`` is of.
+            row: the one after its tokens; those after each of the draft's follow.
         """
         text, count, right, drawn, known = "", 0, 0, 0, len(goal.tokens)
         calls: tuple[ToolCall, ...] = ()
@@ -378,7 +379,7 @@ class LlamaEngine:
         try:
             while goal.ending is None and known + right == len(goal.tokens):
                 drawn += 1
-                piece, tokens = self._take(goal, best[right], logits[right])
+                piece, tokens = self._take(goal, best, logits, row + right)
                 if goal.reader is not None:
                     piece, new_calls = self._parted(goal, goal.reader, piece)
                     calls += new_calls
@@ -386,7 +387,7 @@ class LlamaEngine:
                 if draft:
                     right += common(draft[right:], goal.tokens[known + right :])
                     if goal.rated is not None:
-                        self._rate(goal, logits[goal.rated - known : right + 1])
+                        self._rate(goal, logits[row + goal.rated - known : row + right + 1])
         except GoalError as error:
             goal.finished = True
             goal.computed += right
@@ -402,14 +403,15 @@ class LlamaEngine:
         ending = goal.ending if goal.finished else None
         return Output(goal_id, text, count, goal.pending, ending, tuple(ratings), calls=calls, right=right, saved=saved)
 
-    def _take(self, goal: _Goal, best: int, logits: npt.NDArray[np.float32]) -> tuple[str, int]:
-        """Give a goal the tokens that follow with one draw.
+    def _take(self, goal: _Goal, best: Sequence[int], logits: npt.NDArray[np.float32], row: int) -> tuple[str, int]:
+        """Give a goal the tokens that follow with one draw, from a row of the logits.
 
         Returns:
             The text that became certain, and how many tokens they are, the end of generation being one.
         """
         text, count = "", 0
-        for token in self._coming(goal, best, logits):
+        is_plain = goal.sampler is None and goal.rated is None  # as nearly always
+        for token in (best[row],) if is_plain else self._coming(goal, best[row], logits[row]):
             count += 1
             if token is None or token in self._vocabulary.ending:
                 text, goal.ending = text + goal.text.flush(), FinishReason.STOP
@@ -442,17 +444,12 @@ class LlamaEngine:
             goal.ending = FinishReason.TOOL_CALLS
         return parted
 
-    def _coming(self, goal: _Goal, best: int, logits: npt.NDArray[np.float32]) -> Iterable[int | None]:
+    def _coming(self, goal: _Goal, best: int, logits: npt.NDArray[np.float32]) -> Iterator[int | None]:
         """The tokens that follow: those that are certain beforehand, one that is drawn, and those that it forces; ``None`` is the end.
 
         Raises:
             GoalError: nobody knows what the grammar allows.
         """
-        if goal.sampler is None and goal.rated is None:
-            return (best,)  # as nearly always
-        return self._drawn(goal, best, logits)
-
-    def _drawn(self, goal: _Goal, best: int, logits: npt.NDArray[np.float32]) -> Iterator[int | None]:
         yield from goal.tokens[goal.told :]
         sampler, grammar = goal.sampler, goal.grammar
         if grammar is None or not grammar.is_complete:

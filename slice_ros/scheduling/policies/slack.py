@@ -332,6 +332,8 @@ def drafts_of(
     Guesses may all be wrong: even then the step is no longer than what the slack of each promised task allows, and those of rows that are
     not real-time take no more than the laxity.
     """
+    if len(rows) >= len(latency.decode_s):
+        return [0] * len(rows)  # none goes beyond the rows whose time was measured
     alone_s = latency.step_s(1)
     own_s = {id(job): latency.kv_token_s * job.kv_tokens + (latency.prompt_s(chunk) if chunk else 0.0) for job, chunk in rows}
     slack_s = min(
