@@ -5,7 +5,7 @@
 # make mutate   put one fault after the other into scheduler, mask, outlook and policies, and count those that tests notice;
 #               MUTATE="--max-children 1" takes one process, MUTATE='slice_ros.mask*' some of them
 # make chaos    break a running server 210 times; make soak loads one for half an hour, make fuzz sends 100,000 wrong inputs;
-#               make door does all three to the gateway
+#               make door does all three to the gateway, make fleet takes the servers behind a dispatcher away 200 times
 # make docs     build the documentation as a site with search, build/site
 # make lint     ruff, mypy --strict
 # make install  set everything up in .venv; CUDA=1 for NVIDIA GPUs, RPC=1 for a model on several computers, ROS=jazzy for that ROS 2 instead of
@@ -18,7 +18,7 @@ TRAIN_VENV ?= .venv-train
 MODEL := models/robot-q8_0.gguf
 CHECKPOINT := build/robot.pt
 
-.PHONY: install demo test coverage mutate chaos soak fuzz door docs lint train evaluate clean
+.PHONY: install demo test coverage mutate chaos soak fuzz door fleet docs lint train evaluate clean
 install: $(VENV)/.installed
 
 # scripts/install.sh builds llama.cpp with the flags this machine needs, and with the parts asked for, now or before; also where
@@ -55,7 +55,7 @@ docs: install
 	$(BIN)/mkdocs build --strict --quiet
 	@echo "see build/site/index.html"
 
-chaos soak fuzz door: install
+chaos soak fuzz door fleet: install
 	$(BIN)/python -m reliability.$@ $(ARGUMENTS)
 
 lint: install

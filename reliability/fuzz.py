@@ -31,7 +31,7 @@ from rclpy.signals import SignalHandlerOptions
 from reliability.attacker import Attacker
 from reliability.inputs import ADAPTERS, TEXTS, damaged, messages_of
 from reliability.isolation import isolate
-from reliability.processes import LoadClient, Server, wait_until
+from reliability.processes import Fronted, LoadClient, Server, wait_until
 from reliability.records import read
 from reliability.report import Check, conclude
 from slice_ros.bench.workload import WorkloadError
@@ -69,7 +69,7 @@ SHARES = {"texts": 0.60, "bytes": 0.34, "goals": 0.05, "models": 0.01}
 class Target:
     """A server, and a client of it. One and the same goal of the client is always under way, and must always get the same answer."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, dispatcher: bool) -> None:
         make_start_model(folder / "model.gguf")
         for number, name in enumerate(ADAPTERS):
             make_adapter(folder / f"{name}.gguf", seed=number)
@@ -84,7 +84,8 @@ class Target:
             "-p",
             "limits.max_tokens:=300",
         )
-        self.server = Server(NAME, folder / "server.log", (*arguments, "--device-profile", "rtx4060ti-chatglm2-6b-int4"))
+        kind = Fronted if dispatcher else Server
+        self.server: Server | Fronted = kind(NAME, folder / "server.log", (*arguments, "--device-profile", "rtx4060ti-chatglm2-6b-int4"))
         self.server.start()
         resource.prlimit(self.server.pid, resource.RLIMIT_DATA, (MEMORY, MEMORY))
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
@@ -93,6 +94,7 @@ class Target:
         self._executor.add_node(self.node)
         self.client = SliceClient(self.node, f"/{NAME}")
         self.client.wait_for_server(READY_S)
+        wait_until(lambda: self.server.engine_pid is not None, READY_S)
         self.engine_pid = self.server.engine_pid
         self.broken: list[str] = []
         self.doing = "at the beginning"
@@ -336,6 +338,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--dispatcher", action="store_true", help="through a dispatcher, whose only member the server is")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", type=Path, help="folder for the log and files; default is a temporary one")
     arguments = parser.parse_args(argv)
@@ -348,7 +351,7 @@ def main(argv: list[str] | None = None) -> int:
     loads: Counter[str] = Counter()
     try:
         counts["texts"], wrong = fuzz_texts(folder, counts["texts"], arguments.seed)
-        target = Target(folder)
+        target = Target(folder, dispatcher=arguments.dispatcher)
         try:
             lost = fuzz_goals(target, counts["goals"], arguments.seed, codes)
             counts["goals"] = codes.total()

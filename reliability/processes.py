@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -104,18 +105,30 @@ class Process:
 
 
 class Server(Process):
-    """A ``slice-ros serve`` process, its engine beside it.
+    """A ``slice-ros serve`` process, or of another verb, its engine beside it.
 
     Args:
         name: node name.
         log: file for standard error of node and engine.
-        arguments: of ``slice-ros serve``.
+        arguments: of the command.
         environment: added to this process's own.
+        verb: what the command is to do.
+        prefix: what the command begins with, as to run it in another network.
     """
 
-    def __init__(self, name: str, log: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        log: Path,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        verb: str = "serve",
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.name = name
-        super().__init__([sys.executable, "-m", "slice_ros.cli", "serve", "--name", name, "--n-threads", "1", *arguments], log, environment)
+        options = ("--n-threads", "1") if verb == "serve" else ()
+        super().__init__([*prefix, sys.executable, "-m", "slice_ros.cli", verb, "--name", name, *options, *arguments], log, environment)
 
     @property
     def engine_pid(self) -> int | None:
@@ -150,6 +163,35 @@ class Gateway(Process):
             return False
 
         return wait_until(listens, timeout_s)
+
+
+class Fronted:
+    """A dispatcher of that name, and its only member, in place of a :class:`Server`; its process is the dispatcher's."""
+
+    def __init__(self, name: str, log: Path, arguments: Sequence[str]) -> None:
+        limits = [part for flag, value in pairwise(arguments) if flag == "-p" and value.startswith("limits.") for part in (flag, value)]
+        self._member = Server(f"{name}_member", log.with_name("member.log"), arguments)
+        self._dispatcher = Server(name, log, ("--members", f"/{name}_member", *limits), verb="dispatch")
+
+    def start(self) -> None:
+        self._member.start()
+        self._dispatcher.start()
+
+    def stop(self) -> None:
+        self._dispatcher.stop()
+        self._member.stop()
+
+    @property
+    def pid(self) -> int:
+        return self._dispatcher.pid
+
+    @property
+    def engine_pid(self) -> int | None:
+        return self._member.engine_pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._dispatcher.is_running and self._member.is_running
 
 
 class LoadClient:

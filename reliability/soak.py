@@ -24,7 +24,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from reliability.isolation import isolate
 from reliability.load import draw
-from reliability.processes import Footprint, LoadClient, Server
+from reliability.processes import Footprint, Fronted, LoadClient, Server
 from reliability.records import Record, read
 from reliability.report import Check, conclude
 from reliability.verdicts import FINISHED, ROUNDING_S, Lives, disagreements, observed, reported, spread
@@ -140,12 +140,15 @@ class Soak:
         burst: goals within one second.
         crowd: clients at once.
         slowness: times are allowed to be so much longer.
+        dispatcher: whether the goals go through one.
     """
 
-    def __init__(self, folder: Path, goals: int, minutes: float, burst: int, crowd: int, seed: int, slowness: float) -> None:
+    def __init__(
+        self, folder: Path, goals: int, minutes: float, burst: int, crowd: int, seed: int, slowness: float, *, dispatcher: bool
+    ) -> None:
         make_start_model(folder / "model.gguf")
         arguments = ("--model", str(folder / "model.gguf"), "--n-ctx", "16384", "-p", "limits.max_tokens:=16384")
-        self._server = Server(NAME, folder / "server.log", arguments)
+        self._server = (Fronted if dispatcher else Server)(NAME, folder / "server.log", arguments)
         self._folder, self._goals, self._seconds, self._burst, self._crowd = folder, goals, minutes * 60.0, burst, crowd
         self._rng, self._slowness = random.Random(seed), slowness
         self._clients: list[LoadClient] = []
@@ -337,6 +340,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--crowd", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--slowness", type=float, default=1.0, help="times are allowed to be so much longer, for a busy machine")
+    parser.add_argument("--dispatcher", action="store_true", help="through a dispatcher, whose only member the server is")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", type=Path, help="folder for logs and records; default is a temporary one")
     arguments = parser.parse_args(argv)
@@ -345,7 +349,7 @@ def main(argv: list[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     size = (arguments.goals, arguments.minutes, arguments.burst, arguments.crowd)
     try:
-        soak = Soak(folder, *size, arguments.seed, arguments.slowness)
+        soak = Soak(folder, *size, arguments.seed, arguments.slowness, dispatcher=arguments.dispatcher)
         soak.run()
     finally:
         if arguments.keep is None:

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slice_ros import __version__
-from slice_ros.commands import bench, calibrate, cancel, check, demo, gateway, monitor, policy, report, send, serve, status, top
+from slice_ros.commands import bench, calibrate, cancel, check, demo, dispatch, gateway, monitor, policy, report, send, serve, status, top
 
 COMMANDS = {
     "serve": serve,
+    "dispatch": dispatch,
     "gateway": gateway,
     "demo": demo,
     "send": send,

@@ -135,6 +135,7 @@ class Generation:
         self._pieces: deque[Delta] = deque()
         self._heard: list[Delta] = []
         self._steps = 0
+        self._report: Any = None
         self._is_torn = False
         self.is_sent = False
         self.instance: bytes | None = None
@@ -152,6 +153,11 @@ class Generation:
         self._acceptance: Any = None
         self._outcome: Any = None
         self.goal_id = goal_id
+
+    @property
+    def report(self) -> SloReport:
+        """What it had experienced when the latest piece came."""
+        return SloReport() if self._report is None else report_of(self._report)
 
     @property
     def done(self) -> bool:
@@ -389,6 +395,8 @@ class SliceClient:
         session_id: str = "",
         after: Iterable[Generation | str] = (),
         chain_deadline_s: float | None = None,
+        model: str = "",
+        hedge: bool = False,
         stream: bool = True,
     ) -> Generation:
         """Send a goal.
@@ -412,6 +420,8 @@ class SliceClient:
             session_id: the next goal of the session goes on from what this one has computed.
             after: goals that must succeed first.
             chain_deadline_s: bound on this goal and all that depend on it.
+            model: file name of the model that is to answer, where there are several; empty is any.
+            hedge: whether a dispatcher sends the goal to two servers at once.
             stream: whether pieces of text are wanted as they come, each in a message.
 
         Raises:
@@ -437,10 +447,20 @@ class SliceClient:
         goal.adapter = adapter
         goal.session_id = session_id
         goal.client = self._node.get_fully_qualified_name()
-        goal.presence = self._topic
         goal.silent = not stream
         goal.after = [uuid_msg(g if isinstance(g, str) else g.goal_id) for g in after]
         goal.chain_deadline = duration_msg(chain_deadline_s)
+        goal.model = model
+        goal.hedge = hedge
+        return self.send_goal(goal)
+
+    def send_goal(self, goal: Any) -> Generation:
+        """Send a ``Generate.Goal`` that is there already, for programs that pass goals on.
+
+        Raises:
+            RuntimeError: the client was destroyed.
+        """
+        goal.presence = self._topic
         return self._send(goal)
 
     def cancel_all(self) -> None:
@@ -537,6 +557,7 @@ class SliceClient:
                 self._hear_news()
                 generation._heard_s = self._spinning_s
                 news = message.feedback
+                generation._report = news.report
                 generation._feedback(Delta(news.text, tool_calls_of(news.tool_calls)), news.report.steps)
 
     def _answered(self, generation: Generation, sent: Any) -> None:

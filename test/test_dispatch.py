@@ -52,7 +52,7 @@ class Fleet:
         self.sent.append(attempt)
         return f"{len(self.sent)}"
 
-    def cancel(self, attempt: Attempt) -> None:
+    def withdraw(self, attempt: Attempt) -> None:
         self.canceled.append(attempt)
 
     def submit(self, goal_id: str, slo=CONTROL, **fields: object) -> Attempt | None:

@@ -20,7 +20,7 @@ FLOORS = (
     ("cli",),
     ("commands",),
     ("demo",),
-    ("monitor", "behaviours", "gateway"),
+    ("monitor", "behaviours", "gateway", "fleet"),
     ("bench", "server", "client", "testing"),
     ("process", "ros"),
     ("engines", "metrics", "dispatch"),

@@ -640,3 +640,21 @@ def test_where_llama_cpp_gives_up_its_reason_is_the_last_line_on_stderr():
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == -signal.SIGABRT
     assert ended.stderr.splitlines()[-1].endswith("cells.cpp:12: GGML_ASSERT(a < b) failed")
+
+
+PLACE = {"type": "object", "properties": {"to": {"enum": ["dock", "door"]}}, "required": ["to"], "additionalProperties": False}
+
+
+@pytest.mark.parametrize("form", [{"regex": "[a-z ]{30}"}, {"json_schema": json.dumps(PLACE)}])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_an_answer_that_has_begun_elsewhere_goes_on_as_it_would_have(engine: LlamaEngine, form: dict[str, str], share: float) -> None:
+    whole = "".join(run(engine, goal("whole", max_tokens=80, **form))[0])
+    begun = whole[: int(share * len(whole))]
+    pieces, finish = run(engine, goal("rest", max_tokens=80, answer_prefix=begun, **form))
+    assert begun + "".join(pieces) == whole
+    assert finish is FinishReason.STOP
+
+
+def test_an_answer_that_could_not_have_begun_like_this_is_refused(engine: LlamaEngine) -> None:
+    with pytest.raises(GoalError, match="answer_prefix is 'nine'"):
+        engine.prepare(goal(regex="[0-9]+", answer_prefix="nine"))

@@ -56,3 +56,11 @@ def test_the_gateway_bears_wrong_input_load_and_faults(tmp_path):
     arguments = ("--cases", "45", "--faults", "7", "--streams", "30", "--seconds", "5", "--slowness", "10")
     found = run("door", *arguments, report=tmp_path / "door.json")
     assert found["figures"]["requests beside faults"]["answered"] > 0
+
+
+@pytest.mark.timeout(600)
+def test_a_fleet_loses_its_members_and_no_goal(tmp_path):
+    arguments = ("--faults", "4", "--rate", "1", "--gap", "0.5", "--pause", "2", "--slowness", "20")
+    found = run("fleet", *arguments, report=tmp_path / "fleet.json")
+    assert len({fault["kind"] for fault in found["faults"]}) == 4
+    assert found["figures"]["goals"] > 0

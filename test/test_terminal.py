@@ -28,7 +28,7 @@ def status(**changes):
         "policy": "slice", "model": "m.gguf", "device": "d", "engine_state": "ready", "step_ms": 14.0, "step_predicted_ms": math.nan,
         "tokens_per_s": 70.0, "tokens_per_step": 1.25, "draft_acceptance": 0.6,
         "kv_used": 10, "kv_cached": 5, "kv_parked_bytes": 0, "kv_total": 100,
-        "running": 1, "queued": 0, "classes": [control], "mask": mask,
+        "running": 1, "queued": 0, "classes": [control], "mask": mask, "members": [],
     }  # fmt: skip
     return SimpleNamespace(**{**fields, **changes})
 
@@ -67,3 +67,15 @@ def test_an_engine_that_is_down_is_said():
 def test_an_idle_server_is_drawn_at_any_width(width):
     empty = SimpleNamespace(goals=[], labels=[], columns=0, cursor=0, cells=[])
     assert "idle" in drawn(status(mask=empty, classes=[]), width)
+
+
+def test_a_dispatcher_shows_its_members_where_a_server_has_its_mask():
+    fields = {"model": "m.gguf", "device": "d", "in_hand": 3, "sent": 12, "moved": 1, "network_ms": 2.5}
+    members = [
+        SimpleNamespace(name="/orin/slice_server", state="used", why="its end is predicted after 0.4 s", **fields),
+        SimpleNamespace(name="/workstation/slice_server", state="lost", why="", **fields),
+    ]
+    text = drawn(status(members=members), width=200)
+    assert "decode mask" not in text
+    assert "its end is predicted after 0.4 s" in text
+    assert "lost" in text

@@ -173,7 +173,7 @@ class _Run:
         self._over(device, self._now, partial(self._arrive, device, remote_id, attempt), back=False)
         return remote_id
 
-    def cancel(self, attempt: Attempt) -> None:
+    def withdraw(self, attempt: Attempt) -> None:
         device = self._devices[attempt.member.name]
         scheduler = device.scheduler
         self._over(device, self._now, partial(scheduler.cancel, attempt.remote_id), back=False)

@@ -48,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     schema.completer = _complete_schema  # type: ignore[attr-defined]
     parser.add_argument("--regex", default="", metavar="REGEX", help="regular expression that the output matches as a whole")
+    parser.add_argument("--model", default="", metavar="FILE", help="file name of the model that is to answer, where there are several")
+    parser.add_argument(
+        "--hedge", action="store_true", help="have a dispatcher send it to two servers: the first one to say something goes on"
+    )
     parser.add_argument("--adapter", default="", metavar="NAME", help="LoRA adapter of the server to answer with")
     parser.add_argument("--logprobs", action="store_true", help="with --json: also each token and the logarithm of its probability")
     parser.add_argument("--server", default="/slice_server", help="name of the server node")
@@ -179,6 +183,8 @@ def _send(client: SliceClient, text: str, arguments: argparse.Namespace, slo: Sl
         sampling=sampling,
         stop=arguments.stop,
         adapter=arguments.adapter,
+        model=arguments.model,
+        hedge=arguments.hedge,
         logprobs=arguments.logprobs,
         grammar=arguments.grammar or "",
         json_schema=arguments.json_schema or "",

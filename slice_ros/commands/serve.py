@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 from slice_ros.commands.arguments import assignment, namespace, node_name, params_file, yaml_string
 
@@ -33,7 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default=argparse.SUPPRESS,
             help=f"{parameter.description} (parameter {name}, default {parameter.default!r})",
         )
-    parser.add_argument("--name", type=node_name, default="slice_server", help="node name")
+    add_node_arguments(parser, "slice_server")
+
+
+def add_node_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """The options of every command that runs a node."""
+    parser.add_argument("--name", type=node_name, default=name, help="node name")
     parser.add_argument("--namespace", type=namespace, default="/", help="node namespace")
     parser.add_argument("--params-file", type=params_file, default=argparse.SUPPRESS, help="YAML file of parameters, as config/slice.yaml")
     parser.add_argument(
@@ -48,13 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
     return main(ros_arguments(arguments))
 
 
-def ros_arguments(arguments: argparse.Namespace) -> list[str]:
+def ros_arguments(arguments: argparse.Namespace, options: Mapping[str, str] = OPTIONS) -> list[str]:
     """The options as the ROS arguments that mean the same."""
     given = vars(arguments)
     result = ["--ros-args", "-r", f"__node:={arguments.name}", "-r", f"__ns:={arguments.namespace}"]
     if "params_file" in given:
         result += ["--params-file", arguments.params_file]
-    for option, name in OPTIONS.items():
+    for option, name in options.items():
         value = given.get(option.replace("-", "_"))
         if value is not None:
             result += ["-p", f"{name}:={value if not isinstance(value, str) else yaml_string(value)}"]

@@ -11,10 +11,10 @@ from slice_ros.dispatch.member import Member, MemberReport
 from slice_ros.dispatch.offer import Offer, Rest, offer
 from slice_ros.dispatch.policies import DispatchPolicy
 from slice_ros.dispatch.prompts import PromptLengths, text_of
-from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest, TokenLogprob
+from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest, TokenLogprob, ToolCall
 from slice_ros.scheduling.admission import Admission, Prediction
 from slice_ros.scheduling.dependencies import Dependencies
-from slice_ros.scheduling.events import Checked, Event, Finished, Progress
+from slice_ros.scheduling.events import Checked, Event, Finished, Progress, Sent
 from slice_ros.scheduling.lengths import Lengths
 from slice_ros.scheduling.task import SloReport, Task
 
@@ -22,12 +22,10 @@ LONGEST_WAIT_S = 30.0
 """A goal waits for so long for a member that can be used."""
 MOST_ATTEMPTS = 8
 """A goal is sent so often at most."""
-MOVED_ON = frozenset(
-    {ErrorCode.ENGINE_DIED, ErrorCode.SHUTTING_DOWN, ErrorCode.OVERLOADED, ErrorCode.INFEASIBLE, ErrorCode.CONTEXT_EXCEEDED}
-)
-"""A goal that a member ends with one of these may fare better elsewhere; ..."""
 LOST = frozenset({ErrorCode.ENGINE_DIED, ErrorCode.SHUTTING_DOWN})
-"""... with one of these, the member is lost."""
+"""A member that ends a goal with one of these is lost; ..."""
+MOVED_ON = LOST | {ErrorCode.OVERLOADED, ErrorCode.INFEASIBLE, ErrorCode.CONTEXT_EXCEEDED, ErrorCode.INTERNAL}
+"""... with one of these, the goal may fare better elsewhere."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,11 +36,15 @@ class _Goal:
     speaker: Attempt | None = None
     """Whose text goes to the client; while there is none, the first one that says something."""
     pieces: list[str] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
     refused_by: set[str] = field(default_factory=set)
     sent: int = 0
     error: GoalError | None = None
     """Why the latest attempt failed."""
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether another member can go on from its text: log-probabilities and calls of tools are more than that."""
+        return not (self.pieces and (self.request.logprobs or self.request.tools))
 
 
 class Dispatcher:
@@ -67,8 +69,6 @@ class Dispatcher:
     ) -> None:
         self.policy = policy
         self.admission = admission
-        self.on_sent: Callable[[str, Attempt, str], None] = lambda _goal_id, _attempt, _why: None
-        """Told of each goal that is sent to a member, and why it is that one."""
         self._link = link
         self._emit = emit
         self._now = now
@@ -94,17 +94,22 @@ class Dispatcher:
 
     def heard(self, name: str, report: MemberReport) -> None:
         """A member's status came."""
-        member = self._members[name]
-        if not report.is_serving:
-            member.trust.lost(self._now())
-        member.heard(report, self._now())
+        self._members[name].heard(report, self._now())
         self._send_unsent()
+
+    def silent(self, name: str) -> None:
+        """A member seems to be gone: others try its goals as well."""
+        member = self._members[name]
+        if member.trust.answers:
+            member.trust.lost(self._now())
+            self._send_spares(member)
 
     def answered(self, name: str, seconds: float) -> None:
         """A member answered a question within so long."""
         member = self._members[name]
         member.network.observe(seconds)
-        member.trust.answered(self._now())
+        if not member.is_quiet(self._now()):
+            member.trust.answered(self._now())
         self._send_unsent()
 
     def lost(self, name: str) -> None:
@@ -121,9 +126,8 @@ class Dispatcher:
         """To be called again and again: what does not happen is not told by anybody."""
         now = self._now()
         for member in self._members.values():
-            if member.trust.answers and member.is_quiet(now):
-                member.trust.lost(now)
-                self._send_spares(member)
+            if member.is_quiet(now):
+                self.silent(member.name)
         self._send_unsent()
 
     # ---- what clients want
@@ -148,6 +152,11 @@ class Dispatcher:
         if goal_id in self._goals:
             self._end(self._goals[goal_id], error=error)
 
+    def cancel_all(self, error: GoalError) -> None:
+        """End every goal with that error."""
+        for goal_id in list(self._goals):
+            self.cancel(goal_id, error)
+
     def check(self, check_id: str, request: GoalRequest, prompt_tokens: int = 0) -> None:
         """Tell what a goal could expect now; a ``Checked`` event follows."""
         whole = Task.of(request, prompt_tokens or self._prompts.expected(request.kind, len(text_of(request))), 0)
@@ -160,7 +169,15 @@ class Dispatcher:
 
     # ---- what members say
 
-    def progressed(self, attempt: Attempt, text: str, tokens: int, report: SloReport, logprobs: Sequence[TokenLogprob] = ()) -> None:
+    def progressed(
+        self,
+        attempt: Attempt,
+        text: str,
+        tokens: int,
+        report: SloReport,
+        logprobs: Sequence[TokenLogprob] = (),
+        calls: Sequence[ToolCall] = (),
+    ) -> None:
         """A goal got so many more tokens from a member."""
         now, member = self._now(), attempt.member
         member.worked(now)
@@ -181,10 +198,9 @@ class Dispatcher:
         whole.token_times_s.extend([now] * tokens)
         whole.steps += 1
         goal.pieces.append(text)
-        goal.logprobs.extend(logprobs)
-        self._emit([Progress(attempt.goal_id, text, whole.report(completed=False), tuple(logprobs))])
+        self._emit([Progress(attempt.goal_id, text, whole.report(completed=False), tuple(logprobs), tuple(calls))])
 
-    def ended(self, attempt: Attempt, reason: FinishReason | None, error: GoalError | None, logprobs: Sequence[TokenLogprob] = ()) -> None:
+    def ended(self, attempt: Attempt, reason: FinishReason | None, error: GoalError | None) -> None:
         """A goal ended at a member; all of its text was told before."""
         now, member = self._now(), attempt.member
         member.worked(now)
@@ -193,7 +209,6 @@ class Dispatcher:
             return
         self._forget(goal, attempt)
         if error is None:
-            goal.logprobs.extend(logprobs)
             self._lengths.observe(goal.request.kind, goal.whole.tokens, goal.whole.steps)
             self._end(goal, reason=reason)
             return
@@ -205,8 +220,8 @@ class Dispatcher:
         if error.code not in MOVED_ON or goal.sent >= MOST_ATTEMPTS:
             self._end(goal, error=error)
             return
-        if goal.request.logprobs and goal.pieces:
-            self._end(goal, error=GoalError(error.code, f"{error.message}; what it had of log-probabilities is gone, send it again"))
+        if not goal.can_go_on:
+            self._end(goal, error=error)
             return
         if error.code not in LOST:
             goal.refused_by.add(member.name)
@@ -306,6 +321,7 @@ class Dispatcher:
         left = replace(
             request,
             answer_prefix=request.answer_prefix + so_far,
+            supersede=False,
             max_tokens=whole.max_tokens - whole.tokens,
         )
         return Rest(left, whole, whole.prompt_tokens + whole.tokens)
@@ -319,13 +335,13 @@ class Dispatcher:
         member.took(attempt.remote_id, attempt.task, self._now())
         member.why = chosen.why
         member.prefixes.note(text_of(chosen.request) + chosen.request.answer_prefix)
-        self.on_sent(goal.request.goal_id, attempt, chosen.why)
+        self._emit([Sent(goal.request.goal_id, member.name, chosen.why)])
 
     def _send_spares(self, member: Member) -> None:
         """Send the goals of a member that says nothing to others as well: whoever speaks first goes on with them."""
         for attempt in self._attempts_at(member):
             goal = self._goals[attempt.goal_id]
-            if goal.attempts != [attempt] or (goal.request.logprobs and goal.pieces) or goal.sent >= MOST_ATTEMPTS:
+            if goal.attempts != [attempt] or not goal.can_go_on or goal.sent >= MOST_ATTEMPTS:
                 continue
             try:
                 best = self._ranked(goal)[0]
@@ -336,7 +352,7 @@ class Dispatcher:
             self._try(goal, best, is_spare=True)
 
     def _withdraw(self, goal: _Goal, attempt: Attempt) -> None:
-        self._link.cancel(attempt)
+        self._link.withdraw(attempt)
         self._forget(goal, attempt)
 
     def _forget(self, goal: _Goal, attempt: Attempt) -> None:

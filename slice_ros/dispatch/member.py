@@ -49,6 +49,22 @@ class MemberReport:
     in_hand: tuple[TaskState, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class MemberState:
+    """As in ``msg/MemberStatus.msg``; seconds."""
+
+    name: str
+    state: str
+    model: str
+    device: str
+    quality: float
+    in_hand: int
+    sent: int
+    moved: int
+    network_s: float
+    why: str
+
+
 class Member:
     """Args:
     name: of the server.
@@ -119,6 +135,22 @@ class Member:
     def is_usable(self, now: float) -> bool:
         """Whether goals are sent to it."""
         return self.report is not None and self.report.is_serving and self.trust.is_proven(now)
+
+    def state(self, now: float) -> MemberState:
+        """What others are told of it."""
+        report = self.report
+        if report is None:
+            state = "unheard"
+        elif not report.is_serving:
+            state = "inactive"
+        elif not self.trust.answers:
+            state = "lost"
+        else:
+            state = "used" if self.trust.is_proven(now) else "proving"
+        model, device = ("", "") if report is None else (report.model, report.device)
+        return MemberState(
+            self.name, state, model, device, self.quality, self.in_hand, self.sent, self.moved, self.network.expected_s, self.why
+        )
 
     def is_quiet(self, now: float) -> bool:
         """Whether it has said nothing for too long."""

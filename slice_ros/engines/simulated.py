@@ -89,7 +89,7 @@ class SimulatedEngine:
         return sum(self._sequences[goal_id].kv_tokens for goal_id in goal_ids)
 
     def prepare(self, request: GoalRequest) -> int:
-        text = request.prompt or "".join(message.content for message in request.messages)
+        text = (request.prompt or "".join(message.content for message in request.messages)) + request.answer_prefix
         lengths = self._lengths.get(request.goal_id) or Lengths(max(1, len(text) // CHARACTERS_PER_TOKEN), request.max_tokens + 1)
         if lengths.prompt_tokens + request.max_tokens > self._info.goal_tokens:
             raise GoalError(

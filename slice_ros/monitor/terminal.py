@@ -24,15 +24,17 @@ HEADLINES, FRAME = 5, 2
 def draw_status(status: Any, *, title: str = "", height: int = 50) -> RenderableType:
     """The whole view, in as many lines as there are."""
     colours = {figures.label: COLOURS[i % len(COLOURS)] for i, figures in enumerate(status.classes)}
-    rows = height - HEADLINES - (HEADING + len(status.classes)) - FRAME
-    mask = _mask_panel(status.mask, colours, min(MOST_ROWS, max(FEWEST_ROWS, rows)))
-    return Group(_headline(status, title), _class_table(status, colours), mask)
+    rows = min(MOST_ROWS, max(FEWEST_ROWS, height - HEADLINES - (HEADING + len(status.classes)) - FRAME))
+    body = _member_table(status.members) if status.members else _mask_panel(status.mask, colours, rows)  # a dispatcher takes no steps
+    return Group(_headline(status, title), _class_table(status, colours), body)
 
 
 def draw_figures(status: Any) -> RenderableType:
     """Headline, classes and the goals in hand, without the mask."""
     colours = {figures.label: COLOURS[i % len(COLOURS)] for i, figures in enumerate(status.classes)}
     parts: list[RenderableType] = [_headline(status, ""), _class_table(status, colours)]
+    if status.members:
+        parts.append(_member_table(status.members))
     if status.mask.goals:
         goals = Table(pad_edge=False)
         for name in ("goal", "class", "slack"):
@@ -86,6 +88,17 @@ def _class_table(status: Any, colours: dict[str, str]) -> Table:
             Text(_number(c.attainment * 100, " %"), style="" if math.isnan(c.attainment) else "green" if c.attainment >= 0.95 else "red"),
             _number(c.ttft_ms_p50, ""), _number(c.tpot_ms_p50, ""), _number(c.tpot_ms_p99, ""), _number(c.e2e_ms_p99 / 1e3, "", 1),
         )  # fmt: skip
+    return table
+
+
+def _member_table(members: Any) -> Table:
+    table = Table(expand=False, pad_edge=False)
+    for name in ("member", "state", "goals", "sent", "moved", "network", "model", "device", "why the latest goal went there"):
+        table.add_column(name, justify="right" if name in ("goals", "sent", "moved", "network") else "left")
+    for member in members:
+        state = Text(member.state, style="green" if member.state == "used" else "red" if member.state == "lost" else "yellow")
+        counts = (str(member.in_hand), str(member.sent), str(member.moved), _number(member.network_ms, " ms", 1))
+        table.add_row(member.name, state, *counts, member.model, member.device, member.why)
     return table
 
 

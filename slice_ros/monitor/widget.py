@@ -121,8 +121,13 @@ class SloMonitor(QtWidgets.QWidget):
         if not self._policies.view().isVisible():  # not while somebody is choosing
             self._policies.setCurrentText(status.policy)
         state = "" if status.engine_state == "ready" else f"   engine {status.engine_state}"
+        members = "   ".join(
+            f"{member.name} {member.state}, {member.in_hand} goals, last: {member.why or '-'}" for member in status.members
+        )
         self._headline.setText(
-            f"{status.model} on {status.device}   {status.tokens_per_s:.0f} tokens/s{_drafts(status)}   "
+            f"running {status.running}   queued {status.queued}{state}\n{members}"
+            if members
+            else f"{status.model} on {status.device}   {status.tokens_per_s:.0f} tokens/s{_drafts(status)}   "
             f"KV {status.kv_used}/{status.kv_total}   running {status.running}   queued {status.queued}{state}"
         )
         self._goals.show_status(status, self.colour_of)

@@ -269,26 +269,24 @@ PARAMETERS: dict[str, Parameter] = {
 }
 
 
-def known(name: str) -> Parameter:
+def known(name: str, table: Mapping[str, Parameter] = PARAMETERS) -> Parameter:
     """The parameter of that name.
 
     Raises:
         ParameterError: there is none.
     """
-    if name not in PARAMETERS:
-        near = get_close_matches(name, PARAMETERS, 1)
-        raise ParameterError(
-            f"there is no parameter {name!r}; " + (f"is {near[0]!r} meant?" if near else f"there are: {', '.join(PARAMETERS)}")
-        )
-    return PARAMETERS[name]
+    if name not in table:
+        near = get_close_matches(name, table, 1)
+        raise ParameterError(f"there is no parameter {name!r}; " + (f"is {near[0]!r} meant?" if near else f"there are: {', '.join(table)}"))
+    return table[name]
 
 
-def check_all(values: Mapping[str, Any]) -> dict[str, Value]:
+def check_all(values: Mapping[str, Any], table: Mapping[str, Parameter] = PARAMETERS) -> dict[str, Value]:
     """Every parameter's value: the given ones checked, the others at their defaults.
 
     Raises:
         ParameterError: one is unknown or wrong.
     """
     for name in values:
-        known(name)
-    return {name: p.check(values.get(name, p.default)) for name, p in PARAMETERS.items()}
+        known(name, table)
+    return {name: p.check(values.get(name, p.default)) for name, p in table.items()}

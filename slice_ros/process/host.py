@@ -91,6 +91,11 @@ class EngineHost:
         return self.ready
 
     @property
+    def members(self) -> tuple[()]:
+        """None: the engine serves all goals itself."""
+        return ()
+
+    @property
     def pid(self) -> int | None:
         """Process id of the engine, if one runs."""
         return None if self._process is None else self._process.pid

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -11,19 +12,25 @@ from builtin_interfaces.msg import Duration as DurationMsg
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from unique_identifier_msgs.msg import UUID
 
+from slice_ros.dispatch.member import MemberReport, MemberState
 from slice_ros.goal import ChatMessage, ErrorCode, FinishReason, GoalError, GoalRequest, Sampling, TokenLogprob, ToolCall
+from slice_ros.latency.model import COSTS, LatencyModel
 from slice_ros.metrics.health import Diagnosis
 from slice_ros.metrics.statistics import ClassFigures, percentile
 from slice_ros.ros.interfaces import ChatMessage as ChatMessageMsg
 from slice_ros.ros.interfaces import ClassStatus as ClassStatusMsg
+from slice_ros.ros.interfaces import Generate
+from slice_ros.ros.interfaces import LoadStatus as LoadStatusMsg
 from slice_ros.ros.interfaces import MaskStatus as MaskStatusMsg
+from slice_ros.ros.interfaces import MemberStatus as MemberStatusMsg
 from slice_ros.ros.interfaces import Sampling as SamplingMsg
 from slice_ros.ros.interfaces import Slo as SloMsg
 from slice_ros.ros.interfaces import SloReport as SloReportMsg
 from slice_ros.ros.interfaces import TokenLogprob as TokenLogprobMsg
 from slice_ros.ros.interfaces import ToolCall as ToolCallMsg
 from slice_ros.scheduling.events import Checked, Snapshot
-from slice_ros.scheduling.task import SloReport
+from slice_ros.scheduling.policies.base import Limits
+from slice_ros.scheduling.task import SloReport, TaskState
 from slice_ros.slo import OnMiss, ServiceClass, Slo, SloError
 
 TIMES = ("ttft_s", "tpot_s", "e2e_s", "queue_s", "predicted_ttft_s", "predicted_tpot_s", "predicted_e2e_s")
@@ -112,6 +119,38 @@ def request_of(
         client=goal.client,
         after=tuple(uuid_hex(uuid) for uuid in goal.after),
         chain_deadline_s=duration_s(goal.chain_deadline),
+        model=goal.model,
+        answer_prefix=goal.answer_prefix,
+        hedge=goal.hedge,
+    )
+
+
+def goal_msg(request: GoalRequest) -> Any:
+    """The ``slice_ros/Generate`` goal that asks for the same, whatever presets its server has."""
+    slo = replace(request.slo, utility=request.slo.weight)  # of a goal without an SLO, the label's preset would be taken
+    return Generate.Goal(
+        prompt=request.prompt,
+        messages=[message_msg(message) for message in request.messages],
+        tools=request.tools,
+        tool_choice=request.tool_choice,
+        slo=slo_msg(slo),
+        label=request.kind,
+        after=[uuid_msg(goal_id) for goal_id in request.after],
+        chain_deadline=duration_msg(request.chain_deadline_s),
+        supersede=request.supersede,
+        max_tokens=request.max_tokens,
+        sampling=sampling_msg(request.sampling),
+        stop=list(request.stop),
+        grammar=request.grammar,
+        json_schema=request.json_schema,
+        regex=request.regex,
+        logprobs=request.logprobs,
+        adapter=request.adapter,
+        session_id=request.session_id,
+        client=request.client,
+        model=request.model,
+        answer_prefix=request.answer_prefix,
+        hedge=request.hedge,
     )
 
 
@@ -252,3 +291,80 @@ def fill_status(status: Any, snapshot: Snapshot) -> Any:
         cells=mask.cells.ravel().tolist(),
     )
     return status
+
+
+def load_msg(snapshot: Snapshot, context_tokens: int) -> Any:
+    """What predictions are made from."""
+    latency, limits, tasks = snapshot.latency, snapshot.limits, snapshot.in_hand
+    return LoadStatusMsg(
+        decode_ms=[seconds * 1e3 for seconds in latency.decode_s],
+        **{f"{name}_ms": getattr(latency, f"{name}_s") * 1e3 for name in COSTS},
+        tile=latency.tile,
+        margin=latency.margin,
+        max_batch=limits.max_batch,
+        max_step_tokens=limits.max_step_tokens,
+        cells=limits.cells,
+        sequences=limits.sequences,
+        context_tokens=context_tokens,
+        goals=[task.goal_id for task in tasks],
+        labels=[task.kind for task in tasks],
+        adapters=[task.adapter for task in tasks],
+        service_classes=[int(task.slo.service_class) for task in tasks],
+        ttft_ms=[(task.slo.ttft_s or 0.0) * 1e3 for task in tasks],
+        tpot_ms=[(task.slo.tpot_s or 0.0) * 1e3 for task in tasks],
+        deadline_ms=[(task.slo.deadline_s or 0.0) * 1e3 for task in tasks],
+        utilities=[task.slo.utility or 0.0 for task in tasks],
+        max_tokens=[task.max_tokens for task in tasks],
+        prompt_tokens=[task.prompt_tokens for task in tasks],
+        prompt_left=[max(0, task.prompt_left) for task in tasks],
+        tokens=[task.tokens for task in tasks],
+        age_ms=[task.age_s * 1e3 for task in tasks],
+        first_age_ms=[task.first_age_s * 1e3 for task in tasks],
+    )
+
+
+def member_report_of(status: Any) -> MemberReport | None:
+    """What a ``slice_ros/SloStatus`` tells a dispatcher; ``None`` where its server has no engine that could serve.
+
+    Raises:
+        ValueError: its numbers are impossible.
+    """
+    load = status.load
+    if not load.decode_ms:
+        return None
+    costs_s = {f"{name}_s": getattr(load, f"{name}_ms") / 1e3 for name in COSTS}
+    latency = LatencyModel(status.device, tuple(ms / 1e3 for ms in load.decode_ms), **costs_s, tile=load.tile, margin=load.margin)
+    return MemberReport(
+        status.active and status.engine_state == "ready",
+        status.model,
+        status.device,
+        tuple(status.adapters),
+        load.context_tokens,
+        latency,
+        Limits(load.max_batch, load.max_step_tokens, load.cells, load.sequences),
+        status.steps,
+        tuple(_task_states(load)),
+    )
+
+
+def _task_states(load: Any) -> Iterator[TaskState]:
+    for i, goal_id in enumerate(load.goals):
+        ttft_s, tpot_s, deadline_s = (getattr(load, f"{name}_ms")[i] / 1e3 or None for name in ("ttft", "tpot", "deadline"))
+        slo = Slo(ServiceClass(load.service_classes[i]), ttft_s, tpot_s, deadline_s, load.utilities[i] or None)
+        numbers = (load.max_tokens[i], load.prompt_tokens[i], load.prompt_left[i], load.tokens[i])
+        yield TaskState(goal_id, slo, load.labels[i], load.adapters[i], *numbers, load.age_ms[i] / 1e3, load.first_age_ms[i] / 1e3)
+
+
+def member_msg(member: MemberState) -> Any:
+    return MemberStatusMsg(
+        name=member.name,
+        state=member.state,
+        model=member.model,
+        device=member.device,
+        quality=member.quality,
+        in_hand=member.in_hand,
+        sent=member.sent,
+        moved=member.moved,
+        network_ms=member.network_s * 1e3,
+        why=member.why,
+    )

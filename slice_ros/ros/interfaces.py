@@ -4,7 +4,20 @@ from __future__ import annotations
 
 try:
     from slice_ros.action import Generate
-    from slice_ros.msg import ChatMessage, ClassStatus, GoalEvent, MaskStatus, Sampling, Slo, SloReport, SloStatus, TokenLogprob, ToolCall
+    from slice_ros.msg import (
+        ChatMessage,
+        ClassStatus,
+        GoalEvent,
+        LoadStatus,
+        MaskStatus,
+        MemberStatus,
+        Sampling,
+        Slo,
+        SloReport,
+        SloStatus,
+        TokenLogprob,
+        ToolCall,
+    )
     from slice_ros.srv import CheckSlo
 except ImportError as error:
     raise ImportError(
@@ -18,7 +31,9 @@ __all__ = [
     "ClassStatus",
     "Generate",
     "GoalEvent",
+    "LoadStatus",
     "MaskStatus",
+    "MemberStatus",
     "Sampling",
     "Slo",
     "SloReport",

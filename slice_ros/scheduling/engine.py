@@ -31,6 +31,7 @@ class EngineInfo:
         max_step_tokens: prompt tokens and decodes together that one step can take (``n_batch``).
         goal_tokens: prompt and answer of one goal at most: no more than its model was trained with.
         can_draft: whether it can verify drafts: its memory can forget the tokens that turn out wrong.
+        adapters: names of the LoRA adapters that goals may be computed with.
     """
 
     model: str
@@ -40,6 +41,7 @@ class EngineInfo:
     max_step_tokens: int
     goal_tokens: int
     can_draft: bool = False
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

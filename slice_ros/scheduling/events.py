@@ -93,4 +93,12 @@ class Checked:
     error_msg: str = ""
 
 
-Event = Progress | Finished | Checked | Snapshot
+class Sent(NamedTuple):
+    """A dispatcher sent a goal to one of its members, and why to that one."""
+
+    goal_id: str
+    member: str
+    why: str
+
+
+Event = Progress | Finished | Checked | Snapshot | Sent

@@ -141,6 +141,9 @@ class Scheduler:
             GoalError: it cannot be served; no event follows.
         """
         try:
+            if request.model not in ("", self._engine.info.model):
+                what = f"model is {request.model[:80]!r}; this server has {self._engine.info.model}"
+                raise GoalError(ErrorCode.INVALID_GOAL, what)
             prompt_tokens = self._engine.prepare(request)
             lead = self._engine.lead(request.goal_id)
         except Exception:

@@ -11,10 +11,10 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
-from slice_ros.process.host import EngineHost
 from slice_ros.ros.conversions import fill_check, slo_of
 from slice_ros.ros.interfaces import CheckSlo
 from slice_ros.scheduling.events import Checked
+from slice_ros.server.host import Host
 from slice_ros.server.intake import check_size
 from slice_ros.server.parameters import ServerParameters
 from slice_ros.server.slo_clock import SloClock, in_real_time
@@ -28,7 +28,7 @@ class Checks:
         self._parameters = parameters
         self._clock = clock
         self._waiting: dict[str, Any] = {}
-        self.host: EngineHost | None = None
+        self.host: Host | None = None
         # A group of its own: a check that waits for the engine must not keep the engine's events from being handled.
         node.create_service(CheckSlo, "~/check_slo", self._check, callback_group=ReentrantCallbackGroup())
 

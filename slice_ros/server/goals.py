@@ -14,14 +14,14 @@ from rclpy.action import CancelResponse, GoalResponse
 from rclpy.node import Node
 
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest, TokenLogprob, ToolCall, joined
-from slice_ros.process.host import EngineHost
 from slice_ros.ros import qos
 from slice_ros.ros.conversions import fill_result, report_msg, request_of, slo_msg, tool_calls_msg
 from slice_ros.ros.interfaces import Generate, GoalEvent
-from slice_ros.scheduling.events import Finished, Progress
+from slice_ros.scheduling.events import Finished, Progress, Sent
 from slice_ros.scheduling.scheduler import failed, no_token_yet
 from slice_ros.scheduling.task import SloReport
 from slice_ros.server.action import GoalServer, begin
+from slice_ros.server.host import Host
 from slice_ros.server.intake import LONGEST_NAME, Labels, Places, check_presence, check_size, superseded
 from slice_ros.server.parameters import ServerParameters
 from slice_ros.server.senders import Senders
@@ -66,7 +66,7 @@ class Goals:
         self._queue = Places("queued", "scheduler.max_queued")
         self._in_hand = Places("in hand", "scheduler.max_in_hand")
         self._labels = Labels()
-        self.host: EngineHost | None = None
+        self.host: Host | None = None
         """The engine that goals are handed to."""
         self.is_open = False
         """Whether goals are let in."""
@@ -209,6 +209,12 @@ class Goals:
             else:
                 goal.handle.publish_feedback(feedback)
 
+    def sent(self, event: Sent) -> None:
+        """A dispatcher has sent a goal to one of its members."""
+        goal = self._goals.get(event.goal_id)
+        if goal is not None:
+            self._tell(GoalEvent.SENT, goal, goal.report, sent=event)
+
     def finished(self, event: Finished) -> None:
         goal = self._goals.pop(event.goal_id, None)
         if goal is None:
@@ -236,8 +242,8 @@ class Goals:
         else:
             self._server.end(handle, "abort", result)
 
-    def _tell(self, kind: int, goal: _Goal, report: SloReport, end: Finished | None = None) -> None:
+    def _tell(self, kind: int, goal: _Goal, report: SloReport, end: Finished | None = None, sent: Sent | None = None) -> None:
         error = GoalError(end.error_code, end.error_msg) if end is not None else None
         reason = end.reason.value if end is not None and end.reason is not None else ""
         slo = slo_msg(goal.request.slo, goal.handle.request.slo.preset)
-        self._telling.goal(kind, goal.request.goal_id, goal.request.kind, slo, report, error=error, reason=reason)
+        self._telling.goal(kind, goal.request.goal_id, goal.request.kind, slo, report, error=error, reason=reason, sent=sent)

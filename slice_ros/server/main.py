@@ -14,8 +14,12 @@ from slice_ros.ros.distributions import RCLError, mind_the_dead, refusal
 from slice_ros.server.node import ServerError, SliceServer, turn
 
 
-def main(args: list[str] | None = None) -> int:
+def main(args: list[str] | None = None, kind: type[SliceServer] = SliceServer) -> int:
     """Serve until SIGINT or SIGTERM.
+
+    Args:
+        args: of the command line.
+        kind: the server's class.
 
     Returns:
         Exit status: 0 after a signal, 1 when the server could not start.
@@ -43,7 +47,7 @@ def main(args: list[str] | None = None) -> int:
             # rclpy's own handlers would take the context away before the goals in flight have got their results.
             rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
             executor = SingleThreadedExecutor()
-            server = SliceServer()
+            server = kind()
         except (RCLError, RuntimeError) as error:  # RuntimeError: ROS arguments that rcl does not know, a middleware that is not there
             raise ServerError(refusal(error)) from error
         executor.add_node(server)
@@ -56,7 +60,7 @@ def main(args: list[str] | None = None) -> int:
         if failure is not None:
             raise failure
     except ServerError as error:
-        print(f"slice_server cannot start: {error}", file=sys.stderr)  # noqa: T201
+        print(f"{kind.default_name} cannot start: {error}", file=sys.stderr)  # noqa: T201
         return 1
     except ExternalShutdownException:
         pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,14 +15,16 @@ from rclpy.logging import get_logger
 from rclpy.task import Future
 
 from slice_ros.goal import ErrorCode, GoalError
-from slice_ros.parameters.table import ParameterError, Value
+from slice_ros.parameters.table import PARAMETERS, Parameter, ParameterError, Value
 from slice_ros.process.host import EngineHost, EngineState
+from slice_ros.process.protocol import Ready
 from slice_ros.ros.distributions import describe_network
 from slice_ros.scheduling.engine import EngineError
-from slice_ros.scheduling.events import Event, Finished, Progress, Snapshot
+from slice_ros.scheduling.events import Event, Finished, Progress, Sent, Snapshot
 from slice_ros.server.bond import Heartbeat
 from slice_ros.server.checks import Checks
 from slice_ros.server.goals import Goals
+from slice_ros.server.host import Host
 from slice_ros.server.lifecycle import ManagedNode, TransitionError
 from slice_ros.server.parameters import ServerParameters
 from slice_ros.server.slo_clock import LOOK_PERIOD_S, SloClock
@@ -62,14 +64,18 @@ class SliceServer(ManagedNode):
         ServerError: a parameter is wrong.
     """
 
+    default_name = "slice_server"
+    table: Mapping[str, Parameter] = PARAMETERS
+    free_parameters: tuple[str, ...] = ()
+
     def __init__(self, **node_arguments: Any) -> None:
         super().__init__(
-            "slice_server", automatically_declare_parameters_from_overrides=True, allow_undeclared_parameters=True, **node_arguments
+            self.default_name, automatically_declare_parameters_from_overrides=True, allow_undeclared_parameters=True, **node_arguments
         )
         self._offered_s = 0.0
         self.conflict = ""
         """Why this server must end: there is another one of its name."""
-        self._host: EngineHost | None = None
+        self._host: Host | None = None
         self._active = False
         self._events: deque[Event] = deque()
         self._is_woken = False
@@ -77,7 +83,9 @@ class SliceServer(ManagedNode):
         self._is_idle: Future | None = None
         self._is_closing = False
         try:
-            self._parameters_now = ServerParameters(self, lambda: self._host is not None, self._change_live)
+            self._parameters_now = ServerParameters(
+                self, lambda: self._host is not None, self._change_live, self.table, self.free_parameters
+            )
         except ParameterError as error:
             raise ServerError(str(error)) from error
         self._telling = Telling(self, self._parameters_now)
@@ -100,7 +108,7 @@ class SliceServer(ManagedNode):
     # ---- transitions
 
     async def on_configure(self) -> None:
-        host = self._host = EngineHost(self._parameters_now.values, self._receive, restart=bool(self._parameters_now["engine.restart"]))
+        host = self._host = self._make_host()
         try:
             ready = await self._in_thread(host.start)
         except EngineError as error:
@@ -110,10 +118,7 @@ class SliceServer(ManagedNode):
                 raise ServerError(self.conflict)
             self._offer()
         self._use(host, ready)
-        self.get_logger().info(
-            f"configured: {ready.info.model} on {ready.info.device} with policy {self._parameters_now['scheduler.policy']}, "
-            f"{ready.info.context_tokens} KV cells, {ready.info.max_sequences} sequences; {describe_network()}"
-        )
+        self.get_logger().info(f"configured: {self._describe(ready)}; {describe_network()}")
 
     async def on_activate(self) -> None:
         self._check_engine()
@@ -142,6 +147,16 @@ class SliceServer(ManagedNode):
         self._close_for_goals()
         await self._stop_engine()
 
+    def _make_host(self) -> Host:
+        """What serves the goals from now on."""
+        return EngineHost(self._parameters_now.values, self._receive, restart=bool(self._parameters_now["engine.restart"]))
+
+    def _describe(self, ready: Ready) -> str:
+        """What serves, in words."""
+        info = ready.info
+        policy = self._parameters_now["scheduler.policy"]
+        return f"{info.model} on {info.device} with policy {policy}, {info.context_tokens} KV cells, {info.max_sequences} sequences"
+
     def _check_engine(self) -> None:
         """Raises:
         ServerError: the engine died for good.
@@ -158,7 +173,7 @@ class SliceServer(ManagedNode):
         self._goals = Goals(self, self._parameters_now, self._telling, self._slo_clock)
         self._every(SENDERS_PERIOD_S, self._goals.end_orphans)
 
-    def _use(self, host: EngineHost | None, ready: Any = None) -> None:
+    def _use(self, host: Host | None, ready: Any = None) -> None:
         """Serve with this engine from now on."""
         self._host = host
         self._telling.engine(host, ready)
@@ -175,7 +190,7 @@ class SliceServer(ManagedNode):
         return bool(self.conflict)
 
     def _open(self, is_open: bool) -> None:
-        self._active = is_open
+        self._active = self._telling.is_open = is_open
         if self._goals is not None:
             self._goals.is_open = is_open
 
@@ -260,6 +275,8 @@ class SliceServer(ManagedNode):
                 self._goals.progress(event)
             elif isinstance(event, Finished):
                 self._goals.finished(event)
+            elif isinstance(event, Sent):
+                self._goals.sent(event)
             else:
                 self._checks.answered(event)
         if self._events:

@@ -13,40 +13,51 @@ from slice_ros.parameters.presets import DEFAULTS, PREFIX, preset_parameter, pre
 from slice_ros.parameters.table import PARAMETERS, Change, Parameter, ParameterError, Value, check_all, known
 from slice_ros.slo import Slo
 
-GROUPS = {name.split(".")[0] for name in PARAMETERS}
 FOREIGN = ("use_sim_time", "bond_disable_heartbeat_timeout", "start_type_description_service", "qos_overrides.")
 """Begin of the names that ROS 2 itself and bondpy declare on a node."""
 
 
 class ServerParameters:
-    """Declares every parameter of ``PARAMETERS`` and the SLO presets on a node, which must allow undeclared parameters.
+    """Declares every parameter of a table and the SLO presets on a node, which must allow undeclared parameters.
 
     Args:
         node: made with ``automatically_declare_parameters_from_overrides`` and ``allow_undeclared_parameters``.
         is_configured: whether only live parameters may be changed now.
         on_change: told the new values of live parameters, after they are in ``values``.
+        table: the parameters.
+        free: begin of further names that may be set, which somebody else checks.
 
     Raises:
         ParameterError: an initial value is wrong, or a name in one of this server's groups is unknown.
     """
 
-    def __init__(self, node: Node, is_configured: Callable[[], bool], on_change: Callable[[dict[str, Value]], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        is_configured: Callable[[], bool],
+        on_change: Callable[[dict[str, Value]], None],
+        table: Mapping[str, Parameter] = PARAMETERS,
+        free: tuple[str, ...] = (),
+    ) -> None:
+        self._table = table
+        self._foreign = FOREIGN + free
+        groups = {name.split(".")[0] for name in table}
         self._is_configured = is_configured
         self._on_change = on_change
         given = {name: parameter.value for name, parameter in node.get_parameters_by_prefix("").items()}
         for name in given:
-            if name.split(".")[0] in GROUPS:
-                known(name)
-            elif not name.startswith((PREFIX, *FOREIGN)):
+            if name.split(".")[0] in groups:
+                known(name, table)
+            elif not name.startswith((PREFIX, *self._foreign)):
                 node.get_logger().warning(f"there is no parameter {name!r}; it has no effect")
         self._preset_values = DEFAULTS | {name: value for name, value in given.items() if name.startswith(PREFIX)}
         self.presets: Mapping[str, Slo] = presets_of(self._preset_values)
-        self.values = check_all({name: value for name, value in given.items() if name in PARAMETERS})
+        self.values = check_all({name: value for name, value in given.items() if name in table}, table)
         for name, value in (self.values | self._preset_values).items():
             if node.has_parameter(name):
                 node.undeclare_parameter(name)
             try:
-                node.declare_parameter(name, value, _descriptor(name), ignore_override=True)
+                node.declare_parameter(name, value, _descriptor(name, table), ignore_override=True)
             except ParameterException as error:
                 raise ParameterError(str(error)) from error
         node.add_on_set_parameters_callback(self._set)
@@ -63,15 +74,15 @@ class ServerParameters:
         except ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self._preset_values = preset_values
-        own = {name: value for name, value in checked.items() if name in PARAMETERS}
+        own = {name: value for name, value in checked.items() if name in self._table}
         self.values |= own
         self._on_change(own)
         return SetParametersResult(successful=True)
 
     def _checked(self, name: str, value: Any) -> Any:
-        if name.startswith(FOREIGN):
+        if name.startswith(self._foreign):
             return value
-        parameter = known(name)
+        parameter = known(name, self._table)
         if parameter.change is Change.NEVER:
             raise ParameterError(f"parameter {name} is fixed at start; start the server with another value")
         if parameter.change is Change.UNCONFIGURED and self._is_configured():
@@ -81,9 +92,9 @@ class ServerParameters:
         return parameter.check(value)
 
 
-def _descriptor(name: str) -> Any:
+def _descriptor(name: str, table: Mapping[str, Parameter]) -> Any:
     # Dynamic typing leaves the check to Parameter.check, which says in a sentence what would be right.
-    parameter: Parameter = preset_parameter(name) if name.startswith(PREFIX) else PARAMETERS[name]
+    parameter: Parameter = preset_parameter(name) if name.startswith(PREFIX) else table[name]
     descriptor = ParameterDescriptor(
         name=name, description=parameter.description, read_only=parameter.change is Change.NEVER, dynamic_typing=True
     )

@@ -14,13 +14,14 @@ from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 from slice_ros.metrics.health import diagnose_engine, diagnose_slo
 from slice_ros.metrics.last_minute import LastMinute
 from slice_ros.metrics.statistics import Statistics
-from slice_ros.process.host import EngineHost, EngineState
+from slice_ros.process.host import EngineState
 from slice_ros.process.protocol import Ready
 from slice_ros.ros import qos
-from slice_ros.ros.conversions import class_msg, diagnostic_msg, fill_status, report_msg, uuid_msg
+from slice_ros.ros.conversions import class_msg, diagnostic_msg, fill_status, load_msg, member_msg, report_msg, uuid_msg
 from slice_ros.ros.interfaces import GoalEvent, SloStatus
-from slice_ros.scheduling.events import Finished, Snapshot
+from slice_ros.scheduling.events import Finished, Sent, Snapshot
 from slice_ros.scheduling.task import SloReport
+from slice_ros.server.host import Host
 from slice_ros.server.parameters import ServerParameters
 
 
@@ -40,14 +41,16 @@ class Telling:
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._status: Any = None
         self._events: Any = None
-        self.host: EngineHost | None = None
+        self.is_open = False
+        """Whether goals are let in."""
+        self.host: Host | None = None
         self.ready: Ready | None = None
 
     def offer(self) -> None:
         self._status = self._node.create_publisher(SloStatus, "~/slo_status", qos.ALIVE)
         self._events = self._node.create_publisher(GoalEvent, "~/goal_events", qos.GOAL_EVENTS)
 
-    def engine(self, host: EngineHost | None, ready: Ready | None = None) -> None:
+    def engine(self, host: Host | None, ready: Ready | None = None) -> None:
         """Which engine it is told of from now on."""
         self.host, self.ready, self._snapshot = host, ready, None
 
@@ -71,7 +74,16 @@ class Telling:
     # ---- what it tells
 
     def goal(
-        self, kind: int, goal_id: str, label: str, slo: Any, report: SloReport, *, error: GoalError | None = None, reason: str = ""
+        self,
+        kind: int,
+        goal_id: str,
+        label: str,
+        slo: Any,
+        report: SloReport,
+        *,
+        error: GoalError | None = None,
+        reason: str = "",
+        sent: Sent | None = None,
     ) -> None:
         """An event of a goal.
 
@@ -82,6 +94,8 @@ class Telling:
         event = GoalEvent(event=kind, goal_id=uuid_msg(goal_id), label=label, slo=slo, report=report_msg(report), finish_reason=reason)
         event.stamp = self._node.get_clock().now().to_msg()
         event.policy = str(self._parameters["scheduler.policy"])
+        if sent is not None:
+            event.member, event.why = sent.member, sent.why
         if error is not None:
             event.error_code, event.error_msg = int(error.code), error.message
         self._events.publish(event)
@@ -97,13 +111,20 @@ class Telling:
         status.instance = self._instance
         status.policy = str(self._parameters["scheduler.policy"])
         status.engine_state = state.value
+        status.active = self.is_open
         status.step_ms = status.step_predicted_ms = math.nan
         if self.host is not None and self.ready is not None:
             status.model = self.ready.info.model
             status.device = self.ready.info.device
+            status.adapters = list(self.ready.info.adapters)
             status.engine_restarts = self.host.restarts
-        if self._snapshot is not None and state is EngineState.READY:
+            status.members = [member_msg(member) for member in self.host.members]
+        if self._snapshot is not None and state is EngineState.READY and self.ready is not None:
             fill_status(status, self._snapshot)
+            status.load = load_msg(self._snapshot, self.ready.info.goal_tokens)
+        elif status.members:
+            classes = self._statistics.classes
+            status.queued, status.running = sum(c.queued for c in classes), sum(c.running for c in classes)
         minute = self._last_minute
         minute.look(time.monotonic())
         status.step_ratio = minute.step_ratio

@@ -118,7 +118,8 @@ class LlamaEngine:
         self._trained: int = llama_cpp.llama_model_n_ctx_train(self._model)
         name, longest = Path(config.model_path).name, min(n_ctx, self._trained)
         memory = Memory.of(self._model, swa_full=config.swa_full)
-        self._info = EngineInfo(name, device_name(config), n_ctx, config.n_seq_max, n_batch, longest, not memory.is_state)
+        names = tuple(name for name, _ in config.adapters)
+        self._info = EngineInfo(name, device_name(config), n_ctx, config.n_seq_max, n_batch, longest, not memory.is_state, names)
         self._batch = Batch(n_batch, n_ctx)
         self._beside = ThreadPoolExecutor(1, "masks")
         self._candidates = Candidates(self._vocabulary.size)
@@ -150,6 +151,8 @@ class LlamaEngine:
         choice = choose(tools, request.tool_choice)
         messages = request.messages
         prompt = self._chat.tokenize(messages, tools) if messages else self._vocabulary.tokenize(request.prompt)
+        begun = self._vocabulary.tokenize(request.answer_prefix, add_special=False, parse_special=False)
+        prompt += begun
         if not prompt:
             raise GoalError(ErrorCode.INVALID_GOAL, "the prompt has no tokens; give at least one")
         limit = len(prompt) + request.max_tokens
@@ -161,6 +164,9 @@ class LlamaEngine:
             )
         adapter = self._adapters.number(request.adapter)
         grammar = self._grammars.of_calls(choice, self._chat.form) if choice.tools else self._grammars.make(request)
+        if begun and grammar is not None and not grammar.follows(begun):
+            what = f"answer_prefix is {request.answer_prefix[:40]!r}; no answer that is allowed begins like this"
+            raise GoalError(ErrorCode.INVALID_GRAMMAR, what)
         chain = make_chain(request.sampling, prompt, self._vocabulary.size)
         sampler = None if chain is None and grammar is None else Sampler(chain, grammar)
         prompt_tokens = len(prompt)

@@ -146,6 +146,13 @@ class Grammar:
         self._tokens += 1
         self._matcher.consume_token(token)
 
+    def follows(self, tokens: Sequence[int]) -> bool:
+        """Accept the beginning of an answer that is there already; whether it is the beginning of one that is allowed."""
+        self._is_current = False
+        self._tokens += len(tokens)
+        self._matcher.consume_tokens(list(tokens))
+        return not self._matcher.is_error()
+
     def forced(self) -> Sequence[int]:
         """Accept the tokens that must come next, if there are any, as far as their text is certain to be cut like this."""
         tokens = self._matcher.compute_ff_tokens()
