@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
-from slice_ros.bench.robustness import CONTESTANTS, HEADER, Verdict, draw, judge
+from slice_ros.bench import plots
+from slice_ros.bench.robustness import CONTESTANTS, HEADER, Verdict, draw, judge, price
 from slice_ros.scheduling.policies import DEFAULT_POLICY
+
+LOADS = (0.4, 0.6, 0.8, 1.0, 1.2, 1.5)
+"""Cases are told together between these loads."""
 
 
 def judged(seed: int) -> Verdict:
@@ -18,7 +24,7 @@ def judged(seed: int) -> Verdict:
     return judge(draw(seed))
 
 
-def main(seeds: Iterable[int], jobs: int, folder: Path | None) -> None:
+def main(seeds: Iterable[int], jobs: int, folder: Path | None, plot: Path | None) -> None:
     """Print a line for each case, what breaks in full at the end, and write its files."""
     began = time.perf_counter()
     print(HEADER)
@@ -40,6 +46,22 @@ def main(seeds: Iterable[int], jobs: int, folder: Path | None) -> None:
     for name in CONTESTANTS:
         means = [sum(getattr(v, what)[name] for v in verdicts) / count for what in ("everything", "real_time", "best_effort")]
         print(f"  {name:15} all {means[0]:.3f}  real-time {means[1]:.3f}  best effort {means[2]:.3f}")
+    show_price(verdicts)
+    if plot:
+        plots.plot_price(verdicts, plot)
+
+
+def show_price(verdicts: Sequence[Verdict]) -> None:
+    """Print what best-effort goals pay, by load."""
+    print("\nbest-effort goals in time, by load (in brackets real-time goals):")
+    print("    load cases | here          | real-time first | kindest other that is safe | kindest other")
+    for low, high in pairwise(LOADS):
+        if some := [verdict for verdict in verdicts if low <= verdict.case.load < high]:
+            it = price(some)
+            print(
+                f" {low}-{high} {len(some):5} | {it.here:.3f} ({it.real_time:.3f}) | {it.first:15.3f} | {it.safe:26.3f} | "
+                f"{it.kindest:.3f} ({it.kindest_real_time:.3f})"
+            )
 
 
 def worst(verdicts: Iterable[Verdict]) -> float:
@@ -53,6 +75,12 @@ if __name__ == "__main__":
     parser.add_argument("first_seed", type=int, nargs="?", default=random.randrange(10**6), help="default: another one each time")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the device and workload of each case that breaks there")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw what best-effort goals pay, case by case")
     arguments = parser.parse_args()
     first = arguments.first_seed
-    main(range(first, first + arguments.cases), arguments.jobs, arguments.write)
+    try:
+        if arguments.plot:
+            plots.check_matplotlib()
+        main(range(first, first + arguments.cases), arguments.jobs, arguments.write, arguments.plot)
+    except (plots.PlotError, OSError) as error:
+        sys.exit(f"robustness: {error}")

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from slice_ros.bench.command import add_arguments
-from slice_ros.bench.robustness import CONTESTANTS, REAL_TIME_FIRST, Verdict, draw, judge
+from slice_ros.bench.plots import plot_price
+from slice_ros.bench.robustness import CONTESTANTS, REAL_TIME_FIRST, Price, Verdict, draw, judge, price
 from slice_ros.bench.workload_file import load_workload
 from slice_ros.latency.model import LatencyModel
 from slice_ros.scheduling.policies import DEFAULT_POLICY
@@ -96,3 +97,20 @@ def test_a_case_breaks_below_097_of_alone_unless_nobody_keeps_more():
 def test_a_case_breaks_where_another_policy_keeps_clearly_more_goals():
     assert a_verdict(1.0, 0.89).is_unbeaten
     assert not a_verdict(1.0, 0.88).is_unbeaten
+
+
+def test_what_best_effort_goals_pay_is_told_beside_the_policies_that_keep_most_of_them():
+    case = draw(0)
+    others = dict.fromkeys((name for name in CONTESTANTS if name != DEFAULT_POLICY), 0.0)
+    real_time = others | {DEFAULT_POLICY: 0.98, "real-time first": 0.96, "orca": 0.5, "slice": 0.97}
+    best_effort = others | {DEFAULT_POLICY: 0.6, "orca": 0.9, "slice": 0.4, "real-time first": 0.1}
+    verdict = Verdict(case, 1.0, real_time, real_time, best_effort)
+    assert (verdict.kindest, verdict.kindest_safe) == ("orca", "slice")
+    assert price([verdict, verdict]) == Price(here=0.6, first=0.1, safe=0.4, kindest=0.9, kindest_real_time=0.5, real_time=0.98)
+
+
+def test_what_they_pay_can_be_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    shares = {name: 0.1 * place for place, name in enumerate(CONTESTANTS)}
+    plot_price([Verdict(draw(0), 1.0, shares, shares, shares)], tmp_path / "price.png")
+    assert (tmp_path / "price.png").stat().st_size > 10_000

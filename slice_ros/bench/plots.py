@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from slice_ros.bench.limit import LIMIT
 from slice_ros.bench.rows import Row, confidence, mean
 from slice_ros.bench.simulate import Outcome, attainment
-from slice_ros.scheduling.policies import POLICIES
+from slice_ros.scheduling.policies import DEFAULT_POLICY, POLICIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from slice_ros.bench.robustness import Verdict
 
 # Okabe and Ito's colours: distinct for every kind of colour vision. Markers tell the same again.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999"
@@ -93,6 +95,30 @@ def plot_timeline(outcomes: Mapping[str, Sequence[Outcome]], window_s: tuple[flo
     handles.append(_handle(color=GREY, label="waits, or is left out"))
     handles.append(_handle(color="black", marker="x", label="ended, bound missed", linestyle=""))
     figure.legend(handles=handles, ncols=len(handles), **ABOVE)
+    _save(figure, path)
+
+
+def plot_price(verdicts: Sequence[Verdict], path: Path) -> None:
+    """What best-effort goals pay for the safety of real-time ones, a mark for each case: beside the policy that keeps most of them.
+
+    Raises:
+        PlotError: no matplotlib.
+        OSError: the file cannot be written.
+    """
+    figure, ((best_effort, real_time),) = _panels(1, 2, width=4.2, height=3.8)
+    for axes, title, what in ((best_effort, "best-effort goals", "best_effort"), (real_time, "real-time goals", "real_time")):
+        for is_safe, color, marker in ((True, BLUE, "o"), (False, VERMILION, "x")):
+            shares = [getattr(v, what) for v in verdicts if (v.kindest == v.kindest_safe) is is_safe]
+            kindest = [v.kindest for v in verdicts if (v.kindest == v.kindest_safe) is is_safe]
+            xs = [share[name] for share, name in zip(shares, kindest, strict=True)]
+            label = "with which real-time goals are safe" if is_safe else "with which they are not"
+            axes.plot(xs, [share[DEFAULT_POLICY] for share in shares], marker, color=color, markersize=3.5, alpha=0.6, label=label)
+        axes.plot((0.0, 1.0), (0.0, 1.0), color=GREY, linewidth=0.8, zorder=0)
+        axes.set_title(title, fontsize=10)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="in time with the other policy that keeps most best-effort goals,")
+    best_effort.set_ylabel(f"in time with {DEFAULT_POLICY}")
+    handles, names = best_effort.get_legend_handles_labels()
+    figure.legend(handles, names, ncols=2, **ABOVE)
     _save(figure, path)
 
 

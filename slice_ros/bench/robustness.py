@@ -222,12 +222,29 @@ class Verdict:
     @cached_property
     def best_other(self) -> str:
         """The policy that keeps most goals beside the default one."""
-        return max((name for name in self.everything if name != DEFAULT_POLICY), key=lambda name: self.everything[name])
+        return max(self._others, key=lambda name: self.everything[name])
 
     @property
     def is_safe(self) -> bool:
         """Whether real-time goals are as safe as alone, or as with those policies where a step that cannot be avoided breaks more."""
-        return self.real_time[DEFAULT_POLICY] >= min(KEPT * self.alone, self.safest) - 1e-9
+        return self._keeps_them_safe(DEFAULT_POLICY)
+
+    @cached_property
+    def kindest(self) -> str:
+        """The other policy that keeps most best-effort goals."""
+        return max(self._others, key=lambda name: self.best_effort[name])
+
+    @cached_property
+    def kindest_safe(self) -> str:
+        """The same of those with which real-time goals are safe: there is one that serves them first."""
+        return max(filter(self._keeps_them_safe, self._others), key=lambda name: self.best_effort[name])
+
+    @property
+    def _others(self) -> Sequence[str]:
+        return [name for name in self.everything if name != DEFAULT_POLICY]
+
+    def _keeps_them_safe(self, name: str) -> bool:
+        return self.real_time[name] >= min(KEPT * self.alone, self.safest) - 1e-9
 
     @property
     def is_unbeaten(self) -> bool:
@@ -244,6 +261,43 @@ class Verdict:
             f"{self.everything[mine]:.3f} {self.everything[self.best_other]:.3f} {self.best_other:15} | "
             f"{self.best_effort[mine]:.3f} {self.best_effort[RealTimeFirst.name]:.3f}{faults}"
         )
+
+
+@dataclass(frozen=True)
+class Price:
+    """What best-effort goals pay for the safety of real-time ones, in the mean of some cases: attainments.
+
+    Args:
+        here: of the default policy's best-effort goals.
+        first: of those of the reference, which serves real-time goals first.
+        safe: of those of the kindest other policy with which real-time goals are safe.
+        kindest: of those of the kindest other policy.
+        kindest_real_time: of the real-time goals with that one.
+        real_time: of the real-time goals with the default policy.
+    """
+
+    here: float
+    first: float
+    safe: float
+    kindest: float
+    kindest_real_time: float
+    real_time: float
+
+
+def price(verdicts: Sequence[Verdict]) -> Price:
+    """The price in these cases."""
+    paid = [
+        (
+            v.best_effort[DEFAULT_POLICY],
+            v.best_effort[RealTimeFirst.name],
+            v.best_effort[v.kindest_safe],
+            v.best_effort[v.kindest],
+            v.real_time[v.kindest],
+            v.real_time[DEFAULT_POLICY],
+        )
+        for v in verdicts
+    ]
+    return Price(*(sum(column) / len(paid) for column in zip(*paid, strict=True)))
 
 
 HEADER = "   seed load | real-time: alone, here, real-time first | all: here, best other policy | best effort: here, real-time first"
