@@ -1,10 +1,14 @@
 """This package's server against llama.cpp's own llama-server: the same goals, in real time, each through the interface it has.
 
     python benchmarks/peers.py --shape smollm2-135m --threads 2 --rates 0.5,1,2 --json peers.json --plot peers.png
+    python benchmarks/peers.py --shape smollm2-135m --threads 1 --rates 1,1.5,2 --bounds-scale auto --repeat 3 --json peers.json
 
 Goals go to slice_server as actions over DDS, to llama-server as streaming HTTP requests. Both run the same model file with as many
 threads, KV cells and sequences. Neither is told how long an answer is, only its class's ``max_tokens``: the client hangs up once it has
 the tokens it wants, by a cancel request here and by closing the connection there. Tokens are timed where they arrive.
+
+With ``--repeat`` each rate is run so often, each time with a seed of its own; the servers take turns at being first. The table shows
+medians and ranges.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -37,9 +42,10 @@ from slice_ros.bench import plots
 from slice_ros.bench.replay import write_prompts
 from slice_ros.bench.rows import Row, write_rows
 from slice_ros.bench.simulate import Outcome
-from slice_ros.bench.sweep import Case, row_of
-from slice_ros.bench.workload import Arrival
+from slice_ros.bench.sweep import Case, fitting_bounds_scale, row_of
+from slice_ros.bench.workload import Arrival, Workload
 from slice_ros.bench.workload_file import DEFAULT_WORKLOAD, load_workload
+from slice_ros.engines.calibration import measure_latency
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.architectures import SHAPES
 from slice_ros.engines.llama.loading import device_name, physical_cores
@@ -56,6 +62,7 @@ READY_S = 600.0
 ENDED_S = 300.0
 """How long goals may go on after the last one was sent."""
 NODE = "peers_slice_server"
+AUTO = "auto"
 
 
 class PeerError(Exception):
@@ -299,7 +306,7 @@ def running(command: Sequence[str], environment: dict[str, str]) -> Iterator[sub
 
 
 def measure(arguments: argparse.Namespace, console: Console) -> list[Row]:
-    """A row for each rate and server, and one for this package's server with real-time goals alone.
+    """A row for each run: of each rate and server, and of this package's server with real-time goals alone.
 
     Raises:
         PeerError: a server cannot be started.
@@ -308,12 +315,10 @@ def measure(arguments: argparse.Namespace, console: Console) -> list[Row]:
     """
     workload = load_workload(arguments.workload)
     config = LlamaConfig(arguments.model, n_ctx=arguments.context, n_seq_max=1, n_threads=arguments.threads, n_gpu_layers=0)
+    scale = bounds_scale(arguments, workload)
+    console.print(f"every SLO bound times {scale:g}", highlight=False)
     writer = LlamaEngine(config)
-    cases = [
-        (Case(name, workload, rate_hz, arguments.seed, arguments.duration, arguments.bounds_scale, rt_alone=alone))
-        for rate_hz in arguments.rates
-        for name, alone in (("llama-server", False), (arguments.policy, False), (arguments.policy, True))
-    ]
+    cases = in_turn(workload, arguments, scale)
     # Other letters in each, so that no server finds a prompt of an earlier run in its cache.
     traffic = [write_prompts(writer, case.traffic(), seed) for seed, case in enumerate(cases)]
     writer.shutdown()
@@ -325,7 +330,8 @@ def measure(arguments: argparse.Namespace, console: Console) -> list[Row]:
             arguments.policy: stack.enter_context(slice_server(arguments)),
         }
         for case, arrivals in zip(cases, traffic, strict=True):
-            console.print(f"{case.rate_hz:g} goals/s to {case.policy}{', real-time goals alone' * case.rt_alone}", highlight=False)
+            alone = ", real-time goals alone" * case.rt_alone
+            console.print(f"{case.rate_hz:g} goals/s to {case.policy}{alone}, seed {case.seed}", highlight=False)
             began_s = time.monotonic()
             outcomes = servers[case.policy].serve(arrivals) if arrivals else []
             rows.append(row_of(case, "llama", device, outcomes, time.monotonic() - began_s))
@@ -334,24 +340,73 @@ def measure(arguments: argparse.Namespace, console: Console) -> list[Row]:
     return rows
 
 
+def bounds_scale(arguments: argparse.Namespace, workload: Workload) -> float:
+    """The factor on all bounds: the one given, or the smallest with which each class's goals meet theirs alone on this machine."""
+    if arguments.bounds_scale != AUTO:
+        return float(arguments.bounds_scale)
+    sizes = {"n_ctx": arguments.context, "n_seq_max": arguments.parallel}
+    engine = LlamaEngine(LlamaConfig(arguments.model, n_threads=arguments.threads, n_gpu_layers=arguments.gpu_layers, **sizes))
+    try:
+        return fitting_bounds_scale(workload, measure_latency(engine, max_batch=arguments.parallel))
+    finally:
+        engine.shutdown()
+
+
+def in_turn(workload: Workload, arguments: argparse.Namespace, scale: float) -> list[Case]:
+    """Each rate as often as asked for, with a seed each time, and another server first."""
+    runs = [("llama-server", False), (arguments.policy, False), (arguments.policy, True)]
+    return [
+        Case(name, workload, rate_hz, arguments.seed + repeat, arguments.duration, scale, rt_alone=alone)
+        for rate_hz in arguments.rates
+        for repeat in range(arguments.repeat)
+        for name, alone in (*runs[repeat % len(runs) :], *runs[: repeat % len(runs)])
+    ]
+
+
 def show(rows: Sequence[Row], console: Console) -> None:
-    table = Table(title="share of goals that met every bound; ms of real-time goals", padding=(0, 0))
+    """Print the runs, those of a rate and server together."""
+    title = "share of goals that met every bound; ms of real-time goals"
+    several = "\nof several runs: median, least, greatest" if len({row.seed for row in rows}) > 1 else ""
+    table = Table(title=title + several, padding=(0, 0))
     for name in ("goals/s", "server", "all", "RT", "BE", "TTFT\np50", "TTFT\np99", "TPOT\np99", "end", "failed"):
         table.add_column(name, justify="left" if name == "server" else "right", no_wrap=True)
-    for row in rows:
-        if row.policy == rows[0].policy and table.rows:
-            table.add_section()
-        shares = (row.attainment, row.attainment_rt, row.attainment_be)
-        times = (row.ttft_ms_p50_rt, row.ttft_ms_p99_rt, row.tpot_ms_p99_rt)
-        table.add_row(
-            f"{row.rate_hz:g}",
-            f"{row.policy}{', RT alone' * row.rt_alone}",
-            *(f"{share:.3f}" for share in shares),
-            *(f"{ms:.0f}" for ms in times),
-            f"{1e3 * row.e2e_s_mean_rt:.0f}",
-            str(row.failed),
-        )
+    for rate_hz in dict.fromkeys(row.rate_hz for row in rows):
+        table.add_section()
+        of_rate = [row for row in rows if row.rate_hz == rate_hz]
+        for policy, alone in sorted({(row.policy, row.rt_alone) for row in of_rate}, key=lambda server: (server[1], server[0])):
+            runs = [row for row in of_rate if (row.policy, row.rt_alone) == (policy, alone)]
+            shares = ("attainment", "attainment_rt", "attainment_be")
+            times = ("ttft_ms_p50_rt", "ttft_ms_p99_rt", "tpot_ms_p99_rt")
+            table.add_row(
+                f"{rate_hz:g}",
+                f"{policy}{', RT alone' * alone}",
+                *(told([getattr(row, name) for row in runs], 3) for name in shares),
+                *(told([getattr(row, name) for row in runs], 0) for name in times),
+                told([1e3 * row.e2e_s_mean_rt for row in runs], 0),
+                str(sum(row.failed for row in runs)),
+            )
     console.print(table)
+
+
+def told(values: Sequence[float], digits: int) -> str:
+    """One value, or of several the median, the least and the greatest, one below the other."""
+    several = (statistics.median(values), min(values), max(values)) if len(values) > 1 else values
+    return "\n".join(f"{value:.{digits}f}" for value in several)
+
+
+def factor(text: str) -> str:
+    """What ``--bounds-scale`` takes.
+
+    Raises:
+        ArgumentTypeError: it is neither a number above 0 nor auto.
+    """
+    try:
+        right = text == AUTO or 0.0 < float(text) < 1e4
+    except ValueError:
+        right = False
+    if not right:
+        raise argparse.ArgumentTypeError(f"it is {text!r}; it must be a number above 0, or auto")
+    return text
 
 
 def main() -> int:
@@ -380,7 +435,13 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument("--duration", type=float, default=60.0, metavar="S", help="how long goals arrive (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the traffic (default: %(default)s)")
-    parser.add_argument("--bounds-scale", type=float, default=1.0, metavar="FACTOR", help="multiply every SLO bound (default: %(default)s)")
+    parser.add_argument(
+        "--repeat", type=int, default=1, metavar="N", help="runs of each rate, with seeds from --seed on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--bounds-scale", type=factor, default="1", metavar="FACTOR",
+        help="multiply every SLO bound; auto = as little as lets goals meet theirs alone (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write one row for each run, as slice-ros bench does")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw attainment against the rate")
     arguments = parser.parse_args()
