@@ -78,9 +78,9 @@ class Slack:
         laxity = laxity_s(real_time, traffic, now, latency, narrow)
         early = too_early(real_time, now, latency, narrow)
         promised = [job for job in promised if job not in early]
-        if spare:
-            laxity -= latency.step_s(1, SHORTEST_CHUNK, 1)  # what one of them may be owed meanwhile
-        owed = [job for debt in self._debts if (job := debt.creditor(spare, now, latency, put_off=laxity < 0.0))]
+        owed_s = latency.step_s(1, SHORTEST_CHUNK, 1)
+        owed = [job for debt in self._debts if (job := debt.creditor(spare, now, latency, put_off=laxity < owed_s))]
+        laxity -= owed_s * len(owed)
         mark_pressed(promised, laxity, now)
         columns = build_columns(promised, in_room, owed, laxity, now, latency, limits, self._experience.drafts)
         for debt in self._debts:
