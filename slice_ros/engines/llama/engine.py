@@ -345,12 +345,12 @@ class LlamaEngine:
             KvFullError: no cells for it; llama.cpp restored the state before the call.
             EngineError: what the context holds now is unknown.
         """
-        looks = [self._beside.submit(grammar.look_ahead) for grammar in grammars]
+        look = self._beside.submit(_look_ahead, grammars) if grammars else None
         status = llama_cpp.llama_decode(self._context, self._batch.filled())
         while status == 1 and self._cache.forget_one():  # layers with a window count their own cells
             status = llama_cpp.llama_decode(self._context, self._batch.filled())
-        if looks:
-            wait(looks)
+        if look is not None:
+            wait((look,))
         if status == 0:
             return
         if status == 1:
@@ -526,3 +526,9 @@ class LlamaEngine:
             llama_cpp.llama_synchronize(self._context)
         finally:
             llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
+
+
+def _look_ahead(grammars: Sequence[Grammar]) -> None:
+    """Find out what each allows next."""
+    for grammar in grammars:
+        grammar.look_ahead()
