@@ -6,9 +6,9 @@ import math
 
 FIRST_PROOF_S = 0.5
 """A member that was lost once answers for so long before it is used again, ..."""
-LONGEST_PROOF_S = 30.0
+LONGEST_PROOF_S = 10.0
 """... twice as long each time, up to this."""
-FORGIVEN_S = 120.0
+FORGIVEN_S = 60.0
 """One that was not lost for so long begins anew."""
 
 
