@@ -95,11 +95,10 @@ class MemberLink:
             report = member_report_of(status)
         except (RuntimeError, ValueError):
             return  # no status, or one whose numbers cannot be
+        self._watch.doubt()  # it speaks, whatever DDS has told of its life
         if self._instance not in (None, status.instance):
-            self._dispatcher.silent(
-                self._name
-            )  # another one than before, which has to prove itself; what became of its goals, the client tells
-            self._watch.doubt()
+            # Another one than before, which has to prove itself; what became of its goals, the client tells.
+            self._dispatcher.silent(self._name)
         self._instance = status.instance
         if report is not None:
             self._dispatcher.heard(self._name, report)
