@@ -401,6 +401,12 @@ def test_grammars_may_be_recursive_and_written_in_lark(language, grammar, right,
 # ---- forced tokens
 
 
+def test_descriptions_of_a_schema_do_not_count_in_its_size(language):
+    part = {"type": "object", "properties": {"description": {"enum": ["x"]}}, "description": "d" * 50_000, "title": "t" * 50_000}
+    grammar = language.make(json_schema=json.dumps({"$defs": {"a": part}, "$ref": "#/$defs/a", "examples": ["e" * 50_000]}))
+    assert grammar is not None
+
+
 def test_what_must_come_is_known_without_the_model(language):
     def forced() -> bytes:
         return b"".join(map(language.vocabulary.piece, grammar.forced()))
@@ -442,6 +448,7 @@ def of_depth(depth: int) -> str:
         ({"regex": "a(b"}, "regex is not valid: unclosed group, at column 2"),
         ({"regex": "a(?=b)"}, "look-ahead"),
         ({"regex": "x" * 70_000}, "70000 characters"),
+        ({"json_schema": json.dumps({"const": "x" * 70_000})}, "has 70012 characters without its descriptions"),
         ({"json_schema": '{"type": 3'}, "line 1, column 11"),
         ({"json_schema": "velocty"}, "nor one of the names velocity, pose"),
         ({"json_schema": "[]"}, "must be a JSON object"),

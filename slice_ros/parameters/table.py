@@ -213,7 +213,7 @@ PARAMETERS: dict[str, Parameter] = {
             65536,
             "grammar, json_schema, regex or tools of a goal at most, bytes; 0 = none is taken",
             0,
-            65536,
+            1048576,
             change=Change.LIVE,
         ),
         Parameter("generation.max_tokens", 256, "output tokens of a goal that does not say", 1, 1048576, change=Change.LIVE),

@@ -50,7 +50,7 @@ class Grammars:
         Raises:
             GoalError: INVALID_GRAMMAR, with the place where it is wrong.
         """
-        for source, text in (("json_schema", request.json_schema), ("regex", request.regex), ("grammar", request.grammar)):
+        for source, text in (("regex", request.regex), ("grammar", request.grammar)):
             if len(text) > LONGEST:
                 raise GoalError(ErrorCode.INVALID_GRAMMAR, f"{source} has {len(text)} characters; at most {LONGEST} are allowed")
         if request.json_schema:
@@ -94,7 +94,10 @@ class Grammars:
 
     def _calls(self, choice: Choice, form: Format) -> str:
         try:
-            return LLMatcher.grammar_from_lark(form.grammar(choice, self._vocabulary.lark))
+            text = form.grammar(choice, self._vocabulary.lark)
+            if len(text) > LONGEST:
+                raise GoalError(ErrorCode.INVALID_GRAMMAR, f"the tools' schemas have {len(text)} characters; at most {LONGEST} are allowed")
+            return LLMatcher.grammar_from_lark(text)
         except ValueError as error:  # half a surrogate, NaN, or a number that is too large
             raise GoalError(ErrorCode.INVALID_GRAMMAR, f"tools hold what is no JSON: {error}") from error
 

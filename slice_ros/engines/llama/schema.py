@@ -15,6 +15,8 @@ from slice_ros.schemas import BY_NAME
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions  # a type that is there for type checkers only
 
+LONGEST = 64 * 1024
+"""Characters of a schema without what explains it. What is certain of an answer is no longer, and it is cut into tokens at once."""
 DEEPEST = 100
 """Levels of a schema; llguidance reads no more than 128."""
 SEARCH_S = 0.2
@@ -25,6 +27,8 @@ COMPACT: JsonCompileOptions = {"whitespace_flexible": False}
 STRICT: JsonCompileOptions = {"lenient": False, "coerce_one_of": False}
 """Whatever it says: what cannot be kept is refused."""
 
+_NOTES = frozenset(("title", "description", "markdownDescription", "enumDescriptions", "examples", "default", "$comment"))
+"""What explains a schema; often most of it."""
 _NAMED = ("$defs", "definitions", "properties", "patternProperties")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _SINGLE = ("items", "additionalProperties", "additionalItems")
@@ -61,6 +65,8 @@ def parse(schema: str) -> dict[str, Any]:
         raise _refusal(f"is {schema[:40]!r}; it must be a JSON object, or one of the names {', '.join(BY_NAME)}")
     if _depth(parsed) > DEEPEST:
         raise _refusal(f"nests deeper than {DEEPEST} levels; make it flatter")
+    if len(schema) > LONGEST and (size := len(json.dumps(_essence(parsed), separators=(",", ":")))) > LONGEST:
+        raise _refusal(f"has {size} characters without its descriptions; at most {LONGEST} are allowed")
     return parsed
 
 
@@ -94,6 +100,21 @@ def _parts(schema: dict[str, Any]) -> Iterator[tuple[Any, str]]:
         if isinstance(listed := schema.get(keyword), list):
             yield from ((part, f"{keyword}/{i}") for i, part in enumerate(listed))
     yield from ((schema[keyword], keyword) for keyword in _SINGLE if isinstance(schema.get(keyword), dict))
+
+
+def _essence(schema: Any) -> Any:
+    """A schema without what explains it."""
+    if isinstance(schema, list):
+        return [_essence(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    parts = {}
+    for keyword, part in schema.items():
+        if keyword in _NAMED and isinstance(part, dict):
+            parts[keyword] = {name: _essence(named) for name, named in part.items()}
+        elif keyword not in _NOTES:
+            parts[keyword] = part if keyword in ("const", "enum") else _essence(part)
+    return parts
 
 
 def _depth(value: Any) -> int:
