@@ -21,9 +21,9 @@ from slice_ros.engines.llama.vocabulary import Vocabulary
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 
 LONGEST = 64 * 1024
-SCHEMA_LIMITS = LLParserLimits(step_lexer_fuel=50_000, step_max_items=20_000, max_lexer_states=20_000, verbose_errors=False)
-"""For one token, llguidance works off about 14,000 units of fuel and 20,000 items in a millisecond. A state takes 1 to 2 kB, and each byte
-of a forced text may be a new one, of 6 microseconds."""
+SCHEMA_LIMITS = LLParserLimits(step_lexer_fuel=200_000, step_max_items=20_000, max_lexer_states=20_000, verbose_errors=False)
+"""For one token, llguidance works off about 14,000 units of fuel and 20,000 items in a millisecond; names like ``^.{1,255}$``, which are
+published, need more than 100,000. A state takes 1 to 2 kB, and each byte of a forced text may be a new one, of 6 microseconds."""
 GRAMMAR_LIMITS = LLParserLimits(step_lexer_fuel=50_000, step_max_items=5_000, max_lexer_states=10_000, verbose_errors=False)
 """Grammars can be ambiguous in every place, and an item then costs more."""
 
