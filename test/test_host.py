@@ -368,6 +368,24 @@ def test_the_status_of_an_engine_process_says_how_it_ended(commands, status):
     assert process.wait(20.0) == status
 
 
+COUNT_WHAT_IS_COLLECTED = """
+import gc, socket
+from multiprocessing.connection import Connection
+from slice_ros.parameters.table import check_all
+from slice_ros.process.main import EngineProcess
+from slice_ros.process.protocol import Start
+ours, theirs = socket.socketpair()
+EngineProcess(Connection(ours.detach()))._build(Start(check_all({"engine.kind": "simulated"})))
+print(gc.get_freeze_count(), len(gc.get_objects()))
+"""
+
+
+def test_pythons_collector_does_not_look_through_what_an_engine_process_keeps():
+    counted = subprocess.run([sys.executable, "-c", COUNT_WHAT_IS_COLLECTED], capture_output=True, text=True, check=True, timeout=60.0)
+    kept, looked_through = map(int, counted.stdout.split())
+    assert looked_through < 0.1 * kept
+
+
 @contextmanager
 def no_file_descriptors():
     """Nobody in this process can open anything, as where too many processes run."""
