@@ -149,8 +149,16 @@ def test_all_policies_are_measured_beside_what_none_can_exceed(tmp_path, capsys)
         assert row.attainment <= limits[row.seed, row.rt_alone].attainment + 1e-9
         assert row.attainment_rt <= limits[row.seed, row.rt_alone].attainment_rt + 1e-9
     shown = capsys.readouterr().out
-    assert "limit" in shown
     assert "±" in shown
+    assert all(name in shown for name in [*POLICIES, LIMIT, "alone", "longest"]), "nothing is cut in 80 columns"
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_what_was_not_asked_for_has_no_column(capsys):
+    assert bench(*QUICK) == 0
+    shown = capsys.readouterr().out
+    assert "alone" not in shown
+    assert "limit" not in shown
 
 
 def test_without_scipy_it_says_how_to_get_it_before_anything_runs(monkeypatch, capsys):

@@ -191,24 +191,28 @@ def summary(rows: Sequence[Row]) -> Group:
         elif not row.rt_alone:
             limits[row.engine, row.rt_share, row.rate_hz, LIMIT].append(row)
 
+    names = ["all", "RT", "BE", *["of\nlimit"] * bool(limits), *["RT\nalone"] * bool(alone)]
+    times = ["RT\nend", "BE\nend", "late\np50", "late\np99", "longest\nwait", "RT TPOT\np99, ms"]
+
     def attained(key: _Key, group: Sequence[Row]) -> list[str]:
-        cells = [_with_confidence(group, name) for name in ("attainment", "attainment_rt")] + [_cell(group, "attainment_be", ".3f")]
-        if limits:
-            most = mean([row.attainment for row in limits.get((*key[:3], LIMIT), [])])
-            share = mean([row.attainment for row in group]) / most if most else math.nan
-            cells.append("-" if math.isnan(share) else f"{share:.3f}")
-        return cells + [_cell(alone[key], "attainment_rt", ".3f")] * bool(alone)
+        most = mean([row.attainment for row in limits.get((*key[:3], LIMIT), [])])
+        cells = {
+            "all": _with_confidence(group, "attainment"),
+            "RT": _with_confidence(group, "attainment_rt"),
+            "BE": _cell(group, "attainment_be", ".3f"),
+            "of\nlimit": _number(mean([row.attainment for row in group]) / most if most else math.nan, ".3f"),
+            "RT\nalone": _cell(alone.get(key, []), "attainment_rt", ".3f"),
+        }
+        return [cells[name] for name in names]
 
     def took(_: _Key, group: Sequence[Row]) -> list[str]:
-        names = ("e2e_s_mean_rt", "e2e_s_mean_be", "late_s_p50", "late_s_p99", "ttft_s_max")
-        return [*(_cell(group, name, ".2f") for name in names), _cell(group, "tpot_ms_p99_rt", ".0f")]
+        seconds = ("e2e_s_mean_rt", "e2e_s_mean_be", "late_s_p50", "late_s_p99", "ttft_s_max")
+        return [*(_cell(group, name, ".2f") for name in seconds), _cell(group, "tpot_ms_p99_rt", ".0f")]
 
-    names = ["all", "RT", "BE", *["of\nlimit"] * bool(limits), *["RT\nalone"] * bool(alone)]
-    times = ["RT end\n(s)", "BE end\n(s)", "late\np50 (s)", "late\np99 (s)", "longest\nwait (s)", "TPOT p99\nRT (ms)"]
     shown = {**groups, **limits}
     return Group(
         _table("SLO attainment, mean over seeds", names, dict(sorted(shown.items(), key=_by_rate)), attained),
-        _table("How long it took, and how late it was where a bound was missed", times, groups, took),
+        _table("Seconds to the last token, late where a bound was missed, to the first", times, groups, took),
     )
 
 
@@ -247,7 +251,10 @@ def _with_confidence(rows: Sequence[Row], name: str) -> str:
 
 
 def _cell(rows: Sequence[Row], name: str, digits: str) -> str:
-    value = mean([getattr(row, name) for row in rows])
+    return _number(mean([getattr(row, name) for row in rows]), digits)
+
+
+def _number(value: float, digits: str) -> str:
     return "-" if math.isnan(value) else f"{value:{digits}}"
 
 
