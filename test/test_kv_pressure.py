@@ -257,6 +257,30 @@ def test_chats_find_cells_that_reports_with_time_would_hold() -> None:
     assert attainment(simulate(arrivals, make_policy("slack"), LatencyModel.profile("h200-chatglm2-6b-q4_0"))) >= 0.99
 
 
+def test_goals_of_which_nothing_is_due_any_more_give_way_to_those_of_which_something_is() -> None:
+    greeting = BestEffort(ttft_ms=1000)
+    begun, coming, tale, late = (
+        a_task(name, slo, max_tokens=20, prompt_tokens=60, arrival_s=at_s)
+        for name, slo, at_s in (("begun", greeting, 1.0), ("coming", greeting, 2.0), ("tale", BestEffort(), 2.0), ("late", greeting, 0.0))
+    )
+    begun.is_open, begun.token_times_s = True, [1.5]
+    assert [task.is_settled for task in (begun, coming, tale, late)] == [True, False, True, False]
+    room = Room((begun, coming, tale, late), 2.0, cells=100, sequences=9)
+    assert [room.has(task) for task in (begun, coming, tale, late)] == [True, True, False, False]
+    control = a_task("control", RealTime(ttft_ms=500), max_tokens=20, prompt_tokens=60)
+    control.is_open, control.token_times_s = True, [0.5]
+    assert not Room((control, coming), 2.0, cells=100, sequences=9).has(coming), "real-time goals do not give way"
+    other = a_task("other", QA, order=5, arrival_s=2.0)
+    assert [task.goal_id for task in victims((other, begun), {}, coming, 2.0)] == ["begun", "other"]
+
+
+def test_chats_that_ask_for_a_first_token_alone_get_it_also_when_others_hold_all_cells() -> None:
+    kinds = (("command", RealTime(ttft_ms=500), 0.3), ("chat", BestEffort(ttft_ms=1500), 0.7))
+    workload = Workload("chats", tuple(GoalClass(name, share, slo, Uniform(20, 100), Uniform(32, 512), 300) for name, slo, share in kinds))
+    latency = LatencyModel.profile("rtx4060ti-chatglm2-6b-int4-smooth")
+    assert attainment(simulate(workload.traffic(3.6, 30.0, seed=1), make_policy("slack"), latency)) >= 0.97
+
+
 def test_best_effort_goals_give_way_first_the_youngest_before_the_oldest() -> None:
     tasks = [a_task(f"{order}", CONTROL if order % 2 else QA, order=order) for order in range(6)]
     opener_be, opener_rt = a_task("be", QA, order=9), a_task("rt", CONTROL, order=9)

@@ -29,7 +29,7 @@ class Experience:
             window_s = max(job.end_s - task.arrival_s, job.work_s)
             starts_s = (job.latest_s, job.last_s, job.hope_s)  # one that nothing could keep in time tells nothing
             slack_s = next((start_s for start_s in starts_s if start_s >= task.arrival_s), math.inf) - task.arrival_s
-            self.load.observe(task.arrival_s, job.steps_to(job.expected), latency.prompt_s(task.prompt_tokens), window_s, slack_s)
+            self.load.observe(task.arrival_s, job.steps_to(job.needed), latency.prompt_s(task.prompt_tokens), window_s, slack_s)
 
     def ended(self, task: Task, *, completed: bool) -> None:
         """A task is gone; with ``completed`` its number of output tokens is its answer's length."""

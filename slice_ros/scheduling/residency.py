@@ -47,6 +47,8 @@ def _can_wait(task: Task, now: float) -> bool:
 class Room:
     """KV cells and sequences that are left for tasks to be opened: what no open one claims, unless its SLO is lost.
 
+    Best-effort tasks that nothing is due of any more give way to those of which something is.
+
     Args:
         tasks: those in hand.
         cells, sequences: that there are.
@@ -55,10 +57,16 @@ class Room:
 
     def __init__(self, tasks: Iterable[Task], now: float, cells: int, sequences: int, held_back: Collection[str] = ()) -> None:
         self._cells, self._sequences = cells, sequences
+        self._settled_cells = self._settled = 0
+        self._now = now
         self._held_back = held_back
         for task in tasks:
-            if task.is_open and not task.is_lost(now):
-                self.take(task)
+            if not task.is_open or task.is_lost(now):
+                continue
+            self.take(task)
+            if task.is_settled and not task.is_real_time:
+                self._settled_cells += claim(task)
+                self._settled += 1
 
     def take(self, task: Task) -> None:
         """Open it in any case."""
@@ -68,15 +76,19 @@ class Room:
         self._sequences -= 1
 
     def has(self, task: Task) -> bool:
-        """Whether it is open, held back, or there is room to open it without another one giving way."""
-        return task.is_open or task.goal_id in self._held_back or (claim(task) <= self._cells and self._sequences > 0)
+        """Whether it is open or held back, or there is room to open it with none giving way but settled ones, if its SLO can be met."""
+        if task.is_open or task.goal_id in self._held_back:
+            return True
+        if task.is_settled or task.is_lost(self._now):
+            return claim(task) <= self._cells and self._sequences > 0
+        return claim(task) <= self._cells + self._settled_cells and self._sequences + self._settled > 0
 
 
 def victims(holders: Iterable[Task], members: Collection[str], opener: Task, now: float) -> list[Task]:
     """Open tasks that may be evicted for another one, in the order in which they give way.
 
-    Best-effort tasks come first, of them those whose SLO is lost, then the youngest before the oldest; real-time ones last, and never for a
-    best-effort one.
+    Best-effort tasks come first, of them those whose SLO is lost or of which nothing is due any more, then the youngest before the oldest;
+    real-time ones last, and never for a best-effort one.
 
     Args:
         holders: the open tasks.
@@ -84,7 +96,7 @@ def victims(holders: Iterable[Task], members: Collection[str], opener: Task, now
         opener: who needs the cells.
     """
     may = (task for task in holders if task.goal_id not in members and (opener.is_real_time or not task.is_real_time))
-    return sorted(may, key=lambda task: (task.is_real_time, not task.is_lost(now), -task.order))
+    return sorted(may, key=lambda task: (task.is_real_time, not (task.is_lost(now) or task.is_settled), -task.order))
 
 
 def first_to_go(holders: Sequence[Task], members: Sequence[str]) -> Task:

@@ -177,6 +177,12 @@ class Task:
         """When its first token is due; infinite without a bound on it, or once it is there."""
         return math.inf if self.slo.ttft_s is None or self.token_times_s else self.arrival_s + self.slo.ttft_s
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is due any more: its SLO asks for nothing, or for a first token that it has."""
+        slo = self.slo
+        return slo.tpot_s is None and self.due_end_s == math.inf and (slo.ttft_s is None or bool(self.token_times_s))
+
     def is_lost(self, now: float) -> bool:
         """Whether no future can meet its SLO any more, however fast its remaining tokens come."""
         slo = self.slo
