@@ -37,7 +37,7 @@ def bag(tmp_path):
         )
         uuid = types["unique_identifier_msgs/msg/UUID"](np.full(16, goal, dtype="uint8"))
         stamp = types["builtin_interfaces/msg/Time"](0, 0)
-        return types["slice_ros/msg/GoalEvent"](stamp, kind, uuid, label, policy, slo, report, "length" if kind == 2 else "", 0, "")
+        return types["slice_ros/msg/GoalEvent"](stamp, kind, uuid, label, policy, slo, report, "length" if kind == 2 else "", 0, "", "", "")
 
     path = tmp_path / "bag"
     with Writer(path, version=9) as writer:
