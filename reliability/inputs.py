@@ -199,6 +199,8 @@ RIGHT: dict[Any, dict[str, st.SearchStrategy[Any]]] = {
     Generate.Goal: {
         "prompt": st.just("go to the dock") | st.text(min_size=1, max_size=20),
         "label": st.sampled_from(("", "control", "voice")),
+        "model": st.just(""),
+        "answer_prefix": _perhaps(TEXTS),
         "messages": st.just([]) | st.lists(st.deferred(lambda: messages_of(ChatMessage)), max_size=2),
         "after": st.just([]),
         "chain_deadline": _durations(0, 0, 1, 2000),
