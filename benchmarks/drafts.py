@@ -2,10 +2,12 @@
 
     python benchmarks/drafts.py
     python benchmarks/drafts.py --device benchmarks/devices/cpu-saw-tooth.yaml
-    python benchmarks/drafts.py --model SmolLM2-135M-Instruct.Q4_1.gguf --chat
+    python benchmarks/drafts.py --model SmolLM2-135M-Instruct.Q4_1.gguf --step-times
 
 The tokens are the model's; time is a device profile's, on a virtual clock, so that the figures are the same on any machine. The demo is one
 tour of the robot, with people who ask it things; the patrol is the same tour again and again, with other questions.
+
+With ``--step-times``, how long steps with drafts take here, beside steps with as many goals: the latency model takes them for alike.
 """
 
 from __future__ import annotations
@@ -13,9 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import time
+from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 from rich.console import Console
@@ -29,14 +34,17 @@ from slice_ros.engines.llama.shapes import default_model_path
 from slice_ros.engines.paced import PacedEngine
 from slice_ros.goal import ChatMessage, GoalRequest
 from slice_ros.latency.model import LatencyModel
-from slice_ros.mask import Column
+from slice_ros.mask import Cell, Column
 from slice_ros.scheduling.clock import VirtualClock
+from slice_ros.scheduling.drafts import MAX_DRAFT
 from slice_ros.scheduling.engine import Output
 from slice_ros.scheduling.events import Event, Finished
 from slice_ros.scheduling.policies import make_policy
-from slice_ros.scheduling.scheduler import MAX_DRAFT, Scheduler
+from slice_ros.scheduling.scheduler import Scheduler
+from slice_ros.slo import BestEffort
 
 TICK_S = 0.02
+WIDTHS = (1, 2, 4, 8)
 BOUNDS = ("ttft_s", "tpot_s", "deadline_s")
 
 
@@ -151,6 +159,49 @@ class Run:
                 counts.e2e_s.append(report.e2e_s)
 
 
+class Wrong:
+    """Guesses what nobody says."""
+
+    def learn(self, kind: str, tokens: array[int], prompt_tokens: int) -> None: ...
+
+    def guess(self, _kind: str, _tokens: array[int], most: int) -> array[int]:
+        return array("i", [0] * most)
+
+
+def timed_steps(engine: LlamaEngine, number: int) -> Iterator[tuple[int, bool, float]]:
+    """Of new goals, until one of them ends: how many rows, whether they are one goal's draft, and the time of the step."""
+    goal_ids = [f"{number} {i}" for i in range(WIDTHS[-1])]
+    for goal_id in goal_ids:
+        request = GoalRequest(goal_id, BestEffort(), 64, prompt=f"{goal_id} The robot drives to the dock and waits.")
+        engine.step((Cell(goal_id, engine.prepare(request) - engine.open(goal_id)),))
+    for width, is_draft in product(WIDTHS, (False, True)):
+        drafted = engine.draft(goal_ids[0], width - 1) if is_draft else 0
+        column = tuple(Cell(goal_id, drafted=drafted) for goal_id in goal_ids[: 1 if is_draft else width])
+        began_s = time.perf_counter()
+        outputs = engine.step(column)
+        yield width, is_draft, time.perf_counter() - began_s
+        if any(output.finish for output in outputs):
+            break
+    for goal_id in goal_ids:
+        engine.close(goal_id)
+
+
+def step_times(engine: LlamaEngine, repeats: int) -> Table:
+    """Steps of n goals, and of one goal with n - 1 tokens drafted, in turns."""
+    engine._habits = Wrong()  # type: ignore[assignment]
+    taken_s: defaultdict[tuple[int, bool], list[float]] = defaultdict(list)
+    for number in range(repeats):
+        for width, is_draft, step_s in timed_steps(engine, number):
+            taken_s[width, is_draft].append(step_s)
+    table = Table(title=f"{engine.info.model} on {engine.info.device}, medians of {repeats}")
+    for column_name in ("n", "n goals", "n - 1 drafted", "ratio"):
+        table.add_column(column_name, justify="right")
+    for width in WIDTHS:
+        rows_s, draft_s = (statistics.median(taken_s[width, is_draft]) for is_draft in (False, True))
+        table.add_row(str(width), f"{1e3 * rows_s:.1f} ms", f"{1e3 * draft_s:.1f} ms", f"{draft_s / rows_s:.2f}")
+    return table
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=None, help="GGUF file; the default model without one")
@@ -160,7 +211,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the floor and of the questions")
     parser.add_argument("--laps", type=int, default=4, help="tours of a patrol")
     parser.add_argument("--bounds-scale", type=float, default=1.0, help="all bounds of the SLOs times this")
+    parser.add_argument("--step-times", type=int, nargs="?", const=40, metavar="N", help="measure these instead, N times (default: 40)")
     arguments = parser.parse_args(argv)
+    if arguments.step_times:
+        config = LlamaConfig(arguments.model or default_model_path(), n_ctx=4096, n_threads=arguments.threads, n_gpu_layers=0)
+        Console().print(step_times(LlamaEngine(config), arguments.step_times))
+        return
     latency = LatencyModel.profile(arguments.device)
     model = arguments.model or default_model_path()
     console = Console(width=140)
