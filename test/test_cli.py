@@ -134,7 +134,18 @@ def test_a_send_that_is_told_to_end_cancels_its_goal_and_says_which_signal_it_wa
     try:
         with serving("interrupted", "--engine", "simulated"):
             peer.client.wait_for_server(READY_S)
-            command = [sys.executable, "-m", "slice_ros.cli", "send", "a long story", "--max-tokens", "8000", "--server", "/interrupted"]
+            command = [
+                sys.executable,
+                "-m",
+                "slice_ros.cli",
+                "send",
+                "a long story",
+                "--raw",
+                "--max-tokens",
+                "8000",
+                "--server",
+                "/interrupted",
+            ]
             hung_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]  # these tests may run under nohup
             for number in (signal.SIGINT, signal.SIGTERM, *hung_up):
                 with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as sending:

@@ -10,11 +10,14 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from serving import READY_S, serving
 
 from slice_ros.cli import main
+from slice_ros.client import SliceClient
+from slice_ros.goal import ChatMessage
 
 SERVER = "/commands"
 HERE = ("--server", SERVER, "--timeout", str(READY_S))
@@ -63,7 +66,8 @@ def goals_in_hand(slice_ros, label, count):
 def started(*arguments, **environment):
     """A command in a process of its own."""
     command = [sys.executable, "-m", "slice_ros.cli", *arguments, *HERE]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, env=os.environ | environment)
     try:
         with process:
             yield process
@@ -103,6 +107,67 @@ def test_send_reads_a_prompt_from_its_standard_input(slice_ros, monkeypatch):
 def test_send_puts_a_system_message_before_the_prompt(slice_ros):
     _, _, err = slice_ros("send", "x" * 40, "--system", "y" * 40, "--max-tokens", "1", *HERE)
     assert err.endswith("20 + 1 tokens\n")
+
+
+def test_what_is_said_is_a_message_where_the_model_has_a_template_unless_it_is_to_be_raw(slice_ros, monkeypatch):
+    sent = []
+    told = SimpleNamespace(chat_template="model")
+    monkeypatch.setattr("slice_ros.commands.send.status_of", lambda *_: told)
+    monkeypatch.setattr("slice_ros.client.SliceClient.send", recorded(SliceClient.send, sent))
+    for template, options in (("model", ()), ("model", ("--raw",)), ("", ())):
+        told.chat_template = template
+        assert slice_ros("send", "x" * 40, "--max-tokens", "1", *options, *HERE)[0] == 0
+    assert sent == [[ChatMessage("user", "x" * 40)], "x" * 40, "x" * 40]
+
+
+def recorded(send, prompts):
+    def record(client, prompt, **options):
+        prompts.append(prompt)
+        return send(client, prompt, **options)
+
+    return record
+
+
+# ---- chat
+
+
+def test_chat_holds_a_conversation_and_tells_how_each_answer_kept_its_slo(slice_ros):
+    lines = (
+        "x" * 40,
+        "y" * 40,
+        "/preset dance",
+        "hello",
+        "/preset",
+        "/dance",
+        "/system " + "z" * 40,
+        "x" * 40,
+        "/new",
+        "x" * 40,
+        "/quit",
+        "never",
+    )
+    with started("chat", "--max-tokens", "2") as chat:
+        out, err = chat.communicate("\n".join(lines), timeout=READY_S)
+    assert chat.returncode == 0, err
+    assert out.split() == ["xx"] * 4
+    said = err.splitlines()
+    assert said[0].startswith(f"simulated on {SERVER}; ")
+    # With what was said and answered before; then with a system message, and nothing else.
+    assert [line.rpartition(", ")[2] for line in said if line.startswith("SLO met")] == [f"{n} + 2 tokens" for n in (10, 20, 20, 20)]
+    assert any("preset is 'dance'" in line for line in said)
+    assert "there is no /dance; there are /preset NAME, /system TEXT, /new, /quit" in said
+
+
+def test_ctrl_c_ends_an_answer_and_not_the_conversation(slice_ros):
+    with started("chat", "--max-tokens", "20000", "--label", "chat") as chat:
+        chat.stdin.write("tell me everything\n")
+        chat.stdin.flush()
+        assert chat.stdout.read(1) == "x"
+        chat.send_signal(signal.SIGINT)
+        out, err = chat.communicate("/quit\n", timeout=READY_S)
+    assert chat.returncode == 0, err
+    assert len(out) < 20000
+    goals_in_hand(slice_ros, "chat", 0)
 
 
 def test_a_goal_that_fails_is_a_sentence_or_an_object_and_status_1(slice_ros):

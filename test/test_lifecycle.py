@@ -307,7 +307,7 @@ def test_a_signal_ends_the_node_within_two_seconds_in_any_state(state, number):
 def test_a_signal_ends_the_node_within_two_seconds_also_where_clients_were_killed():
     with managed("left", to=("configure", "activate")) as (server, _):
         for _client in range(2):
-            command = [sys.executable, "-m", "slice_ros.cli", "send", "a long story", "--max-tokens", "3000", "--server", "/left"]
+            command = [sys.executable, "-m", "slice_ros.cli", "send", "a long story", "--raw", "--max-tokens", "3000", "--server", "/left"]
             with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
                 assert client.stdout.read(5)
                 client.kill()  # DDS waits for its acknowledgements until it notices

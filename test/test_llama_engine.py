@@ -595,10 +595,11 @@ def test_an_impossible_configuration_is_refused(fields: dict[str, object]) -> No
         LlamaConfig("model.gguf", **fields)  # type: ignore[arg-type]
 
 
-def test_the_servers_parameters_make_a_configuration() -> None:
-    config = LlamaConfig.from_parameters(check_all({"model.path": "a.gguf", "context.n_ctx": 1000, "gpu.tensor_split": "1, 2.5"}))
-    assert config == LlamaConfig("a.gguf", n_ctx=1000, tensor_split=(1.0, 2.5))
-    assert LlamaConfig.from_parameters(check_all({"model.path": "a.gguf"})) == LlamaConfig("a.gguf")
+def test_the_servers_parameters_make_a_configuration(model_path: Path) -> None:
+    named = {"model.path": str(model_path)}
+    config = LlamaConfig.from_parameters(check_all({**named, "context.n_ctx": 1000, "gpu.tensor_split": "1, 2.5"}))
+    assert config == LlamaConfig(model_path, n_ctx=1000, tensor_split=(1.0, 2.5))
+    assert LlamaConfig.from_parameters(check_all(named)) == LlamaConfig(model_path)
     with pytest.raises(EngineError, match="'1;2'"):
         LlamaConfig.from_parameters(check_all({"gpu.tensor_split": "1;2"}))
 

@@ -140,7 +140,7 @@ def slice_ros(*arguments: str, **options) -> subprocess.Popen:
 
 
 def test_an_answer_that_nobody_reads_any_more_is_canceled(server):
-    with slice_ros("send", "a long story", "--max-tokens", "8000") as sending:
+    with slice_ros("send", "a long story", "--raw", "--max-tokens", "8000") as sending:
         assert sending.stdout.read(5)
         sending.stdout.close()
         error = sending.stderr.read()

@@ -134,7 +134,7 @@ def test_a_monitor_that_only_looks_opens_what_its_policy_allows_and_is_told_when
 
 @pytest.mark.parametrize(
     ("role", "node", "arguments"),
-    [("cli", "slice_cli", ["send", "a long story", "--max-tokens", "1500"]), ("monitor", "slice_monitor", ["top"])],
+    [("cli", "slice_cli", ["send", "a long story", "--raw", "--max-tokens", "1500"]), ("monitor", "slice_monitor", ["top"])],
 )
 def test_the_policies_fit_the_commands(server_and_log, role, node, arguments):
     peer = server_and_log[0]

@@ -88,7 +88,8 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         form, tokens = FORMATS[name]
         template = (TEMPLATES / f"{name}.jinja").read_text()
     else:  # without tokens of their own, so that marks are texts
-        form, tokens, template = OTHERS[name], (), f"{{# {OTHERS[name].texts.replace('#}', '')} #}}{shapes.CHAT_TEMPLATE}"
+        form, tokens = OTHERS[name], ()
+        template = f"{{# {form.written([('f', {'a': 'b'})])}, by its form #}}{shapes.CHAT_TEMPLATE}"
     path = tmp_path_factory.mktemp("models") / f"{name}.gguf"
     with pytest.MonkeyPatch.context() as patch:
         special = ("<|endoftext|>", *tokens, "<|im_end|>")

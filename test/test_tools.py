@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from jsonschema import validate
-from smollm2 import SMOLLM2, serve
+from smollm2 import SMOLLM2, needs_smollm2, serve
 
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.tools.tool import choose, parse
@@ -35,7 +35,7 @@ QUESTION = ChatMessage("user", "What is the weather in Paris?")
 
 @pytest.fixture(scope="module")
 def smollm2() -> Iterator[LlamaEngine]:
-    engine = LlamaEngine(LlamaConfig(SMOLLM2, n_ctx=4096, prefix_cache=0))
+    engine = LlamaEngine(LlamaConfig(SMOLLM2, n_ctx=4096, n_threads=1, prefix_cache=0))
     yield engine
     engine.shutdown()
 
@@ -80,6 +80,7 @@ def test_a_choice_is_all_tools_or_the_one_that_it_names() -> None:
         choose(tools, "fly")
 
 
+@needs_smollm2
 def test_where_a_call_is_required_the_answer_is_calls_that_keep_the_schemas(smollm2: LlamaEngine) -> None:
     sampled = [asks(str(i), tool_choice="required", sampling=Sampling(1.5, seed=i)) for i in range(1, 6)]
     for goal_id, outputs in serve(smollm2, [asks("0", tool_choice="required"), *sampled], random.Random(1)).items():
@@ -93,6 +94,7 @@ def test_where_a_call_is_required_the_answer_is_calls_that_keep_the_schemas(smol
             assert (calls[0].name, json.loads(calls[0].arguments)["city"]) == ("weather", "Paris")
 
 
+@needs_smollm2
 def test_the_tool_that_is_named_is_called_once_and_what_is_certain_takes_no_step(smollm2: LlamaEngine) -> None:
     (outputs,) = serve(smollm2, [asks(tool_choice="stop")]).values()
     assert [(call.name, call.arguments) for call in joined(piece for output in outputs for piece in output.calls)] == [("stop", "{}")]
@@ -100,6 +102,7 @@ def test_the_tool_that_is_named_is_called_once_and_what_is_certain_takes_no_step
     assert outputs[0].tokens > 10
 
 
+@needs_smollm2
 def test_a_call_comes_in_pieces_as_it_is_written(smollm2: LlamaEngine) -> None:
     (outputs,) = serve(smollm2, [asks(tool_choice="weather")]).values()
     pieces = [piece for output in outputs for piece in output.calls]
@@ -108,6 +111,7 @@ def test_a_call_comes_in_pieces_as_it_is_written(smollm2: LlamaEngine) -> None:
     assert not any(piece.id or piece.name for piece in pieces[1:])
 
 
+@needs_smollm2
 def test_an_answer_may_do_without_calls_and_none_forbids_them(smollm2: LlamaEngine) -> None:
     plain, told, none = (
         serve(smollm2, [request])["goal"] for request in (asks(tools=""), asks(tool_choice="auto"), asks(tool_choice="none"))
@@ -117,6 +121,7 @@ def test_an_answer_may_do_without_calls_and_none_forbids_them(smollm2: LlamaEngi
     assert not any(output.calls for output in (*told, *none))
 
 
+@needs_smollm2
 def test_the_model_is_told_of_the_tools_of_calls_and_of_their_results(smollm2: LlamaEngine) -> None:
     call = ToolCall("abcdefghi", "weather", '{"city": "Paris"}')
     conversation = (QUESTION, ChatMessage("assistant", "", (call,)), ChatMessage("tool", "21 degrees", tool_call_id=call.id))
@@ -128,6 +133,7 @@ def test_the_model_is_told_of_the_tools_of_calls_and_of_their_results(smollm2: L
     assert "<tool_response>\n21 degrees\n</tool_response>" in text
 
 
+@needs_smollm2
 def test_arguments_that_are_no_object_and_schemas_that_cannot_be_kept_are_refused_by_name(smollm2: LlamaEngine) -> None:
     broken = ChatMessage("assistant", "", (ToolCall("a", "stop", "[1]"),))
     with pytest.raises(GoalError, match=r"messages\[0\].tool_calls\[0\].arguments is '\[1\]'; it must be a JSON object"):

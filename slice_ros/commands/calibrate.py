@@ -19,7 +19,7 @@ HELP = "measure step times for servers to come, and write a device profile"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.HelpFormatter  # the texts name the defaults themselves
-    parser.add_argument("--model", type=Path, metavar="PATH", help="GGUF file (default: the package's own)")
+    parser.add_argument("--model", default="", metavar="MODEL", help="GGUF file, folder or name (default: the package's own)")
     parser.add_argument(
         "--threads", type=int, default=0, metavar="N", help="threads of llama.cpp; 0 = the physical cores (default: %(default)s)"
     )
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     from slice_ros.bench.rows import percentile
     from slice_ros.engines.calibration import measure_latency, relative_errors
     from slice_ros.engines.llama import LlamaConfig, LlamaEngine
-    from slice_ros.engines.llama.shapes import default_model_path
+    from slice_ros.engines.llama.finding import find
     from slice_ros.process.saved_latency import save, saved_path
     from slice_ros.scheduling.engine import EngineError
 
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True)
     try:
         config = LlamaConfig(
-            arguments.model or default_model_path(),
+            find(arguments.model),
             n_ctx=arguments.context,
             n_seq_max=max(2, arguments.max_batch),
             prefix_cache=0,

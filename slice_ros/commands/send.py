@@ -1,17 +1,18 @@
-"""Send one goal to the server and print its answer as it comes; status 1 where it failed or missed its SLO."""
+"""Send one goal to the server and print its answer as it comes; status 1 where it failed or missed its SLO.
+
+To a model with a chat template the text is a user's message.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from slice_ros.commands.arguments import add_slo, slo_of, text_file, uint32
+from slice_ros.commands.answering import add_goal_arguments, asking, hear, interruptions, status_of, verdict
+from slice_ros.commands.arguments import slo_of, text_file
 from slice_ros.schemas import BY_NAME
 
 if TYPE_CHECKING:
@@ -19,25 +20,16 @@ if TYPE_CHECKING:
 
     from slice_ros.client import Generation, SliceClient
     from slice_ros.goal import Sampling
-    from slice_ros.scheduling.task import SloReport
     from slice_ros.slo import Slo
-
-CANCEL_S = 2.0
-"""How long a goal that was interrupted may take to end."""
 
 HELP = "send one goal and print its answer"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", help="text to complete; - reads it from standard input")
-    parser.add_argument("--chat", action="store_true", help="send it as a user's message, rendered with the model's chat template")
-    parser.add_argument("--system", default="", metavar="TEXT", help="system message before it; implies --chat")
-    add_slo(parser)
-    parser.add_argument("--max-tokens", type=uint32, default=0, metavar="N", help="output tokens at most; 0 = the server's default")
-    parser.add_argument("--label", default="", help="kind of goal, for statistics")
+    parser.add_argument("prompt", help="what to say to the model, or text to complete; - reads it from standard input")
+    parser.add_argument("--raw", action="store_true", help="send it as it stands, though the model has a chat template")
+    add_goal_arguments(parser)
     parser.add_argument("--supersede", action="store_true", help="end what this command has asked under that label before")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 = greedy")
-    parser.add_argument("--seed", type=uint32, default=0, help="the same seed gives the same text; 0 = a new one each time")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
     parser.add_argument("--grammar", type=text_file, metavar="FILE", help="Lark or GBNF grammar the output follows")
     schema = parser.add_argument(
@@ -52,10 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hedge", action="store_true", help="have a dispatcher send it to two servers: the first one to say something goes on"
     )
-    parser.add_argument("--adapter", default="", metavar="NAME", help="LoRA adapter of the server to answer with")
+    parser.add_argument("--tools", type=text_file, metavar="FILE", help="JSON list of tools that the answer may call")
+    parser.add_argument("--tool-choice", default="", metavar="CHOICE", help="auto, none, required, or the tool to call")
     parser.add_argument("--logprobs", action="store_true", help="with --json: also each token and the logarithm of its probability")
-    parser.add_argument("--server", default="/slice_server", help="name of the server node")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="how long to look for the server")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of text as it comes")
 
 
@@ -82,34 +73,15 @@ def _ask(arguments: argparse.Namespace, prompt: str, slo: Slo, sampling: Samplin
     Returns:
         Exit status.
     """
-    import rclpy
-    from rclpy.signals import SignalHandlerOptions
+    from slice_ros.client import GoalFailed, ServerNotFound
 
-    from slice_ros.client import GoalFailed, ServerNotFound, SliceClient
-    from slice_ros.ros.distributions import mind_the_dead
-
-    mind_the_dead()
-    # rclpy's own handlers would take the context away before the goal is canceled.
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node("slice_cli")
     try:
-        client = SliceClient(node, arguments.server)
-        client.wait_for_server(arguments.timeout)
-        executor = rclpy.get_global_executor()
-        executor.add_node(node)
-        with _interruptions() as interrupted:
-            generation = _send(client, prompt, arguments, slo, sampling)
-            text = executor.create_task(_print(generation, quiet=arguments.json))
-            while not text.done():
-                if number := interrupted():
-                    _end(generation, executor)
-                    return 128 + number
-                try:
-                    executor.spin_once(timeout_sec=0.1)
-                except BrokenPipeError:  # nobody reads the answer any more
-                    _end(generation, executor)
-                    raise
-        answer = text.result()
+        with asking(arguments.server, arguments.timeout) as (client, executor), interruptions() as interrupted:
+            is_said = bool(arguments.system or arguments.tools) or (not arguments.raw and _has_template(executor, arguments.server))
+            generation = _send(client, prompt, arguments, slo, sampling, is_said=is_said)
+            answer = hear(generation, executor, quiet=arguments.json, interrupted=interrupted)
+            if answer is None:
+                return 128 + interrupted()
     except ServerNotFound as error:
         print(f"slice-ros send: {error}", file=sys.stderr)
         return 1
@@ -121,60 +93,31 @@ def _ask(arguments: argparse.Namespace, prompt: str, slo: Slo, sampling: Samplin
         else:
             print(f"slice-ros send: {error}", file=sys.stderr)
         return 1
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
     if arguments.json:
         report = {name: None if math.isnan(value) else value for name, value in answer.report._asdict().items()}  # NaN is no JSON
-        shown = {"goal_id": generation.goal_id, "text": answer.text, "finish_reason": answer.finish_reason, "report": report}
+        shown: dict[str, Any] = {"goal_id": generation.goal_id, "text": answer.text, "finish_reason": answer.finish_reason}
+        shown |= {"tool_calls": [call._asdict() for call in answer.tool_calls]} if answer.tool_calls else {}
+        shown |= {"report": report}
         print(json.dumps(shown | ({"logprobs": [rated[:2] for rated in answer.logprobs]} if arguments.logprobs else {})))
     else:
+        for call in answer.tool_calls:
+            print(f"{call.name} {call.arguments}")
         print(verdict(answer.report, is_best_effort=slo.has_bound and not slo.is_real_time), file=sys.stderr)
     return 0 if answer.report.attained else 1
 
 
-def verdict(report: SloReport, *, is_best_effort: bool) -> str:
-    """Whether a goal met its SLO, and what it experienced, in a line."""
-    figures = [f"TTFT {report.ttft_s * 1e3:.0f} ms"]
-    figures += [] if math.isnan(report.tpot_s) else [f"TPOT {report.tpot_s * 1e3:.1f} ms"]
-    figures += [f"end to end {report.e2e_s:.3f} s", f"{report.prompt_tokens} + {report.output_tokens} tokens"]
-    steps = f" in {report.steps} steps" if report.steps < report.output_tokens else ""
-    of = " of a best-effort goal (--real-time makes it a promise)" if is_best_effort else ""
-    return f"SLO{of} {'met' if report.attained else 'missed'}: {', '.join(figures)}{steps}"
+def _has_template(executor: Executor, server: str) -> bool:
+    """Whether the server's model has a chat template of its own, or was given one: to a bare prompt it would hardly answer."""
+    status = status_of(executor, server)
+    return status is not None and bool(status.chat_template)
 
 
-def _end(generation: Generation, executor: Executor) -> None:
-    """Cancel a goal, and see it end."""
-    generation.cancel()
-    executor.spin_until_future_complete(generation._end, timeout_sec=CANCEL_S)
-
-
-@contextmanager
-def _interruptions() -> Iterator[Callable[[], int]]:
-    """The signal that asked this command to end, or 0. An exception in the middle of a callback would leave the goal running."""
-    caught = 0
-
-    def catch(number: int, _frame: object) -> None:
-        nonlocal caught
-        caught = number
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, catch) for number in numbers}
-    try:
-        yield lambda: caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _send(client: SliceClient, text: str, arguments: argparse.Namespace, slo: Slo, sampling: Sampling) -> Generation:
+def _send(client: SliceClient, text: str, arguments: argparse.Namespace, slo: Slo, sampling: Sampling, *, is_said: bool) -> Generation:
     from slice_ros.goal import ChatMessage
 
     messages = [ChatMessage("system", arguments.system)] if arguments.system else []
     return client.send(
-        [*messages, ChatMessage("user", text)] if messages or arguments.chat else text,
+        [*messages, ChatMessage("user", text)] if is_said else text,
         slo=slo,
         preset=arguments.preset,
         max_tokens=arguments.max_tokens,
@@ -189,6 +132,8 @@ def _send(client: SliceClient, text: str, arguments: argparse.Namespace, slo: Sl
         grammar=arguments.grammar or "",
         json_schema=arguments.json_schema or "",
         regex=arguments.regex,
+        tools=arguments.tools or "",
+        tool_choice=arguments.tool_choice,
     )
 
 
@@ -196,14 +141,3 @@ def _complete_schema(prefix: str, **_: Any) -> list[str]:
     from argcomplete.completers import FilesCompleter
 
     return [*(name for name in BY_NAME if name.startswith(prefix)), *FilesCompleter()(prefix)]
-
-
-async def _print(generation: Generation, *, quiet: bool) -> object:
-    try:
-        async for piece in generation:
-            if not quiet:
-                print(piece, end="", flush=True)
-    finally:
-        if not quiet:
-            print()
-    return await generation.result()

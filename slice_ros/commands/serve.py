@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 
 from slice_ros.commands.arguments import assignment, namespace, node_name, params_file, yaml_string
@@ -49,6 +50,15 @@ def add_node_arguments(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if (model := getattr(arguments, "model", "")).startswith("hf:"):
+        from slice_ros.engines.llama.finding import find
+        from slice_ros.scheduling.engine import EngineError
+
+        try:
+            find(model)  # here its progress can be seen; then it lies in the cache
+        except EngineError as error:
+            print(f"slice-ros serve: {error}", file=sys.stderr)
+            return 1
     from slice_ros.server.main import main
 
     return main(ros_arguments(arguments))

@@ -91,6 +91,7 @@ class SimulatedEngine:
     def prepare(self, request: GoalRequest) -> int:
         text = (request.prompt or "".join(message.content for message in request.messages)) + request.answer_prefix
         lengths = self._lengths.get(request.goal_id) or Lengths(max(1, len(text) // CHARACTERS_PER_TOKEN), request.max_tokens + 1)
+        request = request.fitted(lengths.prompt_tokens, self._info.goal_tokens)
         if lengths.prompt_tokens + request.max_tokens > self._info.goal_tokens:
             raise GoalError(
                 ErrorCode.CONTEXT_EXCEEDED,

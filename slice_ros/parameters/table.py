@@ -81,7 +81,18 @@ KV_TYPES = ("f16", "f32", "q8_0", "q4_0")
 PARAMETERS: dict[str, Parameter] = {
     p.name: p
     for p in (
-        Parameter("model.path", "", "GGUF file of the model; empty = the small model that comes with this package"),
+        Parameter(
+            "model.path",
+            "",
+            "the model: a GGUF file, the first of a split one, a folder with one, a name as `slice-ros models` lists them, or "
+            "hf:OWNER/REPO/FILE.gguf; empty = the small one that comes with this package",
+        ),
+        Parameter(
+            "model.chat_template",
+            "",
+            "Jinja template of conversations instead of the model's own: a file, or a family of chatml, gemma, granite, lfm2, llama3, "
+            "mistral, qwen; empty = its own",
+        ),
         Parameter(
             "model.adapters", "", "LoRA adapters that goals may name, as in 'polite=/models/polite.gguf'; comma-separated; empty = none"
         ),
@@ -216,7 +227,14 @@ PARAMETERS: dict[str, Parameter] = {
             1048576,
             change=Change.LIVE,
         ),
-        Parameter("generation.max_tokens", 256, "output tokens of a goal that does not say", 1, 1048576, change=Change.LIVE),
+        Parameter(
+            "generation.max_tokens",
+            256,
+            "output tokens of a goal that does not say, or as many as fit beside its prompt, where these are fewer",
+            1,
+            1048576,
+            change=Change.LIVE,
+        ),
         Parameter(
             "status.rate_hz", 2.0, "how often ~/slo_status is published; clients take it for a heartbeat", 2.0, 50.0, change=Change.NEVER
         ),

@@ -101,6 +101,7 @@ def request_of(
         goal_id,
         slo_of(goal.slo, presets, goal.label),
         goal.max_tokens or default_max_tokens,
+        is_default=not goal.max_tokens,
         prompt=goal.prompt,
         messages=tuple(ChatMessage(m.role, m.content, tool_calls_of(m.tool_calls), m.tool_call_id) for m in goal.messages),
         tools=goal.tools,

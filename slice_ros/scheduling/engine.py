@@ -32,6 +32,7 @@ class EngineInfo:
         goal_tokens: prompt and answer of one goal at most: no more than its model was trained with.
         can_draft: whether it can verify drafts: its memory can forget the tokens that turn out wrong.
         adapters: names of the LoRA adapters that goals may be computed with.
+        chat_template: where that is from: ``model``, or what was named instead; empty = it has none, and one is guessed.
     """
 
     model: str
@@ -42,6 +43,7 @@ class EngineInfo:
     goal_tokens: int
     can_draft: bool = False
     adapters: tuple[str, ...] = ()
+    chat_template: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,7 @@ class Scheduler:
         except Exception:
             self.refuse(request.goal_id)
             raise
-        self._inbox.put(_Submit(request, prompt_tokens, lead))
+        self._inbox.put(_Submit(request.fitted(prompt_tokens, self._engine.info.goal_tokens), prompt_tokens, lead))
 
     def refuse(self, goal_id: str) -> None:
         """Remember a goal that has ended before it was submitted as one that failed: what comes after it fails as well."""
@@ -169,7 +169,8 @@ class Scheduler:
             GoalError: the prompt cannot be counted; no event follows.
         """
         is_prepared = not prompt_tokens
-        self._inbox.put(_Check(check_id, request, prompt_tokens or self._engine.prepare(request), is_prepared))
+        prompt_tokens = prompt_tokens or self._engine.prepare(request)
+        self._inbox.put(_Check(check_id, request.fitted(prompt_tokens, self._engine.info.goal_tokens), prompt_tokens, is_prepared))
 
     def set_policy(self, policy: Policy) -> None:
         """Plan with another policy from the next step on; goals go on as they are."""

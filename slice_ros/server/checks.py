@@ -44,7 +44,9 @@ class Checks:
                 raise GoalError(ErrorCode.SHUTTING_DOWN, "the server is not configured; ask again when it is")
             slo = slo_of(request.slo, self._parameters.presets, request.label)
             prompt = request.prompt or ("-" if request.prompt_tokens else "")
-            goal = GoalRequest(check_id, slo, tokens, prompt=prompt, submitted_s=time.monotonic(), label=request.label)
+            goal = GoalRequest(
+                check_id, slo, tokens, prompt=prompt, submitted_s=time.monotonic(), label=request.label, is_default=not request.max_tokens
+            )
             check_size(goal, self._parameters.values)
             rate = self._clock.rate
             answer = self._waiting[check_id] = Future(executor=self._node.executor)

@@ -115,6 +115,7 @@ class Telling:
         status.step_ms = status.step_predicted_ms = math.nan
         if self.host is not None and self.ready is not None:
             status.model = self.ready.info.model
+            status.chat_template = self.ready.info.chat_template
             status.device = self.ready.info.device
             status.adapters = list(self.ready.info.adapters)
             status.engine_restarts = self.host.restarts

@@ -13,34 +13,49 @@ from typing import Any
 import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+from slice_ros.engines.llama import templates
 from slice_ros.engines.llama.tools import told
-from slice_ros.engines.llama.tools.formats import format_of
+from slice_ros.engines.llama.tools.formats import HERMES, format_of
 from slice_ros.engines.llama.tools.tool import Tool
 from slice_ros.engines.llama.vocabulary import Vocabulary
 from slice_ros.goal import ChatMessage, ErrorCode, GoalError
 
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-"""Chat template of a model that brings none, as llama.cpp does it."""
+TURN_END = "<|im_end|>"
+"""Ends a message in ChatML, which is guessed where a model has no template."""
 
 _logger = logging.getLogger(__name__)
 
 
 class Chat:
-    """Messages to tokens, with the model's chat template."""
+    """Messages to tokens, with the model's chat template.
 
-    def __init__(self, model: Any, vocabulary: Vocabulary) -> None:
+    Args:
+        model: llama.cpp's.
+        vocabulary: its tokens.
+        named: a template to take instead of the model's own, a family's name or a file; empty is none.
+
+    Raises:
+        EngineError: there is no such template.
+    """
+
+    def __init__(self, model: Any, vocabulary: Vocabulary, named: str = "") -> None:
         self._vocabulary = vocabulary
-        template = llama_cpp.llama_model_chat_template(model, None)
-        if template is None:
-            _logger.warning("the model has no chat template; messages are rendered as ChatML")
-        text = CHATML if template is None else template.decode("utf-8", "replace")
-        self._knows_tools = re.search(r"\btools\b", text) is not None
-        self._knows_calls = "tool_calls" in text
-        self.form = format_of(text, vocabulary.control)
-        """How the model writes calls of tools."""
+        own = llama_cpp.llama_model_chat_template(model, None)
+        self.source = named or ("model" if own else "")
+        """Where the template is from: the model, what was named instead, or empty: it is guessed."""
+        text = templates.named(named) if named else own.decode("utf-8", "replace") if own else templates.family(templates.GUESSED)
+        self.stop = () if self.source else (TURN_END,)
+        """What ends an answer beside the model's own tokens: of a model that was not trained with the template it may be text."""
+        if not self.source:
+            _logger.warning(
+                "the model has no chat template; messages are rendered as ChatML, which it may not know: "
+                "name another with the parameter model.chat_template, or send prompt instead"
+            )
+        form = format_of(text, vocabulary.control)
+        self.form = form or HERMES
+        """How the model writes calls of tools; one whose template does not tell is told to do it as Hermes does."""
+        self._knows_tools = form is not None and re.search(r"\btools\b", text) is not None
+        self._knows_calls = form is not None and "tool_calls" in text
         self.call_marks = {token: name.encode() for name, token in vocabulary.control.items() if name in self.form.texts}
         """Names of control tokens that are part of calls."""
         self._formatter: Jinja2ChatFormatter | None = None
@@ -49,6 +64,7 @@ class Chat:
         except Exception as error:  # jinja2 has many
             self._defect = f"the model's chat template is broken ({error}); send prompt instead of messages"
             _logger.warning("%s", self._defect)
+        self._has_system = self._takes_system()
 
     def tokenize(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> array[int]:
         """Tokens of a conversation and the beginning of the answer.
@@ -69,7 +85,7 @@ class Chat:
         if not self._knows_calls:
             plain = told.with_calls(plain, self.form)
         if not self._knows_tools:
-            plain, described = told.with_tools(plain, described), []
+            plain, described = told.with_tools(plain, described, self.form, has_system=self._has_system), []
         try:
             text = self._formatter(messages=plain, tools=described or None).prompt
         except Exception as error:
@@ -82,6 +98,15 @@ class Chat:
         for part, is_quoted in quoted.split(text):
             tokens += self._vocabulary.tokenize(part, add_special=add_special and not tokens, parse_special=not is_quoted)
         return tokens
+
+    def _takes_system(self) -> bool:
+        """Whether the template takes a system message."""
+        try:
+            if self._formatter is not None:
+                self._formatter(messages=[{"role": role, "content": "a"} for role in ("system", "user")])
+        except Exception:  # whatever it raises, it is raised for a conversation with such a message again
+            return False
+        return True
 
 
 class _Object(dict[str, Any]):

@@ -11,7 +11,7 @@ from typing import Any
 
 import llama_cpp
 
-from slice_ros.engines.llama.shapes import default_model_path
+from slice_ros.engines.llama.finding import find
 from slice_ros.parameters.table import Value
 from slice_ros.scheduling.engine import EngineError
 
@@ -25,6 +25,7 @@ class LlamaConfig:
 
     Args:
         model_path: a GGUF file.
+        chat_template: instead of the model's own, a family's or one in a file; empty is its own.
         n_ctx: KV cells, shared by all sequences.
         n_batch: tokens in one step at most.
         n_seq_max: sequences that can hold KV at once.
@@ -65,6 +66,7 @@ class LlamaConfig:
     cuda_graphs: bool = False
     rpc_servers: tuple[str, ...] = ()
     adapters: tuple[tuple[str, str], ...] = ()
+    chat_template: str = ""
     flash_attn: bool = True
     type_k: str = "f16"
     type_v: str = "f16"
@@ -93,10 +95,10 @@ class LlamaConfig:
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Value]) -> LlamaConfig:
-        """The server's parameters ``model.*``, ``context.*``, ``gpu.*`` and ``cpu.*``; without a path the default model is taken.
+        """The server's parameters ``model.*``, ``context.*``, ``gpu.*`` and ``cpu.*``; a model may have a name.
 
         Raises:
-            EngineError: a value is out of range.
+            EngineError: a value is out of range, or there is no such model.
         """
         groups = {"context", "gpu", "cpu"}
         values: dict[str, Any] = {}
@@ -106,8 +108,9 @@ class LlamaConfig:
                 values[key] = value
         values["tensor_split"] = _shares(values["tensor_split"])
         values["rpc_servers"] = _servers(values["rpc_servers"])
+        values["chat_template"] = str(parameters["model.chat_template"])
         values["adapters"] = _adapters(str(parameters["model.adapters"]))
-        return cls(str(parameters["model.path"]) or default_model_path(), **values)
+        return cls(find(str(parameters["model.path"])), **values)
 
 
 def _shares(text: str) -> tuple[float, ...]:

@@ -49,6 +49,7 @@ class _Goal:
         told: how many of them are the prompt's, or were given out.
         limit: ends by length when it has so many.
         text: the output as text.
+        stops: control tokens that end it, as stop strings name them.
         reader: parts it into text and calls of tools, where it may have some.
         sampler: chooses its tokens; ``None`` takes the most likely ones.
         adapter: the number of its LoRA adapter; 0 is none.
@@ -80,6 +81,7 @@ class _Goal:
     kind: str = ""
     draft: array[int] = field(default_factory=lambda: NO_TOKENS)
     finished: bool = False
+    stops: frozenset[int] = frozenset()
     reader: CallReader | None = None
 
     @property
@@ -112,14 +114,15 @@ class LlamaEngine:
         self._adapters = Adapters(self._context, adapters)
         self._vocabulary = Vocabulary(self._model)
         self._grammars = Grammars(self._vocabulary)
-        self._chat = Chat(self._model, self._vocabulary)
+        self._chat = Chat(self._model, self._vocabulary, config.chat_template)
         n_ctx, n_batch = llama_cpp.llama_n_ctx(self._context), llama_cpp.llama_n_batch(self._context)
         # Positions beyond those of its training make a model talk nonsense.
         self._trained: int = llama_cpp.llama_model_n_ctx_train(self._model)
         name, longest = Path(config.model_path).name, min(n_ctx, self._trained)
         memory = Memory.of(self._model, swa_full=config.swa_full)
         names = tuple(name for name, _ in config.adapters)
-        self._info = EngineInfo(name, device_name(config), n_ctx, config.n_seq_max, n_batch, longest, not memory.is_state, names)
+        device, can_draft, template = device_name(config), not memory.is_state, self._chat.source
+        self._info = EngineInfo(name, device, n_ctx, config.n_seq_max, n_batch, longest, can_draft, names, template)
         self._batch = Batch(n_batch, n_ctx)
         self._beside = ThreadPoolExecutor(1, "masks")
         self._candidates = Candidates(self._vocabulary.size)
@@ -155,6 +158,7 @@ class LlamaEngine:
         prompt += begun
         if not prompt:
             raise GoalError(ErrorCode.INVALID_GOAL, "the prompt has no tokens; give at least one")
+        request = request.fitted(len(prompt), self._info.goal_tokens)
         limit = len(prompt) + request.max_tokens
         if limit > self._info.goal_tokens:
             raise GoalError(
@@ -170,6 +174,7 @@ class LlamaEngine:
         chain = make_chain(request.sampling, prompt, self._vocabulary.size)
         sampler = None if chain is None and grammar is None else Sampler(chain, grammar)
         prompt_tokens = len(prompt)
+        stop = (*request.stop, *(self._chat.stop if messages else ()))
         tokens = prompt
         if sampler is not None:
             tokens = prompt + array("i", sampler.forced())[: request.max_tokens]
@@ -181,11 +186,12 @@ class LlamaEngine:
             prompt_tokens,
             prompt_tokens,
             limit,
-            TextStream(request.stop),
+            TextStream(stop),
             sampler,
             adapter,
             request.session_id,
             prompt_tokens if request.logprobs else None,
+            stops=frozenset(token for text in stop if (token := self._vocabulary.control.get(text)) is not None),
             reader=CallReader(self._chat.form, choice.tools) if choice.tools else None,
             kind=request.kind,
         )
@@ -419,7 +425,7 @@ class LlamaEngine:
         is_plain = goal.sampler is None and goal.rated is None  # as nearly always
         for token in (best[row],) if is_plain else self._coming(goal, best[row], logits[row]):
             count += 1
-            if token is None or token in self._vocabulary.ending:
+            if token is None or self._ends(goal, token):
                 text, goal.ending = text + goal.text.flush(), FinishReason.STOP
                 break
             if goal.told == len(goal.tokens):
@@ -434,6 +440,9 @@ class LlamaEngine:
                 text, goal.ending = text + goal.text.flush(), FinishReason.LENGTH
                 break
         return text, count
+
+    def _ends(self, goal: _Goal, token: int) -> bool:
+        return token in self._vocabulary.ending or token in goal.stops
 
     def _piece(self, goal: _Goal, token: int) -> bytes:
         """A token's bytes in a goal's text; where calls are looked for, also the names of control tokens that begin or end them."""
@@ -462,7 +471,7 @@ class LlamaEngine:
             token = best if sampler is None else sampler.draw(best, logits, self._candidates)
             if grammar is not None and (complaint := grammar.complaint):
                 raise GoalError(ErrorCode.INVALID_GRAMMAR, complaint)
-            is_end = token is None or token in self._vocabulary.ending
+            is_end = token is None or self._ends(goal, token)
             if goal.rated is not None:
                 goal.ratings.append(self._rating(token, logits))
                 goal.rated += not is_end

@@ -13,6 +13,7 @@ from typing import Any
 import llama_cpp
 
 from slice_ros.engines.llama.adapters import load_adapter
+from slice_ros.engines.llama.catalogue import why_unfit
 from slice_ros.engines.llama.config import KV_TYPES, LlamaConfig
 from slice_ros.engines.llama.log import log, reason
 from slice_ros.engines.llama.rpc import add_servers
@@ -39,9 +40,9 @@ def load(config: LlamaConfig) -> tuple[Any, dict[str, Any], Any]:
         model = llama_cpp.llama_model_load_from_file(os.fsencode(path), model_params(config))
     if not model:
         raise EngineError(f"{path} cannot be loaded: {reason(errors)}; get the file again, or take a model that this llama.cpp knows")
-    if not llama_cpp.llama_model_has_decoder(model) or llama_cpp.llama_model_has_encoder(model):
+    if why := why_unfit(model):
         llama_cpp.llama_model_free(model)
-        raise EngineError(f"{path} is not a text generation model; take a decoder-only one")
+        raise EngineError(f"{path} {why}; take a model that generates text")
     try:
         adapters = {name: load_adapter(model, name, _gguf(file)) for name, file in config.adapters}
     except EngineError:

@@ -174,24 +174,28 @@ LFM = Format(
 )
 """LFM 2 and 2.5."""
 
-MARKS = (
-    ("<|tool_call>", GEMMA),
-    ("<start_function_call>", FUNCTION_GEMMA),
-    ("[ARGS]", MISTRAL),
-    ("[TOOL_CALLS]", MISTRAL_LIST),
-    ("<|tool_call|>", GRANITE),
-    ("<function=", QWEN_XML),
-    ("<tool_call>", HERMES),
-    ("<|tool_list_start|>", LFM),
-    ("<|tool_call_start|>", LFM),
-    ('"parameters": ', LLAMA),
+MARKS = tuple(
+    (re.compile(mark), form)
+    for mark, form in (
+        (r"<\|tool_call>", GEMMA),
+        (r"<start_function_call>", FUNCTION_GEMMA),
+        (r"\[ARGS\]", MISTRAL),
+        (r"\[TOOL_CALLS\]", MISTRAL_LIST),
+        (r"<\|tool_call\|>", GRANITE),
+        (r"<parameter=", QWEN_XML),
+        (r"<arg_key>", None),  # GLM's, which also has <tool_call>
+        (r"<tool_call>[\s\S]*arguments", HERMES),
+        (r"<\|tool_(?:list|call)_start\|>", LFM),
+        (r'"name": function name, "parameters": ', LLAMA),
+    )
 )
 """The first of these that a template holds tells its family."""
 
 
-def format_of(template: str, tokens: Container[str]) -> Format:
-    """How a model writes calls, by its chat template and its control tokens; one that does not say is told to do it as Hermes does."""
+def format_of(template: str, tokens: Container[str]) -> Format | None:
+    """How a model writes calls, by its chat template and its control tokens; ``None`` if they do not tell."""
     for mark, form in MARKS:
-        if mark in template:
+        if mark.search(template):
             return form
-    return LFM if LFM.trigger in tokens else HERMES
+    knows_tools = re.search(r"\btools\b", template) is not None
+    return LFM if knows_tools and LFM.trigger in tokens else None

@@ -13,17 +13,18 @@ TOLD = """You can call functions. Each of these lines describes one, with the JS
 {tools}
 </tools>
 To call one, answer with its name and its arguments, like this:
-<tool_call>
-{{"name": "the function's name", "arguments": {{"argument": "value"}}}}
-</tool_call>"""
+{call}"""
 
 
-def with_tools(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Messages of which the system's describes tools, and what tools said is the user's."""
+def with_tools(
+    messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], form: Format, *, has_system: bool
+) -> list[dict[str, Any]]:
+    """Messages of which the system's, or the first where the template has none, describes tools; what tools said is the user's."""
     spoken = list(_spoken(messages))
     if tools:
-        told = TOLD.format(tools="\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools))
-        if spoken and spoken[0]["role"] == "system":
+        described = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+        told = TOLD.format(tools=described, call=form.written([("function_name", {"argument_name": "value"})]))
+        if spoken and (spoken[0]["role"] == "system" or not has_system):
             spoken[0] = {**spoken[0], "content": f"{spoken[0]['content']}\n\n{told}".lstrip()}
         else:
             spoken.insert(0, {"role": "system", "content": told})

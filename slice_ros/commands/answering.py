@@ -1,0 +1,145 @@
+"""What ``send`` and ``chat`` share: options of a goal, a client that spins while an answer comes, and how it went."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from slice_ros.commands.arguments import add_slo, uint32
+
+if TYPE_CHECKING:
+    from rclpy.executors import Executor
+
+    from slice_ros.client import Answer, Generation, SliceClient
+    from slice_ros.scheduling.task import SloReport
+
+CANCEL_S = 2.0
+"""How long a goal that was interrupted may take to end."""
+STATUS_S = 2.0
+"""A server that is active has told its status within this time."""
+
+
+def add_goal_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--system", default="", metavar="TEXT", help="system message before it")
+    add_slo(parser)
+    parser.add_argument("--max-tokens", type=uint32, default=0, metavar="N", help="output tokens at most; 0 = the server's default")
+    parser.add_argument("--label", default="", help="kind of goal, for statistics")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 = greedy")
+    parser.add_argument("--seed", type=uint32, default=0, help="the same seed gives the same text; 0 = a new one each time")
+    parser.add_argument("--adapter", default="", metavar="NAME", help="LoRA adapter of the server to answer with")
+    parser.add_argument("--server", default="/slice_server", help="name of the server node")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="how long to look for the server")
+
+
+@contextmanager
+def asking(server: str, timeout_s: float) -> Iterator[tuple[SliceClient, Executor]]:
+    """A client of a server that was found, and the executor that spins it.
+
+    Raises:
+        ServerNotFound: it did not come in time.
+    """
+    import rclpy
+    from rclpy.signals import SignalHandlerOptions
+
+    from slice_ros.client import SliceClient
+    from slice_ros.ros.distributions import mind_the_dead
+
+    mind_the_dead()
+    # rclpy's own handlers would take the context away before a goal is canceled.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node("slice_cli")
+    try:
+        client = SliceClient(node, server)
+        client.wait_for_server(timeout_s)
+        executor = rclpy.get_global_executor()
+        executor.add_node(node)
+        yield client, executor
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def status_of(executor: Executor, server: str) -> Any:
+    """What the server tells of itself next; ``None`` if it tells nothing."""
+    from slice_ros.ros.interfaces import SloStatus
+
+    (node,) = executor.get_nodes()
+    told: list[Any] = []
+    subscription = node.create_subscription(SloStatus, f"{server}/slo_status", told.append, 10)
+    until_s = time.monotonic() + STATUS_S
+    while not told and time.monotonic() < until_s:
+        executor.spin_once(timeout_sec=0.05)
+    node.destroy_subscription(subscription)
+    return told[0] if told else None
+
+
+def hear(generation: Generation, executor: Executor, *, quiet: bool, interrupted: Callable[[], int]) -> Answer | None:
+    """Print an answer as it comes, and return it; ``None`` when it was interrupted, and canceled.
+
+    Raises:
+        GoalFailed: the goal ended without success.
+    """
+    text = executor.create_task(_print(generation, quiet=quiet))
+    while not text.done():
+        if interrupted():
+            _end(generation, executor)
+            return None
+        try:
+            executor.spin_once(timeout_sec=0.1)
+        except BrokenPipeError:  # nobody reads the answer any more
+            _end(generation, executor)
+            raise
+    answer: Answer = text.result()
+    return answer
+
+
+@contextmanager
+def interruptions() -> Iterator[Callable[[], int]]:
+    """The signal that asked this command to end, or 0. An exception in the middle of a callback would leave the goal running."""
+    caught = 0
+
+    def catch(number: int, _frame: object) -> None:
+        nonlocal caught
+        caught = number
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, catch) for number in numbers}
+    try:
+        yield lambda: caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def verdict(report: SloReport, *, is_best_effort: bool) -> str:
+    """Whether a goal met its SLO, and what it experienced, in a line."""
+    figures = [f"TTFT {report.ttft_s * 1e3:.0f} ms"]
+    figures += [] if math.isnan(report.tpot_s) else [f"TPOT {report.tpot_s * 1e3:.1f} ms"]
+    figures += [f"end to end {report.e2e_s:.3f} s", f"{report.prompt_tokens} + {report.output_tokens} tokens"]
+    steps = f" in {report.steps} steps" if report.steps < report.output_tokens else ""
+    of = " of a best-effort goal (--real-time makes it a promise)" if is_best_effort else ""
+    return f"SLO{of} {'met' if report.attained else 'missed'}: {', '.join(figures)}{steps}"
+
+
+def _end(generation: Generation, executor: Executor) -> None:
+    """Cancel a goal, and see it end."""
+    generation.cancel()
+    executor.spin_until_future_complete(generation._end, timeout_sec=CANCEL_S)
+
+
+async def _print(generation: Generation, *, quiet: bool) -> object:
+    try:
+        async for piece in generation:
+            if not quiet:
+                print(piece, end="", flush=True)
+    finally:
+        if not quiet:
+            print()
+    return await generation.result()
