@@ -64,7 +64,7 @@ class Action:
         while not generation.done:
             await news.wait()
             news.clear()
-            if generation.take() and not first_s:
+            if any(generation.take()) and not first_s:
                 first_s = time.monotonic()
         report = generation.answer().report
         return Waited(1e3 * (first_s - began_s - report.ttft_s), report.output_tokens)

@@ -119,7 +119,8 @@ class SliceServer:
         self._node = rclpy.create_node("peers")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
-        self._client = ActionClient(self._node, Generate, f"/{NODE}/generate", **qos.CLIENT)
+        deep = {f"{name}_qos_profile": qos.SERVICE for name in ("goal_service", "result_service", "cancel_service", "feedback_sub")}
+        self._client = ActionClient(self._node, Generate, f"/{NODE}/generate", **deep)
         self._state = ""
         self._node.create_subscription(SloStatus, f"/{NODE}/slo_status", self._hear, 1)
 

@@ -133,3 +133,56 @@ def test_smollm2_calls_a_tool_where_it_must(smollm2, is_streamed):
     assert answer.finish_reason == "tool_calls"
     call = answer.message.tool_calls[0].function
     assert {"where_is": {"thing"}, "drive_to": {"place"}}[call.name] == set(json.loads(call.arguments))
+
+
+# ---- the examples of OpenAI's reference
+
+ASSISTANT = {"role": "developer", "content": "You are a helpful assistant."}
+PICTURE = [{"type": "text", "text": "What is here?"}, {"type": "image_url", "image_url": {"url": "https://example.org/x.jpg"}}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_current_weather",
+        "description": "The weather of a place.",
+        "parameters": {
+            "type": "object",
+            "properties": {"location": {"type": "string"}, "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]}},
+            "required": ["location"],
+        },
+    },
+}
+REFERENCE = {
+    "chat: default": ({"messages": [ASSISTANT, *says("Hello!")]}, ""),
+    "chat: streaming": ({"messages": [ASSISTANT, *says("Hello!")], "stream": True}, ""),
+    "chat: functions": ({"messages": says("What is the weather?"), "tools": [WEATHER], "tool_choice": "auto"}, ""),
+    "chat: logprobs": ({"messages": says("Hello!"), "logprobs": True}, ""),
+    "chat: logprobs with alternatives": ({"messages": says("Hello!"), "logprobs": True, "top_logprobs": 2}, "top_logprobs"),
+    "chat: image input": ({"messages": [{"role": "user", "content": PICTURE}], "max_tokens": 300}, "messages.0.content"),
+    "completion: no streaming": ({"prompt": "Say this is a test", "max_tokens": 7, "temperature": 0}, ""),
+    "completion: streaming": ({"prompt": "Say this is a test", "max_tokens": 7, "temperature": 0, "stream": True}, ""),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_the_examples_of_openais_reference_are_answered_or_refused_by_name(scripted, name):
+    asked, param = REFERENCE[name]
+    with openai.OpenAI(base_url=scripted[0], api_key="none", max_retries=0) as client:
+        create = client.chat.completions.create if "messages" in asked else client.completions.create
+        if param:
+            with pytest.raises(openai.BadRequestError) as caught:
+                create(model="default", **asked)
+            assert caught.value.param == param
+        else:
+            answer = create(model="default", **asked)
+            assert [piece.object for piece in (answer if asked.get("stream") else [answer])]
+
+
+def test_what_openai_has_beside_is_not_there_by_name(scripted):
+    with openai.OpenAI(base_url=scripted[0], api_key="none", max_retries=0) as client:
+        for ask in (
+            lambda: client.responses.create(model="default", input="hi"),
+            lambda: client.embeddings.create(model="default", input="hi"),
+            client.files.list,
+        ):
+            with pytest.raises(openai.NotFoundError, match="there are: /v1/chat/completions"):
+                ask()
