@@ -42,6 +42,8 @@ def test_a_goal_at_every_limit_is_taken():
         ({"stop": ("s",) * (MOST_ENTRIES + 1)}, ErrorCode.INVALID_GOAL, "stop has 1025 entries"),
         ({"after": ("00",) * (MOST_ENTRIES + 1)}, ErrorCode.INVALID_GOAL, "after has 1025 entries"),
         ({"label": "l" * (LONGEST_NAME + 1)}, ErrorCode.INVALID_GOAL, "label has 257 bytes"),
+        ({"model": "m" * (LONGEST_NAME + 1)}, ErrorCode.INVALID_GOAL, "model has 257 bytes"),
+        ({"answer_prefix": "x" * 1000}, ErrorCode.INVALID_GOAL, "have 1004 bytes"),
         ({"client": "c" * (LONGEST_NAME + 1)}, ErrorCode.INVALID_GOAL, "client has 257 bytes"),
         ({"grammar": "g" * 51}, ErrorCode.INVALID_GRAMMAR, "grammar has 51 bytes; limits.grammar_bytes of this server is 50"),
         ({"json_schema": "{" * 51}, ErrorCode.INVALID_GRAMMAR, "json_schema has 51 bytes"),

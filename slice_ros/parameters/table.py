@@ -214,7 +214,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter(
             "limits.prompt_bytes",
             262144,
-            "prompt, messages and stop strings of a goal together at most, bytes",
+            "prompt, messages, answer_prefix and stop strings of a goal together at most, bytes",
             1,
             2**26,
             change=Change.LIVE,

@@ -31,15 +31,18 @@ def check_size(request: GoalRequest, limits: Mapping[str, Value]) -> None:
     for field, entries in (("messages", request.messages), ("stop", request.stop), ("after", request.after)):
         if len(entries) > MOST_ENTRIES:
             raise GoalError(ErrorCode.INVALID_GOAL, f"{field} has {len(entries)} entries; at most {MOST_ENTRIES} are allowed")
-    for field in ("label", "session_id", "adapter", "client", "tool_choice"):
+    for field in ("label", "session_id", "adapter", "client", "tool_choice", "model"):
         if (size := _bytes(getattr(request, field))) > LONGEST_NAME:
             raise GoalError(ErrorCode.INVALID_GOAL, f"{field} has {size} bytes; at most {LONGEST_NAME} are allowed")
     if request.max_tokens > (most := int(limits["limits.max_tokens"])):
         raise GoalError(ErrorCode.INVALID_GOAL, f"max_tokens is {request.max_tokens}; limits.max_tokens of this server is {most}")
-    prompt = _bytes(request.prompt, *request.stop, *(part for message in request.messages for part in _parts(message)))
+    prompt = _bytes(
+        request.prompt, request.answer_prefix, *request.stop, *(part for message in request.messages for part in _parts(message))
+    )
     if prompt > (most := int(limits["limits.prompt_bytes"])):
         raise GoalError(
-            ErrorCode.INVALID_GOAL, f"prompt, messages and stop have {prompt} bytes; limits.prompt_bytes of this server is {most}"
+            ErrorCode.INVALID_GOAL,
+            f"prompt, messages, answer_prefix and stop have {prompt} bytes; limits.prompt_bytes of this server is {most}",
         )
     for field, text in (
         ("grammar", request.grammar),
