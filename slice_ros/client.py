@@ -83,6 +83,7 @@ class Answer:
         report: what the goal experienced, and whether its SLO was met.
         logprobs: of the output tokens, where the goal asked for them.
         tool_calls: calls of tools, in their order; the last one's arguments are incomplete where the answer was cut.
+        reasoning: what the model wrote before its answer, where it reasons.
     """
 
     text: str
@@ -90,6 +91,7 @@ class Answer:
     report: SloReport
     logprobs: tuple[TokenLogprob, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
 
     @property
     def message(self) -> ChatMessage:
@@ -117,10 +119,12 @@ class Delta(NamedTuple):
     Args:
         text: a piece of it.
         calls: beginnings of calls of tools, which have an id, and pieces of the latest one's arguments, which have none.
+        reasoning: a piece of what comes before it.
     """
 
     text: str
     calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
 
 
 class Generation:
@@ -225,7 +229,11 @@ class Generation:
         deltas = []
         while self._pieces:
             deltas.append(self._pieces.popleft())
-        return Delta("".join(delta.text for delta in deltas), tuple(call for delta in deltas for call in delta.calls))
+        return Delta(
+            "".join(delta.text for delta in deltas),
+            tuple(call for delta in deltas for call in delta.calls),
+            "".join(delta.reasoning for delta in deltas),
+        )
 
     def cancel(self) -> None:
         """Ask the server to end the goal; ``result()`` then raises GoalFailed with code CANCELED."""
@@ -256,11 +264,13 @@ class Generation:
     def _finish(self, end: Answer | GoalFailed) -> None:
         text = "".join(delta.text for delta in self._heard)
         calls = joined(piece for delta in self._heard for piece in delta.calls)
+        thought = "".join(delta.reasoning for delta in self._heard)
         # What was asked for without a stream, or has not come yet.
         self._add(
             Delta(
                 end.text[len(text) :] if end.text.startswith(text) else "",
                 _rest(end.tool_calls, calls) if isinstance(end, Answer) else (),
+                end.reasoning[len(thought) :] if isinstance(end, Answer) and end.reasoning.startswith(thought) else "",
             )
         )
         self._end.set_result(end)
@@ -391,6 +401,7 @@ class SliceClient:
         logprobs: bool = False,
         tools: str | Iterable[Mapping[str, Any]] = "",
         tool_choice: str = "",
+        reasoning: str | int = "",
         adapter: str = "",
         session_id: str = "",
         after: Iterable[Generation | str] = (),
@@ -416,6 +427,7 @@ class SliceClient:
             logprobs: whether the answer comes with the log-probabilities of its tokens.
             tools: descriptions of tools that the answer may call, as OpenAI's chat interface or an MCP server gives them.
             tool_choice: "auto", "none", "required", or the name of the tool to call.
+            reasoning: "off", "on", the number of tokens that it may take, or "deadline"; the default is as the model does.
             adapter: name of the LoRA adapter to answer with.
             session_id: the next goal of the session goes on from what this one has computed.
             after: goals that must succeed first.
@@ -444,6 +456,7 @@ class SliceClient:
         goal.logprobs = logprobs
         goal.tools = tools if isinstance(tools, str) else json.dumps(list(tools))
         goal.tool_choice = tool_choice
+        goal.reasoning = str(reasoning)
         goal.adapter = adapter
         goal.session_id = session_id
         goal.client = self._node.get_fully_qualified_name()
@@ -558,7 +571,7 @@ class SliceClient:
                 generation._heard_s = self._spinning_s
                 news = message.feedback
                 generation._report = news.report
-                generation._feedback(Delta(news.text, tool_calls_of(news.tool_calls)), news.report.steps)
+                generation._feedback(Delta(news.text, tool_calls_of(news.tool_calls), news.reasoning), news.report.steps)
 
     def _answered(self, generation: Generation, sent: Any) -> None:
         with self._lock:
@@ -615,7 +628,7 @@ class SliceClient:
         report = report_of(result.report)
         if status == GoalStatus.STATUS_SUCCEEDED:
             logprobs, calls = logprobs_of(result.logprobs), tool_calls_of(result.tool_calls)
-            self._finish(generation, Answer(result.text, result.finish_reason, report, logprobs, calls))
+            self._finish(generation, Answer(result.text, result.finish_reason, report, logprobs, calls, result.reasoning))
         else:
             code = ErrorCode(result.error_code) if result.error_code in tuple(ErrorCode) else ErrorCode.NONE
             message = result.error_msg or f"the server {self._server} ended the goal with status {status} and gave no reason"

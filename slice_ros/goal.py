@@ -150,6 +150,7 @@ class GoalRequest:
         messages: a conversation, rendered with the model's chat template.
         tools: JSON list of the tools that an answer to messages may call; empty is none.
         tool_choice: auto, none, required, or the name of the tool to call; empty is auto.
+        reasoning: off, on, tokens that it may take, or deadline: it ends while there is time for an answer; empty is as the model does.
         submitted_s: ``time.monotonic()`` when the node received it (one clock for all processes of a machine).
         label: kind of goal, for statistics and learnt lengths; empty takes the service class.
         supersede: whether it makes void what its client has asked before under its label.
@@ -183,6 +184,7 @@ class GoalRequest:
     logprobs: bool = False
     tools: str = ""
     tool_choice: str = ""
+    reasoning: str = ""
     adapter: str = ""
     session_id: str = ""
     client: str = ""
@@ -209,6 +211,14 @@ class GoalRequest:
             f"tool_choice is {self.tool_choice[:40]!r}, but there are no tools; give some, or leave it out",
         )
         _require(
+            self.reasoning in ("", "off", "on", "deadline") or self.reasoning_budget is not None,
+            f"reasoning is {self.reasoning[:40]!r}; it must be off, on, deadline, a number of tokens above 0, or empty",
+        )
+        _require(
+            self.reasoning != "deadline" or self.slo.deadline_s is not None or self.chain_deadline_s is not None,
+            "reasoning is 'deadline', but the goal has none; give slo.deadline or chain_deadline",
+        )
+        _require(
             self.chain_deadline_s is None or (math.isfinite(self.chain_deadline_s) and self.chain_deadline_s > 0.0),
             f"chain_deadline is {self.chain_deadline_s} s; it must be above 0, or absent for no bound",
         )
@@ -221,6 +231,12 @@ class GoalRequest:
         """
         room = goal_tokens - prompt_tokens
         return replace(self, max_tokens=room) if self.is_default and 0 < room < self.max_tokens else self
+
+    @property
+    def reasoning_budget(self) -> int | None:
+        """Tokens that the reasoning may take; ``None`` where it names no number."""
+        is_number = self.reasoning.isascii() and self.reasoning.isdigit() and len(self.reasoning) < 10
+        return int(self.reasoning) or None if is_number else None
 
     @property
     def kind(self) -> str:

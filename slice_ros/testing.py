@@ -48,6 +48,7 @@ class Script:
         error: end with this instead of success; ``text`` is what was generated before.
         error_msg: the sentence with it.
         tool_calls: calls of tools at the end of the answer.
+        reasoning: what comes before it.
     """
 
     text: str = ""
@@ -55,6 +56,7 @@ class Script:
     error: ErrorCode = ErrorCode.NONE
     error_msg: str = "scripted"
     tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
 
 
 class MockServer:
@@ -187,7 +189,8 @@ class MockServer:
         report = _report(times_s, slo, completed=completed)
         self._publish_event(GoalEvent.FINISHED, goal_id, goal, report, error.code)
         reason = (FinishReason.TOOL_CALLS if calls else FinishReason.STOP) if completed else None
-        return fill_result(Generate.Result(), "".join(pieces), reason, error.code, error.message, report, tool_calls=calls)
+        said: dict[str, Any] = {"tool_calls": calls, "reasoning": script.reasoning}
+        return fill_result(Generate.Result(), "".join(pieces), reason, error.code, error.message, report, **said)
 
     def _tell(self, handle: Any, feedback: Any) -> None:
         """Tell whoever sent a goal how it goes on: a client alone, as a server does, or all that listen."""

@@ -93,6 +93,9 @@ class ScriptedEngine:
         self._on_step(Step(rows_of(column), prompt_tokens, 0, self._busy_since_s - began_s, ended_s))
         return [self._scripted(output) for output in outputs]
 
+    def conclude(self, goal_id: str) -> None:
+        self._inner.conclude(goal_id)
+
     def evict(self, goal_id: str, copy_s: float = math.inf) -> int:
         return self._inner.evict(goal_id, copy_s)
 

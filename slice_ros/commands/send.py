@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     schema.completer = _complete_schema  # type: ignore[attr-defined]
     parser.add_argument("--regex", default="", metavar="REGEX", help="regular expression that the output matches as a whole")
+    parser.add_argument(
+        "--reasoning", default="", metavar="HOW", help="off, on, tokens that it may take, or deadline: in time for an answer"
+    )
     parser.add_argument("--model", default="", metavar="FILE", help="file name of the model that is to answer, where there are several")
     parser.add_argument(
         "--hedge", action="store_true", help="have a dispatcher send it to two servers: the first one to say something goes on"
@@ -125,6 +128,7 @@ def _send(client: SliceClient, text: str, arguments: argparse.Namespace, slo: Sl
         supersede=arguments.supersede,
         sampling=sampling,
         stop=arguments.stop,
+        reasoning=arguments.reasoning,
         adapter=arguments.adapter,
         model=arguments.model,
         hedge=arguments.hedge,

@@ -92,6 +92,9 @@ class PacedEngine:
         self._wait_until(start_s + self._latency.column_s(column, kv_tokens))
         return outputs
 
+    def conclude(self, goal_id: str) -> None:
+        self._inner.conclude(goal_id)
+
     def evict(self, goal_id: str, copy_s: float = math.inf) -> int:
         self._kv_tokens.pop(goal_id, None)
         return self._inner.evict(goal_id, copy_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest
 from slice_ros.latency.model import LatencyModel
@@ -23,12 +23,14 @@ class Lengths:
 
     Args:
         guessed: how likely a drafted token is right; with 0 nothing is guessed.
+        reasoning: so many of the output come before the answer.
     """
 
     prompt_tokens: int
     output_tokens: int
     forced: int = 0
     guessed: float = 0.0
+    reasoning: int = 0
 
 
 @dataclass(slots=True)
@@ -38,10 +40,16 @@ class _Sequence:
     prompt_left: int
     tokens: int = 0
     is_open: bool = False
+    is_concluded: bool = False
 
     @property
     def kv_tokens(self) -> int:
         return self.lengths.prompt_tokens + self.tokens - self.prompt_left if self.is_open else 0
+
+    def conclude(self) -> None:
+        """Go on as if the reasoning ended with the next token."""
+        skipped = self.lengths.reasoning - self.tokens - 1
+        self.lengths = replace(self.lengths, reasoning=self.lengths.reasoning - skipped, output_tokens=self.lengths.output_tokens - skipped)
 
 
 class SimulatedEngine:
@@ -133,6 +141,8 @@ class SimulatedEngine:
                 sequence.prompt_left -= prompt_tokens
             if sequence.prompt_left > 0:
                 continue
+            if sequence.is_concluded and sequence.tokens < sequence.lengths.reasoning:
+                sequence.conclude()
             right = next((i for i in range(drafted) if self._rng.random() >= sequence.lengths.guessed), drafted)
             burst = 1 + sequence.lengths.forced
             saved = right // burst
@@ -146,8 +156,12 @@ class SimulatedEngine:
                 finish = FinishReason.STOP
             elif sequence.tokens >= sequence.max_tokens:
                 finish = FinishReason.LENGTH
-            outputs.append(Output(goal_id, "x", gained, pending, finish, right=right, saved=saved))
+            is_reasoning = sequence.tokens < sequence.lengths.reasoning
+            outputs.append(Output(goal_id, "x", gained, pending, finish, right=right, saved=saved, is_reasoning=is_reasoning))
         return outputs
+
+    def conclude(self, goal_id: str) -> None:
+        self._sequences[goal_id].is_concluded = True
 
     def evict(self, goal_id: str, copy_s: float = math.inf) -> int:  # noqa: ARG002
         sequence = self._sequences[goal_id]

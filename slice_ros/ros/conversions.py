@@ -106,6 +106,7 @@ def request_of(
         messages=tuple(ChatMessage(m.role, m.content, tool_calls_of(m.tool_calls), m.tool_call_id) for m in goal.messages),
         tools=goal.tools,
         tool_choice=goal.tool_choice,
+        reasoning=goal.reasoning,
         submitted_s=submitted_s,
         label=goal.label,
         supersede=goal.supersede,
@@ -222,6 +223,7 @@ def fill_result(
     report: SloReport,
     logprobs: Sequence[TokenLogprob] = (),
     tool_calls: Sequence[ToolCall] = (),
+    reasoning: str = "",
 ) -> Any:
     """The result message of a goal's end."""
     result.text = text
@@ -229,6 +231,7 @@ def fill_result(
     result.error_code = int(code)
     result.error_msg = message
     result.report = report_msg(report)
+    result.reasoning = reasoning
     result.tool_calls = tool_calls_msg(tool_calls)
     result.logprobs = [TokenLogprobMsg(token=token, logprob=logprob, data=data) for token, logprob, data in logprobs]
     return result

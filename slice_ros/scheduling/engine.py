@@ -73,6 +73,8 @@ class Output(NamedTuple):
         finish: set with the goal's last token.
         logprobs: for a goal that asked for them, of tokens that it got, each once and in their order; of forced ones a step later.
         error: why there is no token, and none will come.
+        reasoning: the piece of reasoning that became certain; it is no part of the answer.
+        is_reasoning: whether the answer has not begun yet.
         calls: what became certain of the calls of tools in the answer, a call's beginning or a piece of its arguments.
         right: of its draft's tokens, so many were right, up to the first that was not.
         saved: steps that these saved: tokens drawn beyond the first.
@@ -88,6 +90,8 @@ class Output(NamedTuple):
     calls: tuple[ToolCall, ...] = ()
     right: int = 0
     saved: int = 0
+    reasoning: str = ""
+    is_reasoning: bool = False
 
 
 class Engine(Protocol):
@@ -162,6 +166,9 @@ class Engine(Protocol):
             KvFullError: the step needs more KV cells than are free; nothing of it happened.
             EngineError: the engine is broken and must be replaced.
         """
+
+    def conclude(self, goal_id: str) -> None:
+        """Have a goal that reasons begin its answer: its next token ends the reasoning."""
 
     def evict(self, goal_id: str, copy_s: float = math.inf) -> int:
         """Take an open goal's sequence away; it keeps its text and may be opened again.

@@ -23,6 +23,7 @@ class Progress(NamedTuple):
     report: SloReport
     logprobs: tuple[TokenLogprob, ...] = ()
     calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

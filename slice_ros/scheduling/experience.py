@@ -36,3 +36,5 @@ class Experience:
         self.drafts.ended(task.kind, task.drafts)
         if completed:
             self.lengths.observe(task.kind, task.tokens, task.steps)
+            if task.reasoned:
+                self.lengths.observe(task.answer_kind, task.tokens - task.reasoned)

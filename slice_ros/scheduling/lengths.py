@@ -30,6 +30,10 @@ class Lengths:
             self._kinds[kind] = _Kind()
         self._kinds[kind].observe(tokens, steps or tokens)
 
+    def knows(self, kind: str) -> bool:
+        """Whether enough has ended of a kind to say something about it."""
+        return len(self._kinds.get(kind, ())) >= FEW
+
     def gain(self, kind: str) -> float:
         """Tokens that a step brings: more than one where forms force some."""
         known = self._kinds.get(kind)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from slice_ros.latency.model import LatencyModel
 from slice_ros.scheduling.lengths import Lengths
+from slice_ros.scheduling.reasoning import answer_tokens
 from slice_ros.scheduling.task import Task
 
 CAUTION = 1.5
@@ -88,10 +89,17 @@ class Outlook:
         first_s = task.token_times_s[0] if tokens else None
         token_s = latency.step_s(1, kv_tokens=kv_tokens)
         prompt_s = latency.prompt_s(task.prompt_left) if task.prompt_left else 0.0
-        expected, deviation = lengths.expected(task.kind, tokens, task.max_tokens)
         risk = REAL_TIME_RISK if task.is_real_time else SHORT_RISK
-        short = lengths.at_least(task.kind, tokens, task.max_tokens, risk)
-        likely = lengths.at_least(task.kind, tokens, task.max_tokens, 0.5)
+        kind, before, most = task.kind, 0, task.max_tokens
+        if task.reasons_in_time and task.is_reasoning:  # it may answer at once
+            kind, before, most = task.answer_kind, tokens, max(1, min(most - tokens, answer_tokens(task, lengths)))
+        elif task.reasoned:
+            kind, before, most = task.answer_kind, task.reasoned, max(1, most - task.reasoned)
+        after = tokens - before
+        expected, deviation = lengths.expected(kind, after, most)
+        expected += before
+        short = before + lengths.at_least(kind, after, most, risk)
+        likely = before + lengths.at_least(kind, after, most, 0.5)
         job = cls(
             task,
             tokens,
@@ -104,7 +112,7 @@ class Outlook:
             lengths.gain(task.kind),
             short,
             likely,
-            lengths.at_most(task.kind, tokens, task.max_tokens, REAL_TIME_RISK),
+            before + lengths.at_most(kind, after, most, REAL_TIME_RISK),
             expected,
             deviation,
             expected,

@@ -22,6 +22,7 @@ from slice_ros.scheduling.events import Checked, Event, Finished, MaskSnapshot, 
 from slice_ros.scheduling.experience import Experience
 from slice_ros.scheduling.outlook import Outlook
 from slice_ros.scheduling.policies.base import Limits, Policy, next_cell
+from slice_ros.scheduling.reasoning import must_answer
 from slice_ros.scheduling.residency import claim, copy_time, first_to_go, is_worth_copying, unclaimed, victims
 from slice_ros.scheduling.task import SloReport, Task
 
@@ -122,6 +123,8 @@ class Scheduler:
         self._inbox: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._stopped = False
         self._tasks: dict[str, Task] = {}
+        self._reasoning: dict[str, Task] = {}
+        """Those whose reasoning is to end in time, while it goes on."""
         self._arrivals = 0
         self._matrix = MaskMatrix()
         self._cursor = 0
@@ -277,6 +280,8 @@ class Scheduler:
             return
         self._arrivals += 1
         self._tasks[task.goal_id] = task
+        if task.reasons_in_time:
+            self._reasoning[task.goal_id] = task
         self._experience.arrived(task, self._pace.latency)
         self._replan()
 
@@ -332,6 +337,7 @@ class Scheduler:
             task, error = ends.pop()
             if self._tasks.pop(task.goal_id, None) is None:
                 continue
+            self._reasoning.pop(task.goal_id, None)
             self._engine.close(task.goal_id)
             self._policy.ended(task, completed=error is None)
             self._experience.ended(task, completed=error is None)
@@ -463,6 +469,8 @@ class Scheduler:
 
     def _step(self, column: Column) -> None:
         began = self._clock.now()
+        if self._reasoning:
+            self._conclude(began)
         while True:
             try:
                 outputs = self._engine.step(column)
@@ -490,7 +498,7 @@ class Scheduler:
         rows_s = calibrated.step_s(rows, kv_tokens=kv_tokens)
         self._pace.observe(rows_s, max(0.0, calibrated_s - rows_s), now - began)
         drafted = {cell.goal_id: cell.drafted for cell in column} if rows > len(column) else None
-        for goal_id, text, tokens, pending, finish, logprobs, failure, calls, right, saved in outputs:
+        for goal_id, text, tokens, pending, finish, logprobs, failure, calls, right, saved, reasoning, is_reasoning in outputs:
             task = self._tasks[goal_id]
             if drafted:
                 task.drafts.add(drafted[goal_id], right, saved)
@@ -501,9 +509,21 @@ class Scheduler:
             task.steps += 1
             task.prompt_left = pending if pending > 1 else 0
             task.is_decoding = True
-            self._events.append(Progress(goal_id, text, task.report(completed=finish is not None), logprobs, calls))
+            if is_reasoning or task.is_reasoning:
+                task.is_reasoning, task.reasoned = is_reasoning, task.tokens
+                if not is_reasoning:
+                    self._reasoning.pop(goal_id, None)
+            self._events.append(Progress(goal_id, text, task.report(completed=finish is not None), logprobs, calls, reasoning))
             if finish is not None:
                 self._end(task, reason=finish)
+
+    def _conclude(self, now: float) -> None:
+        """Have goals whose reasoning ends in time begin their answers, where it is time to."""
+        others = min(len(self._tasks), self._limits.max_batch) - 1
+        for task in list(self._reasoning.values()):
+            if must_answer(task, now, others, self._pace.latency, self._experience.lengths):
+                self._engine.conclude(task.goal_id)
+                del self._reasoning[task.goal_id]
 
     def _give_way(self, column: Column, error: KvFullError) -> Column:
         """What is left of a column for which there are too few KV cells, after one goal was evicted; a goal that is alone ends."""

@@ -72,6 +72,9 @@ class Task:
         steps: steps that brought output tokens.
         drafts: how those of its answer fared.
         adapter: LoRA adapter it is computed with; a step holds tasks with one adapter only.
+        reasons_in_time: whether its reasoning ends so that there is time for an answer before its deadline.
+        is_reasoning: whether its next token is one of its reasoning.
+        reasoned: output tokens up to the end of its reasoning.
         started_s: when its first step began.
         is_decoding: whether what is left are the latest token and those that it forced.
         chain_due_s: when the last goal of its chain is due; infinite without a chain deadline.
@@ -99,6 +102,9 @@ class Task:
     is_open: bool = False
     is_decoding: bool = False
     adapter: str = ""
+    reasons_in_time: bool = False
+    is_reasoning: bool = False
+    reasoned: int = 0
     chain_due_s: float = math.inf
     budget_due_s: float = math.inf
     followers_due_s: float = math.inf
@@ -114,6 +120,7 @@ class Task:
     def of(cls, request: GoalRequest, prompt_tokens: int, order: int, lead: int = 0) -> Task:
         task = cls(request.goal_id, request.slo, request.kind, request.max_tokens, prompt_tokens, request.submitted_s, order, lead)
         task.adapter = request.adapter
+        task.reasons_in_time = task.is_reasoning = request.reasoning == "deadline"
         return task
 
     @classmethod
@@ -143,6 +150,11 @@ class Task:
     @property
     def is_real_time(self) -> bool:
         return self.slo.is_real_time
+
+    @property
+    def answer_kind(self) -> str:
+        """What is learnt of its answers without the reasoning is known under this name."""
+        return f"{self.kind}, after reasoning"
 
     @property
     def tokens(self) -> int:

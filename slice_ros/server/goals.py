@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -41,6 +40,7 @@ class _Goal:
     pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
     report: SloReport = field(init=False)
 
     def __post_init__(self) -> None:
@@ -200,10 +200,12 @@ class Goals:
         goal.pieces.append(event.text)
         goal.logprobs.extend(event.logprobs)
         goal.calls.extend(event.calls)
+        goal.reasoning.append(event.reasoning)
         wish = goal.handle.request
         if not wish.silent:
             calls, report = tool_calls_msg(event.calls), report_msg(goal.report)
             feedback = Generate.Feedback(text=event.text, tool_calls=calls, tokens=goal.report.output_tokens, report=report)
+            feedback.reasoning = event.reasoning
             if wish.presence:
                 self._senders.tell(wish.presence, event.goal_id, feedback)
             else:
@@ -228,13 +230,15 @@ class Goals:
         if event.error_code is not ErrorCode.NONE:
             self._node.get_logger().debug(f"goal {event.goal_id} ended with {event.error_code.name}: {event.error_msg}")
         self._tell(GoalEvent.FINISHED, goal, event.report, event)
-        self._conclude(goal.handle, event, "".join(goal.pieces), goal.logprobs, joined(goal.calls))
+        self._conclude(goal.handle, event, goal)
 
-    def _conclude(
-        self, handle: Any, end: Finished, text: str = "", logprobs: Sequence[TokenLogprob] = (), calls: Sequence[ToolCall] = ()
-    ) -> None:
+    def _conclude(self, handle: Any, end: Finished, goal: _Goal | None = None) -> None:
         """Give a goal its result; one that has it keeps it."""
-        result = fill_result(Generate.Result(), text, end.reason, end.error_code, end.error_msg, end.report, logprobs, calls)
+        said: dict[str, Any] = {}
+        if goal is not None:
+            said = {"logprobs": goal.logprobs, "tool_calls": joined(goal.calls), "reasoning": "".join(goal.reasoning)}
+        text = "" if goal is None else "".join(goal.pieces)
+        result = fill_result(Generate.Result(), text, end.reason, end.error_code, end.error_msg, end.report, **said)
         if end.error_code is ErrorCode.NONE:
             self._server.end(handle, "succeed", result)
         elif end.error_code is ErrorCode.CANCELED and handle.is_cancel_requested:

@@ -14,6 +14,7 @@ import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from slice_ros.engines.llama import templates
+from slice_ros.engines.llama.reasoning import marks_of
 from slice_ros.engines.llama.tools import told
 from slice_ros.engines.llama.tools.formats import HERMES, format_of
 from slice_ros.engines.llama.tools.tool import Tool
@@ -56,6 +57,9 @@ class Chat:
         """How the model writes calls of tools; one whose template does not tell is told to do it as Hermes does."""
         self._knows_tools = form is not None and re.search(r"\btools\b", text) is not None
         self._knows_calls = form is not None and "tool_calls" in text
+        self.reasoning = marks_of(text)
+        """Between which marks the model reasons; ``None`` if it does not."""
+        self._knows_thinking = "enable_thinking" in text
         self.call_marks = {token: name.encode() for name, token in vocabulary.control.items() if name in self.form.texts}
         """Names of control tokens that are part of calls."""
         self._formatter: Jinja2ChatFormatter | None = None
@@ -66,13 +70,14 @@ class Chat:
             _logger.warning("%s", self._defect)
         self._has_system = self._takes_system()
 
-    def tokenize(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> array[int]:
+    def tokenize(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), *, thinks: bool | None = None) -> array[int]:
         """Tokens of a conversation and the beginning of the answer.
 
         Only the template's control tokens count: one spelt out in a message stays text, so that no message can pretend to be another.
 
         Args:
             tools: those that the model is told of.
+            thinks: whether the model reasons; ``None`` is as it does.
 
         Raises:
             GoalError: INVALID_GOAL, the template refuses the messages.
@@ -87,9 +92,12 @@ class Chat:
         if not self._knows_tools:
             plain, described = told.with_tools(plain, described, self.form, has_system=self._has_system), []
         try:
-            text = self._formatter(messages=plain, tools=described or None).prompt
+            wish = {} if thinks is None else {"enable_thinking": thinks}
+            text = self._formatter(messages=plain, tools=described or None, **wish).prompt
         except Exception as error:
             raise GoalError(ErrorCode.INVALID_GOAL, f"the model's chat template refuses the messages: {error}") from error
+        if thinks is False and self.reasoning is not None and not self._knows_thinking:
+            text += f"{self.reasoning.begin}\n\n{self.reasoning.end}\n\n"
         # A template that writes the BOS itself does not get another.
         add_special = not (self._vocabulary.bos and text.startswith(self._vocabulary.bos))
         if not quoted:

@@ -24,6 +24,7 @@ from slice_ros.engines.llama.host_cache import HostCache
 from slice_ros.engines.llama.kv_cache import KvCache, Worth
 from slice_ros.engines.llama.loading import device_name, load
 from slice_ros.engines.llama.memory import Memory
+from slice_ros.engines.llama.reasoning import Block
 from slice_ros.engines.llama.sampler import Candidates, Sampler, logprob, make_chain, most_likely
 from slice_ros.engines.llama.text import TextStream
 from slice_ros.engines.llama.tools.reader import CallReader
@@ -34,6 +35,8 @@ from slice_ros.mask import Column
 from slice_ros.scheduling.engine import EngineError, EngineInfo, KvFullError, KvUse, Output
 
 NO_TOKENS = array("i")
+MARK_TOKENS = 16
+"""The mark with which a block begins is no longer, in tokens."""
 
 
 @dataclass(slots=True)
@@ -50,6 +53,7 @@ class _Goal:
         limit: ends by length when it has so many.
         text: the output as text.
         stops: control tokens that end it, as stop strings name them.
+        block: parts it into reasoning and answer, where it may have some.
         reader: parts it into text and calls of tools, where it may have some.
         sampler: chooses its tokens; ``None`` takes the most likely ones.
         adapter: the number of its LoRA adapter; 0 is none.
@@ -83,10 +87,15 @@ class _Goal:
     finished: bool = False
     stops: frozenset[int] = frozenset()
     reader: CallReader | None = None
+    block: Block | None = None
 
     @property
     def grammar(self) -> Grammar | None:
         return None if self.sampler is None else self.sampler.grammar
+
+    @property
+    def is_reasoning(self) -> bool:
+        return self.block is not None and self.block.is_open
 
     @property
     def pending(self) -> int:
@@ -123,6 +132,9 @@ class LlamaEngine:
         names = tuple(name for name, _ in config.adapters)
         device, can_draft, template = device_name(config), not memory.is_state, self._chat.source
         self._info = EngineInfo(name, device, n_ctx, config.n_seq_max, n_batch, longest, can_draft, names, template)
+        marks = self._chat.reasoning
+        self._block_end = array("i") if marks is None else self._vocabulary.tokenize(f"\n{marks.end}\n\n", add_special=False)
+        self._marks = {token: name.encode() for name, token in self._vocabulary.control.items() if marks is not None and name in marks}
         self._batch = Batch(n_batch, n_ctx)
         self._beside = ThreadPoolExecutor(1, "masks")
         self._candidates = Candidates(self._vocabulary.size)
@@ -153,7 +165,10 @@ class LlamaEngine:
         tools = () if request.tool_choice == "none" else parse(request.tools)
         choice = choose(tools, request.tool_choice)
         messages = request.messages
-        prompt = self._chat.tokenize(messages, tools) if messages else self._vocabulary.tokenize(request.prompt)
+        thinks = None if not request.reasoning else request.reasoning != "off" and not request.answer_prefix
+        prompt = self._chat.tokenize(messages, tools, thinks=thinks) if messages else self._vocabulary.tokenize(request.prompt)
+        has_form = bool(request.grammar or request.json_schema or request.regex)
+        block = None if request.answer_prefix else self._block(request, prompt, has_form=has_form)
         begun = self._vocabulary.tokenize(request.answer_prefix, add_special=False, parse_special=False)
         prompt += begun
         if not prompt:
@@ -173,6 +188,8 @@ class LlamaEngine:
             raise GoalError(ErrorCode.INVALID_GRAMMAR, what)
         chain = make_chain(request.sampling, prompt, self._vocabulary.size)
         sampler = None if chain is None and grammar is None else Sampler(chain, grammar)
+        if sampler is not None and block is not None:
+            sampler.is_bound = not block.is_open
         prompt_tokens = len(prompt)
         stop = (*request.stop, *(self._chat.stop if messages else ()))
         tokens = prompt
@@ -194,8 +211,30 @@ class LlamaEngine:
             stops=frozenset(token for text in stop if (token := self._vocabulary.control.get(text)) is not None),
             reader=CallReader(self._chat.form, choice.tools) if choice.tools else None,
             kind=request.kind,
+            block=block,
         )
         return prompt_tokens
+
+    def _block(self, request: GoalRequest, prompt: array[int], *, has_form: bool) -> Block | None:
+        """Where a goal may reason; its prompt gets the block's beginning, where it must.
+
+        Raises:
+            GoalError: INVALID_GOAL, the model does not reason.
+        """
+        marks = self._chat.reasoning
+        if request.reasoning in ("", "off"):
+            if marks is None or request.reasoning or has_form:
+                return None
+            is_begun = self._vocabulary.spelt(prompt[-MARK_TOKENS:]).rstrip().endswith(marks.begin)
+            return Block(marks, is_begun=is_begun) if request.messages else None
+        if marks is None:
+            raise GoalError(
+                ErrorCode.INVALID_GOAL,
+                f"reasoning is {request.reasoning!r}, but this model's chat template has no block for it",
+            )
+        if not self._vocabulary.spelt(prompt[-MARK_TOKENS:]).rstrip().endswith(marks.begin):
+            prompt += self._vocabulary.tokenize(f"{marks.begin}\n", add_special=False)
+        return Block(marks, is_begun=True, budget=request.reasoning_budget)
 
     def lead(self, goal_id: str) -> int:
         goal = self._goals[goal_id]
@@ -277,6 +316,11 @@ class LlamaEngine:
                     if count + output.right > 1:
                         self._offer(goal, at_end=True)
         return outputs
+
+    def conclude(self, goal_id: str) -> None:
+        goal = self._goals[goal_id]
+        if goal.block is not None:
+            goal.block.is_concluded = True
 
     def evict(self, goal_id: str, copy_s: float = math.inf) -> int:
         goal = self._goals[goal_id]
@@ -385,17 +429,17 @@ class LlamaEngine:
             logits: those that ``best`` is of.
             row: the one after its tokens; those after each of the draft's follow.
         """
-        text, count, right, drawn, known = "", 0, 0, 0, len(goal.tokens)
+        text, reasoning, count, right, drawn, known = "", "", 0, 0, 0, len(goal.tokens)
         calls: tuple[ToolCall, ...] = ()
         goal.draft = NO_TOKENS
         try:
             while goal.ending is None and known + right == len(goal.tokens):
                 drawn += 1
-                piece, tokens = self._take(goal, best, logits, row + right)
-                if goal.reader is not None:
+                piece, thought, tokens = self._take(goal, best, logits, row + right)
+                if goal.reader is not None and goal.grammar is not None:
                     piece, new_calls = self._parted(goal, goal.reader, piece)
                     calls += new_calls
-                text, count = text + piece, count + tokens
+                text, reasoning, count = text + piece, reasoning + thought, count + tokens
                 if draft:
                     right += common(draft[right:], goal.tokens[known + right :])
                     if goal.rated is not None:
@@ -408,38 +452,51 @@ class LlamaEngine:
         goal.finished = goal.ending is not None and (goal.rated is None or goal.rated >= goal.told)
         saved = max(0, drawn - 1)
         if goal.rated is None:
-            return Output(goal_id, text, count, goal.pending, goal.ending, calls=calls, right=right, saved=saved)
+            return Output(goal_id, text, count, goal.pending, goal.ending, (), None, calls, right, saved, reasoning, goal.is_reasoning)
         ratings, goal.ratings = goal.ratings, []
         if goal.finished and goal.rated > goal.told:  # the lead goes on where a stop string or the limit ended the answer
             ratings = ratings[: goal.told - goal.rated]
         ending = goal.ending if goal.finished else None
-        return Output(goal_id, text, count, goal.pending, ending, tuple(ratings), calls=calls, right=right, saved=saved)
+        told = tuple(ratings)
+        return Output(goal_id, text, count, goal.pending, ending, told, None, calls, right, saved, reasoning, goal.is_reasoning)
 
-    def _take(self, goal: _Goal, best: Sequence[int], logits: npt.NDArray[np.float32], row: int) -> tuple[str, int]:
+    def _take(self, goal: _Goal, best: Sequence[int], logits: npt.NDArray[np.float32], row: int) -> tuple[str, str, int]:
         """Give a goal the tokens that follow with one draw, from a row of the logits.
 
         Returns:
-            The text that became certain, and how many tokens they are, the end of generation being one.
+            The text of the answer and of the reasoning that became certain, and how many tokens they are, the end of generation being one.
         """
-        text, count = "", 0
-        is_plain = goal.sampler is None and goal.rated is None  # as nearly always
+        text, reasoning, count = "", "", 0
+        is_plain = goal.sampler is None and goal.rated is None and not goal.is_reasoning  # as nearly always
         for token in (best[row],) if is_plain else self._coming(goal, best[row], logits[row]):
             count += 1
             if token is None or self._ends(goal, token):
-                text, goal.ending = text + goal.text.flush(), FinishReason.STOP
+                goal.ending = FinishReason.STOP
                 break
             if goal.told == len(goal.tokens):
                 goal.tokens.append(token)
             goal.told += 1
-            piece, stopped = goal.text.push(self._piece(goal, token))
+            data = self._piece(goal, token)
+            if goal.block is not None:
+                thought, data = goal.block.push(data)
+                reasoning += thought
+                if goal.sampler is not None:
+                    goal.sampler.is_bound = not goal.block.is_open
+            piece, stopped = goal.text.push(data)
             text += piece
             if stopped:
                 goal.ending = FinishReason.STOP
-                break
+                return text, reasoning, count
             if goal.told == goal.limit:
-                text, goal.ending = text + goal.text.flush(), FinishReason.LENGTH
+                goal.ending = FinishReason.LENGTH
                 break
-        return text, count
+        if goal.ending is not None:  # what was held back
+            if goal.block is not None:
+                thought, data = goal.block.flush()
+                reasoning += thought
+                text += goal.text.push(data)[0]
+            text += goal.text.flush()
+        return text, reasoning, count
 
     def _ends(self, goal: _Goal, token: int) -> bool:
         return token in self._vocabulary.ending or token in goal.stops
@@ -447,6 +504,8 @@ class LlamaEngine:
     def _piece(self, goal: _Goal, token: int) -> bytes:
         """A token's bytes in a goal's text; where calls are looked for, also the names of control tokens that begin or end them."""
         if goal.reader is not None and (name := self._chat.call_marks.get(token)):
+            return name
+        if goal.block is not None and (name := self._marks.get(token)):
             return name
         return self._vocabulary.piece(token)
 
@@ -469,17 +528,20 @@ class LlamaEngine:
         sampler, grammar = goal.sampler, goal.grammar
         if grammar is None or not grammar.is_complete:
             token = best if sampler is None else sampler.draw(best, logits, self._candidates)
+            if goal.block is not None and (goal.block.must_end or (goal.is_reasoning and token is not None and self._ends(goal, token))):
+                yield from self._concluded(goal, logits)
+                return
             if grammar is not None and (complaint := grammar.complaint):
                 raise GoalError(ErrorCode.INVALID_GRAMMAR, complaint)
             is_end = token is None or self._ends(goal, token)
             if goal.rated is not None:
                 goal.ratings.append(self._rating(token, logits))
                 goal.rated += not is_end
+            if token is not None and not is_end and sampler is not None:
+                sampler.accept(token)  # before it ends a block, after which the grammar counts
             yield token
             if is_end or sampler is None:
                 return
-            assert token is not None
-            sampler.accept(token)
             yield from sampler.forced()
             if grammar is not None and (complaint := grammar.complaint):
                 raise GoalError(ErrorCode.INVALID_GRAMMAR, complaint)
@@ -489,6 +551,18 @@ class LlamaEngine:
             goal.ratings.append(self._rating(max(self._vocabulary.ending, key=logits.__getitem__, default=None), logits))
         if grammar is not None and grammar.is_complete:
             yield None
+
+    def _concluded(self, goal: _Goal, logits: npt.NDArray[np.float32]) -> Iterator[int]:
+        """The end of a goal's block, in place of what was drawn, and what its grammar then forces."""
+        if goal.rated is not None:  # the others are rated when they are computed
+            goal.ratings.append(self._rating(self._block_end[0], logits))
+            goal.rated += 1
+        if goal.sampler is not None:
+            for token in self._block_end:
+                goal.sampler.accept(token)
+        yield from self._block_end
+        if goal.sampler is not None and goal.rated is None:
+            yield from goal.sampler.forced()
 
     def _rate(self, goal: _Goal, rows: npt.NDArray[np.float32]) -> None:
         """Give known tokens that had none their log-probabilities, from the logits at those before them."""

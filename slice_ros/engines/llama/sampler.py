@@ -32,7 +32,13 @@ class Sampler:
 
     def __init__(self, chain: Any, grammar: Grammar | None) -> None:
         self._chain = chain
-        self.grammar = grammar
+        self._grammar = grammar
+        self.is_bound = True
+        """Whether the grammar counts: not while the model reasons."""
+
+    @property
+    def grammar(self) -> Grammar | None:
+        return self._grammar if self.is_bound else None
 
     def draw(self, best: int, logits: npt.NDArray[np.float32], candidates: Candidates) -> int | None:
         """The next token. It does not count as one of the answer before it is accepted.
@@ -75,7 +81,7 @@ class Sampler:
     def free(self) -> None:
         if self._chain is not None:
             llama_cpp.llama_sampler_free(self._chain)
-        self._chain = self.grammar = None
+        self._chain = self._grammar = None
 
 
 def most_likely(logits: npt.NDArray[np.float32]) -> list[int]:

@@ -71,6 +71,10 @@ class Vocabulary:
         """A token's text; a control token's name."""
         return self.piece(token).decode("utf-8", "replace") or self.text(token)
 
+    def spelt(self, tokens: Iterable[int]) -> str:
+        """Tokens as text, with the names of control tokens."""
+        return "".join(map(self.name, tokens))
+
     def lark(self, text: str) -> str:
         """A text as Lark, the marks in it as the tokens that they are."""
         parts = [text] if self._any_mark is None else re.split(f"({self._any_mark.pattern})", text)
