@@ -227,7 +227,7 @@ def test_text_is_the_same_through_either_door(real):
 
 def test_presets_are_models(real):
     with openai.OpenAI(base_url=real[0], api_key="none") as client:
-        assert {"default", "default:control", "default:voice", "default:qa"} < {model.id for model in client.models.list()}
+        assert {"default", "default:control", "default:voice", "default:qa"} <= {model.id for model in client.models.list()}
         assert client.chat.completions.create(model="default:qa", messages=says("go"), max_tokens=2).usage.slo["attained"] in (True, False)
 
 

@@ -63,9 +63,9 @@ class Catalog:
         """
         names = await self._link.parameters(PREFIX.rstrip("."))
         adapters = (await self._link.texts("model.adapters")).get("model.adapters", "")
-        status = self._link.status
+        status = await self._link.next_status()
         self._offer = Offer(
-            PurePath(status.model).stem if status is not None else "",
+            PurePath(status.model).stem if status is not None else self._offer.model,
             tuple(sorted({name.removeprefix(PREFIX).rpartition(".")[0] for name in names})),
             tuple(entry.partition("=")[0].strip() for entry in adapters.split(",") if entry.strip()),
         )

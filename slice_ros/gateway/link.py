@@ -25,6 +25,7 @@ CALL_S = 2.0
 """How long a service of the server may take to answer."""
 STALE_S = 2.5
 """A status older than this, of a server that publishes two a second, is none."""
+LOOK_S = 0.1
 LEAVE_S = 0.1
 """How long cancels may take to leave when the gateway ends; the server notices by itself, too."""
 TURN_S = 0.5
@@ -78,6 +79,14 @@ class Link:
             with suppress(RuntimeError):  # no status
                 self._decoded = raw, deserialize_message(raw, SloStatus)
         return self._decoded[1]
+
+    async def next_status(self) -> Any:
+        """The server's latest status, waiting for one where there is none; ``None`` if none comes."""
+        for _ in range(round(STALE_S / LOOK_S)):
+            if self.status is not None:
+                break
+            await asyncio.sleep(LOOK_S)
+        return self.status
 
     def send(self, prompt: str | Sequence[ChatMessage], **goal: Any) -> Reply:
         """Send a goal; options as for ``SliceClient.send``.
