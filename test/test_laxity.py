@@ -86,7 +86,7 @@ def test_more_piles_up_the_busier_the_device_is():
 
 def test_a_prompt_that_may_come_meanwhile_is_reckoned_with():
     traffic = Traffic(rate=1.0, variance=1.0, prompt_share=0.2)  # a goal a second, 200 ms of prompt
-    assert prompts_s(traffic, 0.066) == 0.0, "one that is less likely than 1.5 deviations"
+    assert prompts_s(traffic, RISK / 2) == 0.0
     assert prompts_s(traffic, 0.1) == pytest.approx(0.2)
     assert prompts_s(traffic, 100.0) == pytest.approx(0.2 * 115)
 

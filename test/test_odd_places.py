@@ -76,13 +76,14 @@ def test_bytes_that_are_no_text_are_refused_by_every_command(command, capsys):
 def test_a_path_reaches_the_server_as_it_is(tmp_path):
     for name in ("a\u3000b", "back\\slash", "both'\"quotes", "new\nline", "\U0001f916", "#, : {}"):
         path = str(tmp_path / name)
-        rclpy.init(args=["--ros-args", "-p", f"model:={yaml_string(path)}"])
+        context = rclpy.Context()
+        context.init(args=["--ros-args", "-p", f"model:={yaml_string(path)}"])
         try:
-            node = rclpy.create_node("n", automatically_declare_parameters_from_overrides=True)
+            node = rclpy.create_node("n", context=context, automatically_declare_parameters_from_overrides=True)
             assert node.get_parameter("model").value == path
             node.destroy_node()
         finally:
-            rclpy.shutdown()
+            context.shutdown()
 
 
 def test_standard_input_that_is_no_text_is_a_sentence(monkeypatch, capsys):

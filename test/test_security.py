@@ -165,4 +165,4 @@ def test_no_prompt_and_no_answer_is_logged_at_any_level(server_and_log):
 
 def test_no_field_of_a_goal_is_a_path():
     words = {word for name in Generate.Goal.get_fields_and_field_types() for word in name.split("_")}
-    assert not words & {"path", "file", "folder", "directory", "url", "model", "uri"}
+    assert not words & {"path", "file", "folder", "directory", "url", "uri"}

@@ -88,7 +88,7 @@ def _demand(lumps: Sequence[Lump], demand: Promises, latency: LatencyModel) -> I
 def prompts_s(traffic: Traffic, window_s: float) -> float:
     """Time of the prompts of real-time goals that may arrive within a time, if any is likely to."""
     goals = traffic.goals_hz * max(window_s, 0.0)
-    if goals < UNLIKELY:
+    if goals < RISK:
         return 0.0
     return max(1.0, goals + CAUTION * math.sqrt(goals)) * traffic.prompt_share / traffic.goals_hz
 
