@@ -259,6 +259,15 @@ def test_log_probabilities_that_are_gone_are_not_made_up():
     assert fleet.end("a").error_code is ErrorCode.ENGINE_DIED
 
 
+def test_reasoning_comes_through_and_is_not_begun_anew_elsewhere():
+    fleet = Fleet(fast=PAPER, slow=SLOW)
+    attempt = fleet.submit("a", VOICE)
+    fleet.dispatcher.progressed(attempt, "", 1, SloReport(prompt_tokens=1, queue_s=0.0), reasoning="hm")
+    assert [event.reasoning for event in fleet.events if isinstance(event, Progress)] == ["hm"]
+    fleet.dispatcher.ended(attempt, None, GoalError(ErrorCode.ENGINE_DIED, "gone"))
+    assert fleet.end("a").error_code is ErrorCode.ENGINE_DIED
+
+
 # ---- members come and go
 
 

@@ -111,6 +111,7 @@ def test_every_seed_is_one_that_draws_the_same_again(seed):
         ({"tools": [TOOL], "tool_choice": "always"}, "tool_choice"),
         ({"audio": {"voice": "alloy"}}, "audio"),
         ({"temprature": 1}, "temprature"),
+        ({"reasoning": "a lot"}, "reasoning"),
         ({"temperature": "hot"}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"slo": {"ttft": 3}}, "slo.ttft"),
@@ -241,6 +242,31 @@ def test_calls_of_a_stream_are_those_of_the_whole_answer():
     assert message["content"] is None
     assert [(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in message["tool_calls"]] == list(calls)
     assert "".join(piece["function"]["arguments"] for piece in told[:3]) == calls[0].arguments
+
+
+def test_reasoning_comes_apart_in_a_stream_as_in_the_whole_answer():
+    writer = answers.Writer("ab", "m", True)
+    answer = Answer("4", "stop", REPORT, reasoning="two and two")
+    stream = writer.piece(Delta("", (), "two and")) + writer.piece(Delta("", (), " two")) + writer.piece(Delta("4")) + writer.end(answer)
+    deltas = [event["choices"][0]["delta"] for event in events(stream) if event["choices"]]
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "two and two"
+    assert "".join(delta.get("content", "") for delta in deltas) == "4"
+    message = writer.whole(answer)["choices"][0]["message"]
+    assert (message["content"], message["reasoning_content"]) == ("4", "two and two")
+
+
+@pytest.mark.parametrize(
+    ("fields", "means"),
+    [
+        ({}, ""),
+        ({"reasoning_effort": "none"}, "off"),
+        ({"reasoning_effort": "high"}, "on"),
+        ({"reasoning": "deadline"}, "deadline"),
+        ({"reasoning": 64, "reasoning_effort": "low"}, "64"),
+    ],
+)
+def test_an_effort_is_reasoning_on_or_off_and_a_budget_is_a_budget(fields, means):
+    assert chat(**fields).goal["reasoning"] == means
 
 
 def test_times_that_are_not_known_are_null_and_no_header():

@@ -36,6 +36,7 @@ class _Goal:
     speaker: Attempt | None = None
     """Whose text goes to the client; while there is none, the first one that says something."""
     pieces: list[str] = field(default_factory=list)
+    has_reasoned: bool = False
     refused_by: set[str] = field(default_factory=set)
     sent: int = 0
     error: GoalError | None = None
@@ -43,8 +44,8 @@ class _Goal:
 
     @property
     def can_go_on(self) -> bool:
-        """Whether another member can go on from its text: log-probabilities and calls of tools are more than that."""
-        return not (self.pieces and (self.request.logprobs or self.request.tools))
+        """Whether another member can go on from its text: log-probabilities, calls of tools and reasoning are more than that."""
+        return not (self.pieces and (self.request.logprobs or self.request.tools or self.has_reasoned))
 
 
 class Dispatcher:
@@ -177,6 +178,7 @@ class Dispatcher:
         report: SloReport,
         logprobs: Sequence[TokenLogprob] = (),
         calls: Sequence[ToolCall] = (),
+        reasoning: str = "",
     ) -> None:
         """A goal got so many more tokens from a member."""
         now, member = self._now(), attempt.member
@@ -198,7 +200,8 @@ class Dispatcher:
         whole.token_times_s.extend([now] * tokens)
         whole.steps += 1
         goal.pieces.append(text)
-        self._emit([Progress(attempt.goal_id, text, whole.report(completed=False), tuple(logprobs), tuple(calls))])
+        goal.has_reasoned |= bool(reasoning)
+        self._emit([Progress(attempt.goal_id, text, whole.report(completed=False), tuple(logprobs), tuple(calls), reasoning)])
 
     def ended(self, attempt: Attempt, reason: FinishReason | None, error: GoalError | None) -> None:
         """A goal ended at a member; all of its text was told before."""

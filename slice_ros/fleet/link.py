@@ -85,7 +85,7 @@ class MemberLink:
 
     def _tell(self, attempt: Attempt, new: Delta, report: SloReport, logprobs: tuple[TokenLogprob, ...] = ()) -> None:
         tokens = max(0, report.output_tokens - attempt.task.tokens)
-        self._dispatcher.progressed(attempt, new.text, tokens, report, logprobs, new.calls)
+        self._dispatcher.progressed(attempt, new.text, tokens, report, logprobs, new.calls, new.reasoning)
 
     # ---- itself
 

@@ -43,10 +43,11 @@ class Writer:
         """The body of an answer that comes at once."""
         said: dict[str, Any] = {"text": answer.text}
         if self.is_chat:
-            calls = {"tool_calls": [_call(call) for call in answer.tool_calls]} if answer.tool_calls else {}
-            said = {
-                "message": {"role": "assistant", "content": answer.text if answer.text or not calls else None, "refusal": None, **calls}
-            }
+            further: dict[str, Any] = {"tool_calls": [_call(call) for call in answer.tool_calls]} if answer.tool_calls else {}
+            content = answer.text if answer.text or not further else None
+            if answer.reasoning:
+                further["reasoning_content"] = answer.reasoning
+            said = {"message": {"role": "assistant", "content": content, "refusal": None, **further}}
         choice = {"index": 0, **said, "logprobs": self._logprobs(answer), "finish_reason": answer.finish_reason}
         return self._object([choice], "chat.completion") | {"usage": usage(answer.report)}
 
@@ -58,6 +59,8 @@ class Writer:
         if not self.is_chat:
             return self._event(delta.text, None)
         said: dict[str, Any] = {"content": delta.text} if delta.text else {}
+        if delta.reasoning:
+            said["reasoning_content"] = delta.reasoning
         if delta.calls:
             said["tool_calls"] = [self._piece_of_call(piece) for piece in delta.calls]
         return self._event(said, None)

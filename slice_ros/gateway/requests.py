@@ -232,6 +232,9 @@ class ChatRequest(_Generation):
     tools: list[Tool] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    reasoning: Literal["off", "on", "deadline"] | Tokens | None = None
+    """This server's own, and more than an effort: how long the block may be."""
 
     def goal(self) -> dict[str, Any]:
         return super().goal() | {
@@ -240,7 +243,15 @@ class ChatRequest(_Generation):
             "logprobs": bool(self.logprobs),
             "tools": [tool.plain for tool in self.tools] if self.tools else "",
             "tool_choice": self._choice if self.tools else "",
+            "reasoning": self._reasoning,
         }
+
+    @property
+    def _reasoning(self) -> str:
+        """As a goal has it: an effort is a wish, which the server keeps as off or on."""
+        if self.reasoning is not None:
+            return str(self.reasoning)
+        return "" if self.reasoning_effort is None else "off" if self.reasoning_effort == "none" else "on"
 
     @property
     def _choice(self) -> str:
