@@ -290,6 +290,9 @@ def test_a_client_that_hangs_up_while_its_prompt_is_computed_ends_its_goal(ros):
         peer = Peer("slow_server")
         ends = []
         peer.node.create_subscription(GoalEvent, "/slow_server/goal_events", ends.append, 100)
+        peer.client.wait_for_server(READY_S)
+        while not ends:  # from now on events are heard
+            peer.run(peer.client.generate("hello", max_tokens=1))
         until_open(url)
         with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=1.0) as client, pytest.raises(openai.APITimeoutError):
             client.completions.create(model="default", prompt="word " * 25_000, max_tokens=10)
