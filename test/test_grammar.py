@@ -165,6 +165,21 @@ def test_a_schema_accepts_its_answers_and_no_others(language, schema, right, wro
         assert not language.accepts(compact(answer), json_schema=json.dumps(schema)), answer
 
 
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        ({"enum": [-0.1, 0.0, 0.1, 1.0]}, ["0.0", "0", "1.0", "1", "-0.1"], ["0.00", "2.0", "0.2", "-1.0"]),
+        ({"const": -3.0}, ["-3.0", "-3"], ["3.0", "-3.1"]),
+        ({"const": 1}, ["1"], ["1.0"]),
+        ({"enum": ["a", 1.0, True]}, ['"a"', "1.0", "true"], ["false", "2.0"]),
+        ({"properties": {"turn": {"enum": [0.0]}}, "required": ["turn"]}, ['{"turn":0.0}', '{"turn":0}'], ['{"turn":0.1}']),
+    ],
+)
+def test_a_number_that_is_listed_with_a_decimal_may_be_written_so(language, schema, right, wrong):
+    accepted = {text: language.accepts(text, json_schema=json.dumps(schema)) for text in (*right, *wrong)}
+    assert accepted == dict.fromkeys(right, True) | dict.fromkeys(wrong, False)
+
+
 def test_json_is_compact_unless_the_schema_says_otherwise(language):
     schema = {"type": "array", "items": {"type": "integer"}}
     assert language.accepts("[1,2]", json_schema=json.dumps(schema))

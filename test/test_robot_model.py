@@ -69,7 +69,9 @@ def test_held_out_prompts_get_the_right_answer(engine: LlamaEngine, task: str, c
 
 
 @pytest.mark.parametrize("task", SCHEMAS)
-def test_with_its_grammar_every_answer_is_json(engine: LlamaEngine, task: str) -> None:
+def test_with_its_grammar_every_answer_is_json_and_as_right_as_without(engine: LlamaEngine, task: str) -> None:
     examples = list(islice(held_out_examples(task, 6), 40))
-    result, _ = score(engine, task, examples, chat=False, grammar=True)
+    result, answers = score(engine, task, examples, chat=False, grammar=True)
+    plain, _ = score(engine, task, examples, chat=False, grammar=False)
     assert result.json_valid == 1.0
+    assert result.accepted >= plain.accepted - 1 / len(examples), [answer for answer in answers if not answer.accepted]

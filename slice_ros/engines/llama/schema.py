@@ -19,6 +19,8 @@ LONGEST = 64 * 1024
 """Characters of a schema without what explains it. What is certain of an answer is no longer, and it is cut into tokens at once."""
 DEEPEST = 100
 """Levels of a schema; llguidance reads no more than 128."""
+LARGEST_SPELLED = 1e6
+"""A listed number beyond this has one spelling."""
 SEARCH_S = 0.2
 """How long the parts of a refused schema are tried alone, to find the one that is at fault."""
 
@@ -86,7 +88,7 @@ def refusal(schema: str, what: str, complaint_of: Complaint) -> GoalError:
 
 def _grammar(schema: dict[str, Any]) -> str:
     try:
-        return LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=COMPACT, overrides=STRICT)
+        return LLMatcher.grammar_from_json_schema(json.dumps(_spelled(schema)), defaults=COMPACT, overrides=STRICT)
     except ValueError as error:  # half a surrogate, NaN, or a number that is too large
         raise _refusal(f"holds what is no JSON: {error}") from error
 
@@ -100,6 +102,33 @@ def _parts(schema: dict[str, Any]) -> Iterator[tuple[Any, str]]:
         if isinstance(listed := schema.get(keyword), list):
             yield from ((part, f"{keyword}/{i}") for i, part in enumerate(listed))
     yield from ((schema[keyword], keyword) for keyword in _SINGLE if isinstance(schema.get(keyword), dict))
+
+
+def _spelled(schema: Any) -> Any:
+    """A schema in whose answers a number that it lists as 1.0 may be written so, too.
+
+    llguidance would have 1 alone, which a model does not write that was taught tenths: it goes on to a wrong one instead.
+    """
+    if isinstance(schema, list):
+        return [_spelled(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    parts: dict[str, Any] = {}
+    for keyword, part in schema.items():
+        if keyword in _NAMED and isinstance(part, dict):
+            parts[keyword] = {name: _spelled(named) for name, named in part.items()}
+        else:
+            parts[keyword] = _spelled(part) if keyword in (*_LISTED, *_SINGLE) else part
+    listed = parts["enum"] if isinstance(parts.get("enum"), list) else [parts["const"]] if "const" in parts else []
+    whole = [value for value in listed if isinstance(value, float) and value.is_integer() and abs(value) < LARGEST_SPELLED]
+    if not whole:
+        return parts
+    rest = [value for value in listed if not isinstance(value, float) or value not in whole]
+    either: list[dict[str, Any]] = [{"enum": rest}] if rest else []
+    # Bounds that are the number itself would be llguidance's 1 again.
+    either += [{"type": "number", "exclusiveMinimum": n - 0.1, "exclusiveMaximum": n + 0.1, "multipleOf": 0.1} for n in whole]
+    others = {keyword: part for keyword, part in parts.items() if keyword not in ("enum", "const")}
+    return others | {"allOf": [*parts.get("allOf", ()), {"anyOf": either}]}
 
 
 def _essence(schema: Any) -> Any:
