@@ -47,6 +47,15 @@ def ros():
     rclpy.try_shutdown()
 
 
+@pytest.fixture
+def engine(shared_engine):
+    """The engine that a module's tests share, without goals again after each."""
+    yield shared_engine
+    for goal_id in list(shared_engine._goals):
+        shared_engine.close(goal_id)
+    assert shared_engine.kv.used == 0
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--events-executor", action="store_true", help="also test in rclpy's events executor, which may end the process")
     parser.addoption("--structured-goals", type=int, default=60, metavar="N", help="goals with a grammar or schema to generate")

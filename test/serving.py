@@ -21,40 +21,37 @@ READY_S = 60.0
 
 
 @contextmanager
-def serving(name: str, *arguments: str):
-    """A server in a process of its own, killed at the end if it has not ended by itself."""
-    command = [sys.executable, "-m", "slice_ros.cli", "serve", "--name", name, "--n-threads", "1", *arguments]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+def running(*arguments: str):
+    """``slice-ros`` with these arguments in a process of its own, killed at the end if it has not ended by itself."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "slice_ros.cli", *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
-        yield server
+        yield process
     finally:
-        if server.poll() is None:
-            server.send_signal(signal.SIGINT)
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
         try:
-            server.wait(10)
+            process.wait(10)
         except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-        server.stderr.close()
+            process.kill()
+            process.wait()
+        process.stderr.close()
+
+
+def serving(name: str, *arguments: str):
+    """A server of this name."""
+    return running("serve", "--name", name, "--n-threads", "1", *arguments)
 
 
 @contextmanager
 def door(server: str, *arguments: str):
-    """The base URL of a gateway in a process of its own, and that process."""
-    command = [sys.executable, "-m", "slice_ros.cli", "gateway", "--server", f"/{server}", "--port", "0", *arguments]
-    command += ["--ros-args", "-r", f"__node:={server.removesuffix('_server')}_gateway"]
-    gateway = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
+    """The base URL of a gateway, and its process."""
+    node = f"__node:={server.removesuffix('_server')}_gateway"
+    with running("gateway", "--server", f"/{server}", "--port", "0", *arguments, "--ros-args", "-r", node) as gateway:
         url = next((word for line in gateway.stderr for word in line.split() if word.startswith("http")), "")
         assert url, f"the gateway ended with status {gateway.wait()}"
         yield url, gateway
-    finally:
-        gateway.terminate()
-        try:
-            gateway.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            gateway.kill()
-            gateway.communicate()
 
 
 class Peer:

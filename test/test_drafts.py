@@ -5,14 +5,12 @@ from __future__ import annotations
 import random
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 
 import pytest
+from engines import exact_engine, serve
 
-from slice_ros.engines.llama import LlamaConfig, LlamaEngine
-from slice_ros.engines.llama.shapes import START_SHAPE, make_model
-from slice_ros.goal import FinishReason, GoalRequest, Sampling, TokenLogprob
-from slice_ros.mask import Cell
+from slice_ros.engines.llama import LlamaEngine
+from slice_ros.goal import GoalRequest, Sampling
 from slice_ros.slo import Slo
 
 FORMS: tuple[dict[str, str], ...] = (
@@ -27,36 +25,11 @@ FORMS: tuple[dict[str, str], ...] = (
 )
 
 
-@dataclass
-class Got:
-    """All that a goal got."""
-
-    text: str = ""
-    tokens: int = 0
-    steps: int = 0
-    right: int = 0
-    saved: int = 0
-    finish: FinishReason | None = None
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    computed: array[int] = field(default_factory=lambda: array("i"))
-
-
 @pytest.fixture(scope="module")
 def shared_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaEngine]:
-    path = tmp_path_factory.mktemp("models") / "small.gguf"
-    make_model(replace(START_SHAPE, embedding_length=64, block_count=2, feed_forward_length=64), path, "f32")
-    # Flash attention on CPUs rounds to 16 bits, so that what shares a step would change a draw in a thousand.
-    engine = LlamaEngine(LlamaConfig(path, n_ctx=8192, flash_attn=False, type_k="f32", type_v="f32", n_threads=1))
+    engine = exact_engine(tmp_path_factory.mktemp("models"))
     yield engine
     engine.shutdown()
-
-
-@pytest.fixture
-def engine(shared_engine: LlamaEngine) -> Iterator[LlamaEngine]:
-    yield shared_engine
-    for goal_id in list(shared_engine._goals):
-        shared_engine.close(goal_id)
-    assert shared_engine.kv.used == 0
 
 
 class Oracle:
@@ -85,62 +58,6 @@ class Oracle:
         return array("i")
 
 
-def serve(engine: LlamaEngine, requests: list[GoalRequest], rng: random.Random, *, calm: bool = False) -> dict[str, Got]:
-    """Serve goals together in random order, with prompts, forced tokens and drafts in pieces, evictions and cancels; or one by one."""
-    got = {request.goal_id: Got() for request in requests}
-    for batch in ([request] for request in requests) if calm else (requests,):
-        left = {request.goal_id: engine.prepare(request) + engine.lead(request.goal_id) for request in batch}
-        opened: set[str] = set()
-        while left:
-            column = []
-            for goal_id in rng.sample(sorted(left), 1 if calm else rng.randrange(1, len(left) + 1)):
-                if not calm and rng.random() < 0.004:
-                    engine.close(goal_id)  # canceled
-                    del left[goal_id]
-                    continue
-                if not calm and goal_id in opened and rng.random() < 0.1:
-                    engine.evict(goal_id)
-                    opened.discard(goal_id)
-                if goal_id not in opened:
-                    whole = engine._goals[goal_id].tokens
-                    left[goal_id] = len(whole) - engine.open(goal_id)
-                    opened.add(goal_id)
-                elif rng.random() < 0.2:
-                    left[goal_id] -= engine.reuse(goal_id)
-                count = left[goal_id] if calm else min(left[goal_id], rng.choice((1, 2, 3, 5, 40)))
-                drafted = 0
-                if not calm and count == left[goal_id] and (drafted := engine.draft(goal_id, rng.choice((0, 1, 3, 9)))):
-                    drafted = rng.randrange(drafted + 1)  # as much of it as there is room for
-                column.append(Cell(goal_id, 0 if left[goal_id] == 1 else count, drafted=drafted))
-            if not column:
-                continue
-            for cell in column:
-                left[cell.goal_id] -= cell.prompt_tokens or 1
-            drafted_of = {cell.goal_id: cell.drafted for cell in column}
-            for output in engine.step(tuple(column)):
-                mine = got[output.goal_id]
-                assert output.error is None
-                assert mine.finish is None
-                assert 0 <= output.right <= drafted_of[output.goal_id]
-                assert 0 <= output.saved <= output.right
-                mine.text += output.text
-                mine.tokens += output.tokens
-                mine.steps += 1
-                mine.right += output.right
-                mine.saved += output.saved
-                mine.finish = output.finish
-                mine.logprobs += output.logprobs
-                left[output.goal_id] = output.pending
-                assert engine.cached(output.goal_id) == len(engine._goals[output.goal_id].tokens) - output.pending
-                if output.finish is not None:
-                    goal = engine._goals[output.goal_id]
-                    mine.computed = goal.tokens[: goal.told]
-                    engine.close(output.goal_id)
-                    del left[output.goal_id]
-            assert engine.kv.used <= sum(len(goal.tokens) for goal in engine._goals.values()), "rejected tokens hold no cells"
-    return got
-
-
 def a_request(number: int, rng: random.Random) -> GoalRequest:
     sampling = rng.choice((Sampling(), Sampling(1.0, seed=number + 1), Sampling(0.8, top_k=20, repeat_penalty=1.3, seed=number + 1)))
     prompt = f"{number} " + "Where to? " * rng.randrange(1, 4)
@@ -165,7 +82,7 @@ def test_answers_with_drafts_are_those_without(
     monkeypatch.setattr(engine, "_habits", Oracle(answers, rng, wrong=wrong))
     steps = right = canceled = 0
     for first in range(0, len(requests), 12):
-        for goal_id, mine in serve(engine, requests[first : first + 12], rng).items():
+        for goal_id, mine in serve(engine, requests[first : first + 12], rng, cancels=0.004, drafts=True).items():
             other = expected[goal_id]
             if mine.finish is None:
                 assert other.text.startswith(mine.text)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState, GetState
-from serving import READY_S, Peer, serving
+from serving import READY_S, Peer, running, serving
 
 from slice_ros.client import GoalFailed
 from slice_ros.goal import ErrorCode
@@ -31,23 +30,6 @@ def simulated(stack: ExitStack, name: str) -> subprocess.Popen:
     return stack.enter_context(serving(name, "--engine", "simulated", "--device-profile", FAST))
 
 
-@contextmanager
-def dispatching(name: str, *arguments: str):
-    command = [sys.executable, "-m", "slice_ros.cli", "dispatch", "--name", name, *arguments]
-    dispatcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        yield dispatcher
-    finally:
-        if dispatcher.poll() is None:
-            dispatcher.send_signal(signal.SIGINT)
-        try:
-            dispatcher.wait(10)
-        except subprocess.TimeoutExpired:
-            dispatcher.kill()
-            dispatcher.wait()
-        dispatcher.stderr.close()
-
-
 class Fleet:
     """Three servers, a dispatcher, and a peer of it."""
 
@@ -55,7 +37,7 @@ class Fleet:
         self.stack = stack
         self.servers = {f"/m{i}": simulated(stack, f"m{i}") for i in range(3)}
         names = ",".join(self.servers)
-        self.dispatcher = stack.enter_context(dispatching("fleet", "--members", names, "-p", "members.m2.quality:=1"))
+        self.dispatcher = stack.enter_context(running("dispatch", "--name", "fleet", "--members", names, "-p", "members.m2.quality:=1"))
         self.peer = Peer("fleet")
         stack.callback(self.peer.close)
         self.events: list[GoalEvent] = []
@@ -192,7 +174,7 @@ def test_the_goal_of_a_member_that_is_killed_goes_on_elsewhere(fleet):
 def test_goals_end_when_the_dispatcher_stops(ros):
     with ExitStack() as stack:
         simulated(stack, "only")
-        dispatcher = stack.enter_context(dispatching("gone", "--members", "/only"))
+        dispatcher = stack.enter_context(running("dispatch", "--name", "gone", "--members", "/only"))
         peer = Peer("gone")
         stack.callback(peer.close)
         peer.client.wait_for_server(READY_S)

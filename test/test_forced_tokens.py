@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
+from engines import Got, exact_engine, serve
 
 from slice_ros import schemas
-from slice_ros.engines.llama import LlamaConfig, LlamaEngine
+from slice_ros.engines.llama import LlamaEngine
 from slice_ros.engines.llama.grammar import Grammar
-from slice_ros.engines.llama.shapes import START_SHAPE, make_model
-from slice_ros.goal import FinishReason, GoalRequest, Sampling, TokenLogprob
+from slice_ros.goal import FinishReason, GoalRequest, Sampling
 from slice_ros.mask import Cell
 from slice_ros.slo import Slo
 
@@ -34,71 +34,11 @@ FORMS: tuple[dict[str, str], ...] = (
 )
 
 
-@dataclass
-class Got:
-    """All that a goal got."""
-
-    text: str = ""
-    tokens: int = 0
-    steps: int = 0
-    finish: FinishReason | None = None
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-
-
 @pytest.fixture(scope="module")
 def shared_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaEngine]:
-    path = tmp_path_factory.mktemp("models") / "small.gguf"
-    make_model(replace(START_SHAPE, embedding_length=64, block_count=2, feed_forward_length=64), path, "f32")
-    # Flash attention on CPUs rounds to 16 bits, so that what shares a step would change a draw in a thousand.
-    engine = LlamaEngine(LlamaConfig(path, n_ctx=8192, flash_attn=False, type_k="f32", type_v="f32", n_threads=1))
+    engine = exact_engine(tmp_path_factory.mktemp("models"))
     yield engine
     engine.shutdown()
-
-
-@pytest.fixture
-def engine(shared_engine: LlamaEngine) -> Iterator[LlamaEngine]:
-    yield shared_engine
-    for goal_id in list(shared_engine._goals):
-        shared_engine.close(goal_id)
-    assert shared_engine.kv.used == 0
-
-
-def serve(engine: LlamaEngine, requests: list[GoalRequest], rng: random.Random, *, calm: bool = False) -> dict[str, Got]:
-    """Serve goals together, in random order, with prompts and forced tokens in pieces, pauses, evictions and cancels; or one by one."""
-    got = {request.goal_id: Got() for request in requests}
-    for batch in ([request] for request in requests) if calm else (requests,):
-        left = {request.goal_id: engine.prepare(request) + engine.lead(request.goal_id) for request in batch}
-        opened: set[str] = set()
-        while left:
-            column = []
-            for goal_id in rng.sample(sorted(left), 1 if calm else rng.randrange(1, len(left) + 1)):
-                if not calm and goal_id in opened and rng.random() < 0.1:
-                    engine.evict(goal_id)
-                    opened.discard(goal_id)
-                if goal_id not in opened:
-                    whole = engine._goals[goal_id].tokens
-                    left[goal_id] = len(whole) - engine.open(goal_id)
-                    opened.add(goal_id)
-                elif rng.random() < 0.2:
-                    left[goal_id] -= engine.reuse(goal_id)
-                count = left[goal_id] if calm else min(left[goal_id], rng.choice((1, 2, 3, 5, 40)))
-                column.append(Cell(goal_id, 0 if left[goal_id] == 1 else count))
-            for cell in column:
-                left[cell.goal_id] -= cell.prompt_tokens or 1
-            for output in engine.step(tuple(column)):
-                mine = got[output.goal_id]
-                assert output.error is None
-                assert mine.finish is None
-                mine.text += output.text
-                mine.tokens += output.tokens
-                mine.steps += 1
-                mine.finish = output.finish
-                mine.logprobs += output.logprobs
-                left[output.goal_id] = output.pending
-                if output.finish is not None:
-                    engine.close(output.goal_id)
-                    del left[output.goal_id]
-    return got
 
 
 def drawn_one_by_one(engine: LlamaEngine, requests: list[GoalRequest], monkeypatch: pytest.MonkeyPatch) -> dict[str, Got]:

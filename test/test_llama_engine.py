@@ -54,14 +54,6 @@ def shared_engine(model_path: Path) -> Iterator[LlamaEngine]:
     engine.shutdown()
 
 
-@pytest.fixture
-def engine(shared_engine: LlamaEngine) -> Iterator[LlamaEngine]:
-    yield shared_engine
-    for goal_id in list(shared_engine._goals):
-        shared_engine.close(goal_id)
-    assert shared_engine.kv.used == 0
-
-
 def goal(goal_id: str = "goal", prompt: str = "Hello robot", max_tokens: int = 32, **fields: object) -> GoalRequest:
     return GoalRequest(goal_id, Slo(), max_tokens, prompt=prompt, **fields)  # type: ignore[arg-type]
 
