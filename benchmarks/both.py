@@ -27,7 +27,7 @@ from statistics import median
 import rclpy
 import yardstick
 from engine import shaped_model
-from peers import NODE, LlamaServer, PeerError, Server, llama_server, running, slice_server
+from peers import NODE, LlamaServer, PeerError, Server, add_servers, llama_server, running, slice_server
 from rich.console import Console
 from rich.table import Table
 
@@ -38,7 +38,6 @@ from slice_ros.bench.workload import Arrival
 from slice_ros.bench.workload_file import DEFAULT_WORKLOAD, load_workload
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.loading import physical_cores
-from slice_ros.engines.llama.shapes import QUANTIZATIONS, SHAPES
 from slice_ros.scheduling.engine import EngineError
 
 TURNS = 4
@@ -242,18 +241,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
 def main() -> int:
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # all are on this machine
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--model", type=Path, metavar="PATH", help="GGUF file, with a chat template")
-    model.add_argument("--shape", choices=sorted(SHAPES), help="a model of that public shape with random weights")
-    parser.add_argument("--type", default="q4_0", choices=sorted(QUANTIZATIONS), help="type of its matrices (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of llama.cpp in each server; 0 = the physical cores (default)")
-    parser.add_argument("--gpu-layers", type=int, default=-1, metavar="N", help="layers on the GPU, if there is one; -1 = all (default)")
-    parser.add_argument("--context", type=int, default=8192, metavar="TOKENS", help="KV cells of each server (default: %(default)s)")
-    parser.add_argument("--parallel", type=int, default=16, metavar="N", help="goals in one step at most (default: %(default)s)")
-    parser.add_argument(
-        "--sequences", type=int, default=64, metavar="N", help="goals that slice_server may hold KV of (default: %(default)s)"
-    )
-    parser.add_argument("--policy", default="slack", help="of slice_server (default: %(default)s)")
+    add_servers(parser, "GGUF file, with a chat template")
     parser.add_argument(
         "--workload", default=DEFAULT_WORKLOAD, metavar="NAME", help="whose real-time goals are sent (default: %(default)s)"
     )

@@ -410,11 +410,10 @@ def factor(text: str) -> str:
     return text
 
 
-def main() -> int:
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # both sides are on this machine
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_servers(parser: argparse.ArgumentParser, model_help: str) -> None:
+    """Give a benchmark the options that say which model servers have, and how much of the machine."""
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--model", type=Path, metavar="PATH", help="GGUF file; slice_server's answers may end early with one that ends them")
+    model.add_argument("--model", type=Path, metavar="PATH", help=model_help)
     model.add_argument("--shape", choices=sorted(SHAPES), help="a model of that public shape with random weights")
     parser.add_argument("--type", default="q4_0", choices=sorted(QUANTIZATIONS), help="type of its matrices (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of llama.cpp in each server; 0 = the physical cores (default)")
@@ -429,6 +428,12 @@ def main() -> int:
         help="goals that slice_server may hold KV of, to pause them (default: %(default)s)",
     )
     parser.add_argument("--policy", default="slack", help="of slice_server (default: %(default)s)")
+
+
+def main() -> int:
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # both sides are on this machine
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_servers(parser, "GGUF file; slice_server's answers may end early with one that ends them")
     parser.add_argument("--workload", default=DEFAULT_WORKLOAD, metavar="NAME", help="as for slice-ros bench (default: %(default)s)")
     parser.add_argument(
         "--rates", type=lambda text: [float(rate) for rate in text.split(",")], default=[0.5, 1.0, 2.0], metavar="HZ,...",

@@ -307,9 +307,13 @@ async def server_dies(rig: Rig) -> float:
 
 
 async def server_stops(rig: Rig) -> float:
-    rig.server.send_signal(signal.SIGSTOP)
+    return await _stands_still(rig.server, rig)
+
+
+async def _stands_still(process: Server | Gateway, rig: Rig) -> float:
+    process.send_signal(signal.SIGSTOP)
     await asyncio.sleep(rig.rng.uniform(0.5, 3.0))
-    rig.server.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGCONT)
     return 0.0
 
 
@@ -322,10 +326,7 @@ async def gateway_dies(rig: Rig) -> float:
 
 
 async def gateway_stops(rig: Rig) -> float:
-    rig.gateway.send_signal(signal.SIGSTOP)
-    await asyncio.sleep(rig.rng.uniform(0.5, 3.0))
-    rig.gateway.send_signal(signal.SIGCONT)
-    return 0.0
+    return await _stands_still(rig.gateway, rig)
 
 
 async def gateway_ends(rig: Rig) -> float:
