@@ -247,16 +247,17 @@ def _most(demands: Sequence[Demand], optimize: Any) -> float:
 
 def _violated(table: Mapping[str, Floats], kept: Floats) -> Iterator[tuple[float, Floats, float]]:
     """For each release, the end of the interval from it that is too short by most, if any is: by how much, coefficients and length."""
+    first_s, rest_s = table["first_s"], table["all_s"] - table["first_s"]
+    ends_s = np.concatenate([table["first_due_s"], table["end_s"]])
+    work_s = np.concatenate([first_s * kept, rest_s * kept])
+    order = np.argsort(ends_s, kind="stable")
     for from_s in np.unique(table["release_s"]):
         inside = table["release_s"] >= from_s
-        ends_s = np.concatenate([table["first_due_s"][inside], table["end_s"][inside]])
-        first_s, rest_s = table["first_s"], table["all_s"] - table["first_s"]
-        work_s = np.concatenate([(first_s * kept)[inside], (rest_s * kept)[inside]])
-        order = np.argsort(ends_s, kind="stable")
-        excess_s = np.cumsum(work_s[order]) - (ends_s[order] - from_s)
+        its = order[np.tile(inside, 2)[order]]
+        excess_s = np.cumsum(work_s[its]) - (ends_s[its] - from_s)
         worst = int(np.argmax(excess_s))
         if excess_s[worst] > TOLERANCE_S:
-            until_s = ends_s[order][worst]
+            until_s = ends_s[its[worst]]
             due = first_s * (table["first_due_s"] <= until_s) + rest_s * (table["end_s"] <= until_s)
             yield float(excess_s[worst]), np.where(inside, due, 0.0), float(until_s - from_s)
 

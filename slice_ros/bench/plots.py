@@ -142,10 +142,10 @@ def _attainment(rows: Sequence[Row], panels: Sequence[Axes], x_of: Callable[[Row
         strict=False,
     ):
         for policy, style in _styles(rows).items():
-            axes.plot(*_curve(mixed, policy, x_of, attrgetter(name)), label=policy, **style)
+            xs, means = _curve(mixed, policy, x_of, attrgetter(name))
+            axes.plot(xs, means, label=policy, **style)
             if policy != LIMIT:
-                xs, halves = _curve(mixed, policy, x_of, attrgetter(name), confidence)
-                _, means = _curve(mixed, policy, x_of, attrgetter(name))
+                _, halves = _curve(mixed, policy, x_of, attrgetter(name), confidence)
                 low, high = ([value + sign * half for value, half in zip(means, halves, strict=True)] for sign in (-1, 1))
                 axes.fill_between(xs, low, high, color=style["color"], alpha=0.18, linewidth=0)
             if alone and name == "attainment_rt" and policy != LIMIT:

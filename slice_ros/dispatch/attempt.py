@@ -18,7 +18,6 @@ class Attempt:
         request: as it is sent there.
         task: the same as the member has it, as far as one can tell from here.
         remote_id: the goal's id there.
-        is_spare: it was sent for the case that another attempt fails.
     """
 
     goal_id: str
@@ -27,7 +26,6 @@ class Attempt:
     task: Task
     expected_share: float
     remote_id: str = ""
-    is_spare: bool = False
 
 
 class Link(Protocol):

@@ -44,8 +44,9 @@ class _Goal:
 
     @property
     def can_go_on(self) -> bool:
-        """Whether another member can go on from its text: log-probabilities, calls of tools and reasoning are more than that."""
-        return not (self.pieces and (self.request.logprobs or self.request.tools or self.has_reasoned))
+        """Whether it may be sent once more, and go on from its text: log-probabilities, calls of tools and reasoning are more than that."""
+        is_more_than_text = bool(self.pieces) and bool(self.request.logprobs or self.request.tools or self.has_reasoned)
+        return self.sent < MOST_ATTEMPTS and not is_more_than_text
 
 
 class Dispatcher:
@@ -140,7 +141,7 @@ class Dispatcher:
         self._arrivals += 1
         goal = _Goal(request, whole)
         try:
-            whole.chain_due_s = whole.budget_due_s = self._dependencies.add(request, self._tasks())
+            whole.chain_due_s = whole.budget_due_s = self._dependencies.add(request, self._goals)
         except GoalError as error:
             self._dependencies.ended(request.goal_id, succeeded=False)
             self._emit([_finished(goal, error=error)])
@@ -220,10 +221,7 @@ class Dispatcher:
             member.trust.lost(now)
         if goal.attempts:
             return  # another one goes on
-        if error.code not in MOVED_ON or goal.sent >= MOST_ATTEMPTS:
-            self._end(goal, error=error)
-            return
-        if not goal.can_go_on:
+        if error.code not in MOVED_ON or not goal.can_go_on:
             self._end(goal, error=error)
             return
         if error.code not in LOST:
@@ -299,7 +297,8 @@ class Dispatcher:
             raise goal.error
         report = usable[0].report
         assert report is not None
-        self._dependencies.split_budgets(self._tasks(), now, report.latency)
+        if self._dependencies.has_chains:
+            self._dependencies.split_budgets(self._tasks(), now, report.latency)
         rest = self._rest(goal)
         return self.policy.rank(left, lambda member: offer(rest, member, self._lengths, now))
 
@@ -312,7 +311,7 @@ class Dispatcher:
         tokens = whole.max_tokens  # of the prompt, nobody here knows how long it is
         lacking = {member.name: member.lacks(request.adapter, request.model, tokens) for member in self._members.values()}
         able = [member for member in self._members.values() if not lacking[member.name]]
-        if not able and lacking and all(self._members[name].report is not None for name in lacking):
+        if not able and lacking and all(member.report is not None for member in self._members.values()):
             what = "; ".join(f"{name} {lack}" for name, lack in lacking.items())
             raise GoalError(ErrorCode.INVALID_GOAL, f"no member can serve the goal: {what}")
         return able
@@ -329,9 +328,9 @@ class Dispatcher:
         )
         return Rest(left, whole, whole.prompt_tokens + whole.tokens)
 
-    def _try(self, goal: _Goal, chosen: Offer, *, is_spare: bool = False) -> None:
+    def _try(self, goal: _Goal, chosen: Offer) -> None:
         member = chosen.member
-        attempt = Attempt(goal.request.goal_id, member, chosen.request, chosen.task, chosen.cached, is_spare=is_spare)
+        attempt = Attempt(goal.request.goal_id, member, chosen.request, chosen.task, chosen.cached)
         goal.attempts.append(attempt)
         goal.sent += 1
         attempt.remote_id = self._link.send(attempt)
@@ -344,7 +343,7 @@ class Dispatcher:
         """Send the goals of a member that says nothing to others as well: whoever speaks first goes on with them."""
         for attempt in self._attempts_at(member):
             goal = self._goals[attempt.goal_id]
-            if goal.attempts != [attempt] or not goal.can_go_on or goal.sent >= MOST_ATTEMPTS:
+            if goal.attempts != [attempt] or not goal.can_go_on:
                 continue
             try:
                 best = self._ranked(goal)[0]
@@ -352,7 +351,7 @@ class Dispatcher:
                 continue  # it waits on
             goal.speaker = None
             member.moved += 1
-            self._try(goal, best, is_spare=True)
+            self._try(goal, best)
 
     def _withdraw(self, goal: _Goal, attempt: Attempt) -> None:
         self._link.withdraw(attempt)

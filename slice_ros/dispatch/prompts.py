@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 from slice_ros.goal import GoalRequest
 
@@ -70,10 +71,9 @@ class Prefixes:
             self._kept = max(self._kept, LEARNING)  # else nothing would ever be expected again
 
 
-def _chain(text: str) -> list[int]:
+def _chain(text: str) -> Iterator[int]:
     """Of each whole block, a number that tells it and all before it."""
-    chain, before = [], 0
+    before = 0
     for start in range(0, len(text) - BLOCK + 1, BLOCK):
         before = hash((before, text[start : start + BLOCK]))
-        chain.append(before)
-    return chain
+        yield before

@@ -101,7 +101,7 @@ class Asking:
                 seen = {"slo": answers.slo(failure.report)} if failure.report.prompt_tokens else {}
                 return of_goal(failure.code, failure.message, fits_in_s, seen)
 
-            is_chat = self._read is requests.chat
+            is_chat = not isinstance(question.prompt, str)
             writer = answers.Writer(reply.goal_id, question.model, is_chat, question.tells_usage)
             try:
                 exchange = Exchange(reply, writer, question.is_streamed, self._limits.request_s, explain)

@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from slice_ros.parameters import presets
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 GAUGES = {
     "queued": ("slice_queued_goals", "goals that wait for their first token"),
@@ -34,7 +36,7 @@ TIMES = {
     "e2e": ("slice_e2e_milliseconds", "submission to last token of the latest goals"),
 }
 QUANTILES = {"0.5": "p50", "0.99": "p99"}
-CLASSES = {0: "best_effort", 1: "real_time"}
+CLASSES = {int(kind): name for name, kind in presets.CLASSES.items()}
 
 
 class Metrics:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from slice_ros.gateway.errors import ApiError
-from slice_ros.slo import DEFAULT_UTILITY, OnMiss, ServiceClass, Slo, SloError
+from slice_ros.parameters.presets import CLASSES, ON_MISS
+from slice_ros.slo import DEFAULT_UTILITY, ServiceClass, Slo, SloError
 
 PREFIX = "x-slo-"
 PRIORITIES = 20
@@ -78,12 +79,12 @@ def slo_of(tags: Tags) -> Slo:
     """
     try:
         return Slo(
-            ServiceClass.REAL_TIME if tags.service_class == "real_time" else ServiceClass.BEST_EFFORT,
+            CLASSES[tags.service_class or "best_effort"],
             _seconds(tags.ttft_ms),
             _seconds(tags.tpot_ms),
             _seconds(tags.deadline_ms),
             tags.utility,
-            OnMiss[(tags.on_miss or "default").upper()],
+            ON_MISS[tags.on_miss or "default"],
         )
     except SloError as error:
         raise ApiError(400, str(error), code="invalid_slo", param="slo") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ class Dependencies:
         self._chain_due_s: dict[str, float] = {}
         self._ended: OrderedDict[str, _Ended] = OrderedDict()
 
-    def add(self, request: GoalRequest, in_hand: Mapping[str, Task]) -> float:
+    def add(self, request: GoalRequest, in_hand: Container[str]) -> float:
         """Take in a goal.
 
         Returns:
@@ -71,6 +71,11 @@ class Dependencies:
         if due_s < math.inf:
             self._chain_due_s[request.goal_id] = due_s
         return due_s
+
+    @property
+    def has_chains(self) -> bool:
+        """Whether any goal in hand waits for another, or is in a chain that is due."""
+        return bool(self._chain_due_s or self._successors)
 
     @property
     def any_waiting(self) -> bool:
@@ -109,7 +114,7 @@ class Dependencies:
         What is left until the chain is due is split in proportion to work: a task with w seconds of it, before goals whose longest path
         has d seconds, is due at ``now + (due - now) * w / (w + d)``. As nobody knows an answer's length, w is what max_tokens allow.
         """
-        if not (self._chain_due_s or self._successors):
+        if not self.has_chains:
             return
         path_s: dict[str, float] = {}  # longest path from a task's start to the chain's end; successors are younger, so youngest first
         tightest: dict[str, _Path] = {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from slice_ros.latency.model import LatencyModel
-from slice_ros.mask import Cell, MaskMatrix
+from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.scheduling.task import Task
 
 
@@ -69,6 +69,16 @@ class Policy(Protocol):
 
     def ended(self, task: Task, *, completed: bool) -> None:
         """A task is gone; with ``completed`` its number of output tokens is its true length."""
+
+
+def chunked(tasks: Sequence[Task], budget: int) -> Column:
+    """A cell for each task, and then as much of their prompts, in this order, as the tokens of a step leave."""
+    spare, cells = budget - len(tasks), []
+    for task in tasks:
+        chunk = min(task.prompt_left, 1 + spare)
+        spare -= max(0, chunk - 1)
+        cells.append(Cell(task.goal_id, chunk))
+    return tuple(cells)
 
 
 def next_cell(task: Task) -> Cell:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Cell, MaskMatrix
 from slice_ros.scheduling.lengths import Lengths
-from slice_ros.scheduling.policies.base import Limits
+from slice_ros.scheduling.policies.base import Limits, chunked
 from slice_ros.scheduling.task import Task
 
 EVERY_STEPS = 50
@@ -132,11 +132,4 @@ def _length(task: Task) -> int:
 def _column(tasks: Sequence[Task], limits: Limits) -> tuple[Cell, ...]:
     """Decodes, then as much of the prompts as the budget leaves."""
     budget = min(STEP_TOKENS, limits.max_step_tokens)
-    rows = sorted(tasks, key=lambda task: task.prompt_left > 0)[:budget]
-    spare = budget - len(rows)
-    column = []
-    for task in rows:
-        chunk = min(task.prompt_left, 1 + spare)
-        spare -= max(0, chunk - 1)
-        column.append(Cell(task.goal_id, chunk))
-    return tuple(column)
+    return chunked(sorted(tasks, key=lambda task: task.prompt_left > 0)[:budget], budget)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from slice_ros.latency.model import LatencyModel
-from slice_ros.mask import Cell, MaskMatrix
-from slice_ros.scheduling.policies.base import Limits
+from slice_ros.mask import MaskMatrix
+from slice_ros.scheduling.policies.base import Limits, chunked
 from slice_ros.scheduling.task import Task
 
 STEP_TOKENS = 512
@@ -31,13 +31,7 @@ class Priority:
     def plan(self, tasks: Sequence[Task], now: float, latency: LatencyModel, limits: Limits) -> MaskMatrix:  # noqa: ARG002
         budget = min(self._step_tokens, limits.max_step_tokens)
         chosen = sorted(tasks, key=lambda task: (not task.is_real_time, task.order))[: min(limits.max_batch, budget)]
-        spare = budget - len(chosen)
-        column = []
-        for task in chosen:
-            chunk = min(task.prompt_left, 1 + spare)
-            spare -= max(0, chunk - 1)
-            column.append(Cell(task.goal_id, chunk))
-        return MaskMatrix((tuple(column),))
+        return MaskMatrix((chunked(chosen, budget),))
 
     def ended(self, task: Task, *, completed: bool) -> None:
         pass
