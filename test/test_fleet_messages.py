@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
 
 import pytest
 from builders import CONTROL, PAPER, VOICE, Bench, a_goal
 
-from slice_ros.goal import GoalRequest, Sampling
+from slice_ros.goal import ChatMessage, GoalRequest, Sampling, ToolCall
 from slice_ros.ros.conversions import fill_status, goal_msg, load_msg, member_report_of, request_of
 from slice_ros.ros.interfaces import SloStatus
 from slice_ros.scheduling.admission import predict
@@ -54,8 +55,8 @@ def test_impossible_numbers_are_refused():
         member_report_of(status)
 
 
-def test_a_goal_that_is_passed_on_is_the_same_goal():
-    request = GoalRequest(
+def test_a_goal_that_is_passed_on_is_the_same_goal_in_every_field():
+    text = GoalRequest(
         "00" * 16,
         RealTime(ttft_ms=250, deadline_s=1.5, utility=7.0),
         12,
@@ -69,8 +70,32 @@ def test_a_goal_that_is_passed_on_is_the_same_goal():
         model="m.gguf",
         answer_prefix="to the",
         hedge=True,
+        supersede=True,
+        logprobs=True,
+        adapter="polite",
+        after=("11" * 16,),
+        chain_deadline_s=3.0,
     )
-    assert request_of(request.goal_id, goal_msg(request), submitted_s=0.0, default_max_tokens=1) == request
+    chat = GoalRequest(
+        "22" * 16,
+        BestEffort(deadline_s=9.0, utility=2.0),
+        13,
+        messages=(
+            ChatMessage("user", "go"),
+            ChatMessage("assistant", "", (ToolCall("abc", "stop", "{}"),)),
+            ChatMessage("tool", "ok", (), "abc"),
+        ),
+        label="chat",
+        tools='[{"name":"stop"}]',
+        tool_choice="required",
+        reasoning="deadline",
+    )
+    grammar = replace(text, regex="", grammar="{}")
+    requests = [text, chat, grammar, replace(grammar, grammar="", json_schema="{}")]
+    for request in requests:
+        assert request_of(request.goal_id, goal_msg(request), submitted_s=0.0, default_max_tokens=1) == request
+    untried = {field.name for field in fields(GoalRequest) if len({repr(getattr(request, field.name)) for request in requests}) == 1}
+    assert untried == {"submitted_s", "is_default"}, "each other field differs somewhere"
 
 
 def test_a_goal_without_bounds_takes_no_preset_of_the_member():

@@ -135,6 +135,7 @@ def goal_msg(request: GoalRequest) -> Any:
         messages=[message_msg(message) for message in request.messages],
         tools=request.tools,
         tool_choice=request.tool_choice,
+        reasoning=request.reasoning,
         slo=slo_msg(slo),
         label=request.kind,
         after=[uuid_msg(goal_id) for goal_id in request.after],
