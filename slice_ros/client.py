@@ -25,7 +25,17 @@ from rclpy.task import Future
 
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling, TokenLogprob, ToolCall, joined
 from slice_ros.ros import presence, qos
-from slice_ros.ros.conversions import duration_msg, logprobs_of, message_msg, report_of, sampling_msg, slo_msg, tool_calls_of, uuid_msg
+from slice_ros.ros.conversions import (
+    duration_msg,
+    logprobs_of,
+    message_msg,
+    report_of,
+    sampling_msg,
+    slo_msg,
+    tool_calls_of,
+    uuid_hex,
+    uuid_msg,
+)
 from slice_ros.ros.interfaces import Generate, SloStatus
 from slice_ros.scheduling.task import SloReport
 from slice_ros.slo import BestEffort, Slo
@@ -141,7 +151,6 @@ class Generation:
         self._steps = 0
         self._report: Any = None
         self._is_torn = False
-        self.is_sent = False
         self.instance: bytes | None = None
         """Which server took the goal."""
         self._news: Any = client._future()
@@ -157,6 +166,11 @@ class Generation:
         self._acceptance: Any = None
         self._outcome: Any = None
         self.goal_id = goal_id
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether a server was there to take it."""
+        return self._acceptance is not None
 
     @property
     def report(self) -> SloReport:
@@ -229,11 +243,7 @@ class Generation:
         deltas = []
         while self._pieces:
             deltas.append(self._pieces.popleft())
-        return Delta(
-            "".join(delta.text for delta in deltas),
-            tuple(call for delta in deltas for call in delta.calls),
-            "".join(delta.reasoning for delta in deltas),
-        )
+        return _together(deltas)
 
     def cancel(self) -> None:
         """Ask the server to end the goal; ``result()`` then raises GoalFailed with code CANCELED."""
@@ -262,14 +272,12 @@ class Generation:
             self._tell()
 
     def _finish(self, end: Answer | GoalFailed) -> None:
-        text = "".join(delta.text for delta in self._heard)
-        calls = joined(piece for delta in self._heard for piece in delta.calls)
-        thought = "".join(delta.reasoning for delta in self._heard)
+        text, calls, thought = _together(self._heard)
         # What was asked for without a stream, or has not come yet.
         self._add(
             Delta(
                 end.text[len(text) :] if end.text.startswith(text) else "",
-                _rest(end.tool_calls, calls) if isinstance(end, Answer) else (),
+                _rest(end.tool_calls, joined(calls)) if isinstance(end, Answer) else (),
                 end.reasoning[len(thought) :] if isinstance(end, Answer) and end.reasoning.startswith(thought) else "",
             )
         )
@@ -282,6 +290,11 @@ class Generation:
             self._news.set_result(None)
         if self._listener is not None:
             self._listener()
+
+
+def _together(deltas: Sequence[Delta]) -> Delta:
+    calls = tuple(call for delta in deltas for call in delta.calls)
+    return Delta("".join(delta.text for delta in deltas), calls, "".join(delta.reasoning for delta in deltas))
 
 
 def _rest(calls: Sequence[ToolCall], heard: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
@@ -316,7 +329,7 @@ class SliceClient:
         self._lock = threading.RLock()
         self._spinning = threading.Lock()
         self._in_flight: dict[str, Generation] = {}
-        self._unsent: list[tuple[Generation, Any]] = []
+        self._unsent: list[Generation] = []
         self._is_destroyed = False
         self._destroyed_s = 0.0
         self._thread: int | None = None
@@ -517,9 +530,9 @@ class SliceClient:
             if not self._in_flight:
                 self._watched_s, self._silent_s = time.monotonic(), 0.0
             generation = Generation(self, uuid.uuid4().hex, self._spinning_s)
+            generation._request = Generate.Impl.SendGoalService.Request(goal_id=uuid_msg(generation.goal_id), goal=goal)
             self._in_flight[generation.goal_id] = generation
-            request = Generate.Impl.SendGoalService.Request(goal_id=uuid_msg(generation.goal_id), goal=goal)
-            self._unsent.append((generation, request))
+            self._unsent.append(generation)
         self._send_unsent()
         return generation
 
@@ -529,13 +542,13 @@ class SliceClient:
             if not self._unsent or self._is_destroyed or not self._is_ready():
                 return
             unsent, self._unsent = self._unsent, []
-            for generation, request in unsent:
+            for generation in unsent:
                 if not generation.done:
-                    self._call(generation, request)
+                    self._call(generation)
 
-    def _call(self, generation: Generation, request: Any) -> None:
-        generation.is_sent, generation._request, generation._heard_s = True, request, self._spinning_s
-        generation._acceptance = self._goals.call_async(request)
+    def _call(self, generation: Generation) -> None:
+        generation._heard_s = self._spinning_s
+        generation._acceptance = self._goals.call_async(generation._request)
         generation._acceptance.add_done_callback(partial(self._answered, generation))
 
     def _send_again(self, generation: Generation) -> None:
@@ -545,7 +558,7 @@ class SliceClient:
             self._finish(generation, GoalFailed(ErrorCode.INTERNAL, message))
             return
         self._goals.remove_pending_request(generation._acceptance)
-        self._call(generation, generation._request)
+        self._call(generation)
         generation._outcome = None
         generation._repeats += 1
 
@@ -565,7 +578,7 @@ class SliceClient:
         except RuntimeError:
             return  # no feedback
         with self._lock:
-            generation = self._in_flight.get(bytes(message.goal_id.uuid).hex())
+            generation = self._in_flight.get(uuid_hex(message.goal_id))
             if generation is not None:
                 self._hear_news()
                 generation._heard_s = self._spinning_s

@@ -192,8 +192,7 @@ class Task:
     @property
     def is_settled(self) -> bool:
         """Whether nothing is due any more: its SLO asks for nothing, or for a first token that it has."""
-        slo = self.slo
-        return slo.tpot_s is None and self.due_end_s == math.inf and (slo.ttft_s is None or bool(self.token_times_s))
+        return self.slo.tpot_s is None and self.due_end_s == self.first_due_s == math.inf
 
     def is_lost(self, now: float) -> bool:
         """Whether no future can meet its SLO any more, however fast its remaining tokens come."""

@@ -14,7 +14,7 @@ from rclpy.node import Node
 
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest, TokenLogprob, ToolCall, joined
 from slice_ros.ros import qos
-from slice_ros.ros.conversions import fill_result, report_msg, request_of, slo_msg, tool_calls_msg
+from slice_ros.ros.conversions import fill_result, report_msg, request_of, slo_msg, tool_calls_msg, uuid_hex
 from slice_ros.ros.interfaces import Generate, GoalEvent
 from slice_ros.scheduling.events import Finished, Progress, Sent
 from slice_ros.scheduling.scheduler import failed, no_token_yet
@@ -106,7 +106,7 @@ class Goals:
 
     def _begin(self, handle: Any) -> None:
         """Take in a goal that was accepted; whatever happens here, it gets an end."""
-        goal_id = bytes(handle.goal_id.uuid).hex()
+        goal_id = uuid_hex(handle.goal_id)
         try:
             self._submit(goal_id, handle)
         except GoalError as error:
@@ -169,7 +169,7 @@ class Goals:
 
     def _cancel(self, handle: Any) -> Any:
         """End a goal as soon as its cancel counts; the engine hears of it when its step is over, which may be a long one."""
-        goal_id = bytes(handle.goal_id.uuid).hex()
+        goal_id = uuid_hex(handle.goal_id)
         if self.host is not None:
             self.host.cancel(goal_id)
         if goal_id in self._goals and self._node.executor is not None:
@@ -204,8 +204,9 @@ class Goals:
         wish = goal.handle.request
         if not wish.silent:
             calls, report = tool_calls_msg(event.calls), report_msg(goal.report)
-            feedback = Generate.Feedback(text=event.text, tool_calls=calls, tokens=goal.report.output_tokens, report=report)
-            feedback.reasoning = event.reasoning
+            feedback = Generate.Feedback(
+                text=event.text, reasoning=event.reasoning, tool_calls=calls, tokens=goal.report.output_tokens, report=report
+            )
             if wish.presence:
                 self._senders.tell(wish.presence, event.goal_id, feedback)
             else:

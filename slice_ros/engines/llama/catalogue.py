@@ -11,6 +11,7 @@ from typing import Any
 import llama_cpp
 
 from slice_ros.engines.llama.log import log, reason
+from slice_ros.engines.llama.reasoning import marks_of
 from slice_ros.engines.llama.tools.formats import format_of
 from slice_ros.engines.llama.vocabulary import Vocabulary
 from slice_ros.scheduling.engine import EngineError
@@ -65,7 +66,7 @@ def facts(path: Path) -> Facts:
             int(value(model, f"{architecture}.context_length") or 0),
             bool(own),
             form.name if form is not None else "",
-            "think" in template,
+            marks_of(template) is not None,
             _memory(model, architecture),
             why_unfit(model),
         )

@@ -16,7 +16,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from slice_ros.engines.llama import templates
 from slice_ros.engines.llama.reasoning import marks_of
 from slice_ros.engines.llama.tools import told
-from slice_ros.engines.llama.tools.formats import HERMES, format_of
+from slice_ros.engines.llama.tools.formats import HERMES, format_of, knows_tools
 from slice_ros.engines.llama.tools.tool import Tool
 from slice_ros.engines.llama.vocabulary import Vocabulary
 from slice_ros.goal import ChatMessage, ErrorCode, GoalError
@@ -55,7 +55,7 @@ class Chat:
         form = format_of(text, vocabulary.control)
         self.form = form or HERMES
         """How the model writes calls of tools; one whose template does not tell is told to do it as Hermes does."""
-        self._knows_tools = form is not None and re.search(r"\btools\b", text) is not None
+        self._knows_tools = form is not None and knows_tools(text)
         self._knows_calls = form is not None and "tool_calls" in text
         self.reasoning = marks_of(text)
         """Between which marks the model reasons; ``None`` if it does not."""

@@ -436,8 +436,8 @@ class LlamaEngine:
             while goal.ending is None and known + right == len(goal.tokens):
                 drawn += 1
                 piece, thought, tokens = self._take(goal, best, logits, row + right)
-                if goal.reader is not None and goal.grammar is not None:
-                    piece, new_calls = self._parted(goal, goal.reader, piece)
+                if (reader := goal.reader) is not None and (grammar := goal.grammar) is not None:
+                    piece, new_calls = self._parted(goal, reader, grammar, piece)
                     calls += new_calls
                 text, reasoning, count = text + piece, reasoning + thought, count + tokens
                 if draft:
@@ -451,13 +451,12 @@ class LlamaEngine:
         goal.computed += right
         goal.finished = goal.ending is not None and (goal.rated is None or goal.rated >= goal.told)
         saved = max(0, drawn - 1)
-        if goal.rated is None:
-            return Output(goal_id, text, count, goal.pending, goal.ending, (), None, calls, right, saved, reasoning, goal.is_reasoning)
-        ratings, goal.ratings = goal.ratings, []
-        if goal.finished and goal.rated > goal.told:  # the lead goes on where a stop string or the limit ended the answer
-            ratings = ratings[: goal.told - goal.rated]
+        told: tuple[TokenLogprob, ...] = ()
+        if goal.rated is not None:
+            # The lead goes on where a stop string or the limit ended the answer.
+            beyond = max(0, goal.rated - goal.told) if goal.finished else 0
+            told, goal.ratings = tuple(goal.ratings[: -beyond or None]), []
         ending = goal.ending if goal.finished else None
-        told = tuple(ratings)
         return Output(goal_id, text, count, goal.pending, ending, told, None, calls, right, saved, reasoning, goal.is_reasoning)
 
     def _take(self, goal: _Goal, best: Sequence[int], logits: npt.NDArray[np.float32], row: int) -> tuple[str, str, int]:
@@ -509,10 +508,8 @@ class LlamaEngine:
             return name
         return self._vocabulary.piece(token)
 
-    def _parted(self, goal: _Goal, reader: CallReader, text: str) -> tuple[str, tuple[ToolCall, ...]]:
+    def _parted(self, goal: _Goal, reader: CallReader, grammar: Grammar, text: str) -> tuple[str, tuple[ToolCall, ...]]:
         """What of a new piece of a goal's output is text, and what is calls of tools."""
-        grammar = goal.grammar
-        assert grammar is not None
         parted = reader.push(text, is_calling=grammar.is_awake, is_end=goal.ending is not None)
         if goal.ending is FinishReason.STOP and reader.has_calls:
             goal.ending = FinishReason.TOOL_CALLS
@@ -528,12 +525,12 @@ class LlamaEngine:
         sampler, grammar = goal.sampler, goal.grammar
         if grammar is None or not grammar.is_complete:
             token = best if sampler is None else sampler.draw(best, logits, self._candidates)
-            if goal.block is not None and (goal.block.must_end or (goal.is_reasoning and token is not None and self._ends(goal, token))):
+            is_end = token is None or self._ends(goal, token)
+            if goal.block is not None and (goal.block.must_end or (goal.is_reasoning and is_end)):
                 yield from self._concluded(goal, logits)
                 return
             if grammar is not None and (complaint := grammar.complaint):
                 raise GoalError(ErrorCode.INVALID_GRAMMAR, complaint)
-            is_end = token is None or self._ends(goal, token)
             if goal.rated is not None:
                 goal.ratings.append(self._rating(token, logits))
                 goal.rated += not is_end

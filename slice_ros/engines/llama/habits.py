@@ -6,6 +6,8 @@ from array import array
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
+from slice_ros.engines.llama.prefixes import TOKEN_BYTES
+
 LATEST = 8
 """Answers of a kind that are remembered, ..."""
 LONGEST = 1024
@@ -14,8 +16,6 @@ MOST_KINDS = 256
 """... of so many kinds, those that answered last."""
 CONTEXTS = (8, 4, 2)
 """What is looked up: so many of the latest tokens, the longer the better."""
-
-_BYTES = array("i").itemsize
 
 
 class Habits:
@@ -41,13 +41,13 @@ class Habits:
         own = tokens.tobytes()
         rows = (*self._latest.get(kind, ()), own)
         for length in CONTEXTS:
-            context = own[-length * _BYTES :]
-            if len(context) < length * _BYTES:
+            context = own[-length * TOKEN_BYTES :]
+            if len(context) < length * TOKEN_BYTES:
                 continue
             for row in rows:
                 at = _after_last(row, context)
                 if at:
-                    return array("i", row[at : at + most * _BYTES])
+                    return array("i", row[at : at + most * TOKEN_BYTES])
         return array("i")
 
 
@@ -58,9 +58,9 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
 
 def _after_last(row: bytes, context: bytes) -> int:
     """Where the row goes on after it last held the context; 0 if it never did, or ends with it."""
-    end = len(row) - _BYTES
+    end = len(row) - TOKEN_BYTES
     while (at := row.rfind(context, 0, end)) >= 0:
-        if at % _BYTES == 0:
+        if at % TOKEN_BYTES == 0:
             return at + len(context)
         end = at + len(context) - 1
     return 0

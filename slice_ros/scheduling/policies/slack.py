@@ -69,12 +69,12 @@ class Slack:
         traffic = self._experience.load.traffic(now)
         held = held_back(tasks, now, limits.max_batch, limits.cells)
         room = Room(tasks, now, limits.cells, limits.sequences, held)
-        promised, spare = self._divide(tasks, traffic, room, now, latency, limits)
+        narrow = narrowed(limits, tasks)
+        promised, spare = self._divide(tasks, traffic, room, now, latency, narrow)
         promised = [job for job in promised if job.task.goal_id not in held]
         in_room = _those_in_room([job for job in spare if job.task.goal_id not in held], room, limits.max_batch)
         in_room = in_room or ([] if promised else spare[:1])
         real_time = [job for job in promised if job.is_real_time]
-        narrow = narrowed(limits, tasks)
         laxity = laxity_s(real_time, traffic, now, latency, narrow)
         early = too_early(real_time, now, latency, narrow)
         promised = [job for job in promised if job not in early]
@@ -120,7 +120,6 @@ class Slack:
                 unbounded.append(job)
             else:
                 candidates.append(job)
-        limits = narrowed(limits, tasks)
         promised = keepable(real_time, now, latency, limits)
         for job in promised:
             if not job.task.is_open:
@@ -245,8 +244,12 @@ def build_columns(
 def _real_time_work_s(rows: Rows, row_s: Sequence[float], latency: LatencyModel) -> float:
     """What of the step is work of the promised real-time rows in it."""
     real_time = [(job, chunk) for job, chunk in rows if job.is_promised and job.is_real_time]
-    serial_s = sum(latency.kv_token_s * job.kv_tokens + (latency.prompt_s(chunk) if chunk else 0.0) for job, chunk in real_time)
-    return row_s[len(real_time)] + serial_s
+    return row_s[len(real_time)] + sum(_own_s(job, chunk, latency) for job, chunk in real_time)
+
+
+def _own_s(job: Outlook, chunk: int, latency: LatencyModel) -> float:
+    """What a row adds to a step by itself, however many others are in it."""
+    return latency.kv_token_s * job.kv_tokens + (latency.prompt_s(chunk) if chunk else 0.0)
 
 
 def _urgency(job: Outlook) -> tuple[bool, float]:
@@ -334,16 +337,14 @@ def drafts_of(
     """
     if len(rows) >= len(latency.decode_s):
         return [0] * len(rows)  # none goes beyond the rows whose time was measured
-    alone_s = latency.step_s(1)
-    own_s = {id(job): latency.kv_token_s * job.kv_tokens + (latency.prompt_s(chunk) if chunk else 0.0) for job, chunk in rows}
-    slack_s = min(
-        (_start_s(job, now) - now + (alone_s + own_s[id(job)] if id(job) in own_s else 0.0) for job in promised), default=math.inf
-    )
+    row_s = latency.step_s(1)
+    alone_s = {id(job): row_s + _own_s(job, chunk, latency) for job, chunk in rows}
+    slack_s = min((_start_s(job, now) - now + alone_s.get(id(job), 0.0) for job in promised), default=math.inf)
     chunks = [chunk for _, chunk in rows if chunk]
     step_s = latency.step_s(len(rows), sum(chunks), len(chunks), sum([job.kv_tokens for job, _ in rows]))
     others_s = step_s + laxity_s
     if not any(job.is_real_time for job in promised):
-        others_s = max(others_s, (alone_s + latency.chunk_s) / DEAREST_OVERHEAD)
+        others_s = max(others_s, (row_s + latency.chunk_s) / DEAREST_OVERHEAD)
     candidates: list[Row | None] = []
     worth, real_time_worth = 0.0, 1.0
     for job, chunk in rows:

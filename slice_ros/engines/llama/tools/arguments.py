@@ -86,9 +86,9 @@ class PythonArguments:
     def rules(self, name: str, tool: Tool, _literal: Literal) -> str:
         properties = _properties(tool, tool.arguments)
         lines = []
-        for i, schema in enumerate(properties.values()):
+        for i, (key, schema) in enumerate(properties.items()):
             value = '("True" | "False")' if schema == {"type": "boolean"} | _told(schema) else _json(schema, tool.arguments)
-            lines.append(f"{name}_{i}: {json.dumps(f'{list(properties)[i]}=')} {value}\n")
+            lines.append(f"{name}_{i}: {json.dumps(f'{key}=')} {value}\n")
         pairs = [(f"{name}_{i}", key in tool.arguments.get("required", ())) for i, key in enumerate(properties)]
         return f"{name}: {_in_order(pairs, ', ')}\n" + "".join(lines)
 
@@ -96,7 +96,7 @@ class PythonArguments:
         return _Whole(self._end, self._read)
 
     def written(self, arguments: dict[str, Any]) -> str:
-        words = {True: "True", False: "False", None: "None"}
+        words = {value: word for word, value in self._WORDS.items()}
         return ", ".join(
             f"{key}={words[value] if value is None or isinstance(value, bool) else json.dumps(value, ensure_ascii=False)}"
             for key, value in arguments.items()

@@ -197,5 +197,9 @@ def format_of(template: str, tokens: Container[str]) -> Format | None:
     for mark, form in MARKS:
         if mark.search(template):
             return form
-    knows_tools = re.search(r"\btools\b", template) is not None
-    return LFM if knows_tools and LFM.trigger in tokens else None
+    return LFM if knows_tools(template) and LFM.trigger in tokens else None
+
+
+def knows_tools(template: str) -> bool:
+    """Whether a chat template says which tools there are."""
+    return re.search(r"\btools\b", template) is not None
