@@ -17,7 +17,7 @@ from slice_ros.client import GoalFailed, SliceClient
 from slice_ros.slo import RealTime
 
 WAYPOINTS = {"dock": (0.0, 0.0), "kitchen": (4.0, 1.0), "lab": (2.0, 5.0), "hall": (1.0, 2.0)}
-SCHEMA = {"type": "object", "properties": {"waypoint": {"enum": list(WAYPOINTS)}}, "required": ["waypoint"]}
+SCHEMA = {"type": "object", "properties": {"waypoint": {"enum": list(WAYPOINTS)}}, "required": ["waypoint"], "additionalProperties": False}
 DEADLINE_S = 1.0
 
 

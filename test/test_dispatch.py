@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from builders import PAPER, VOICE, a_goal
 
 from slice_ros.dispatch.attempt import Attempt
 from slice_ros.dispatch.dispatcher import LONGEST_WAIT_S, Dispatcher
-from slice_ros.dispatch.member import QUIET_S, UNHEARD_S, MemberReport
+from slice_ros.dispatch.member import QUIET_S, UNHEARD_S, MemberReport, MemberState, template_of
 from slice_ros.dispatch.network import RoundTrip
 from slice_ros.dispatch.offer import rest_of_slo
 from slice_ros.dispatch.policies import DISPATCH_POLICIES, Deadline
@@ -257,6 +258,14 @@ def test_log_probabilities_that_are_gone_are_not_made_up():
     fleet.says(attempt, "go")
     fleet.dispatcher.ended(attempt, None, GoalError(ErrorCode.ENGINE_DIED, "gone"))
     assert fleet.end("a").error_code is ErrorCode.ENGINE_DIED
+
+
+def test_a_template_is_there_where_every_member_in_use_has_one():
+    states = [MemberState(name, state, "m", "d", 0.0, 0, 0, 0, 0.0, "", source) for name, state, source in (
+        ("a", "used", "model"), ("b", "used", "chatml"), ("c", "lost", ""))]  # fmt: skip
+    assert template_of(states) == "model"
+    assert template_of([*states, replace(states[2], state="used")]) == ""
+    assert template_of(states[2:]) == ""
 
 
 def test_reasoning_comes_through_and_is_not_begun_anew_elsewhere():

@@ -15,7 +15,7 @@ from serving import READY_S, Peer, running, serving
 
 from slice_ros.client import GoalFailed
 from slice_ros.goal import ErrorCode
-from slice_ros.ros.interfaces import CheckSlo, GoalEvent
+from slice_ros.ros.interfaces import CheckSlo, GoalEvent, SloStatus
 from slice_ros.slo import BestEffort, RealTime
 
 pytestmark = pytest.mark.usefixtures("ros")
@@ -169,6 +169,15 @@ def test_the_goal_of_a_member_that_is_killed_goes_on_elsewhere(fleet):
     assert [event.event for event in fleet.events if bytes(event.goal_id.uuid).hex() == goal.goal_id].count(GoalEvent.FINISHED) == 1
     fleet.servers[first] = simulated(fleet.stack, first[1:])
     fleet.wait_until_used(first)
+
+
+def test_a_dispatcher_has_a_chat_template_where_its_members_have(ros):
+    with ExitStack() as stack:
+        stack.enter_context(serving("spoken", "--engine", "paced"))
+        stack.enter_context(running("dispatch", "--name", "spoken_for", "--members", "/spoken"))
+        peer = Peer("spoken_for")
+        stack.callback(peer.close)
+        peer.latest(SloStatus, "/spoken_for/slo_status", satisfies=lambda status: status.chat_template == "model", timeout_s=READY_S)
 
 
 def test_goals_end_when_the_dispatcher_stops(ros):

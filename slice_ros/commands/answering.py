@@ -135,11 +135,13 @@ def _end(generation: Generation, executor: Executor) -> None:
 
 
 async def _print(generation: Generation, *, quiet: bool) -> object:
+    has_begun = False
     try:
         async for piece in generation:
             if not quiet:
+                has_begun = True
                 print(piece, end="", flush=True)
     finally:
-        if not quiet:
+        if has_begun:
             print()
     return await generation.result()

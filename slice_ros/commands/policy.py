@@ -12,7 +12,10 @@ HELP = "say which policy is in force, or change it"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from slice_ros.scheduling.policies import POLICIES
 
-    parser.add_argument("name", nargs="?", choices=list(POLICIES), help="the new policy; without it, the one in force is printed")
+    name = parser.add_argument(
+        "name", nargs="?", help=f"the new one; a server has {', '.join(POLICIES)}; without it, the one in force is printed"
+    )
+    name.completer = lambda **_: list(POLICIES)  # type: ignore[attr-defined]
     parser.add_argument("--server", default="/slice_server", help="name of the server node")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="how long to wait for an answer, s")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from slice_ros.dispatch.network import RoundTrip
@@ -36,6 +36,7 @@ class MemberReport:
         limits: what one step can hold.
         steps: taken since its engine started.
         in_hand: its goals, whoever sent them; the first ones, if they are many.
+        chat_template: where its model's is from; empty where that has none of its own.
     """
 
     is_serving: bool
@@ -47,11 +48,12 @@ class MemberReport:
     limits: Limits
     steps: int
     in_hand: tuple[TaskState, ...] = ()
+    chat_template: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class MemberState:
-    """As in ``msg/MemberStatus.msg``; seconds."""
+    """As in ``msg/MemberStatus.msg``, and the chat template's source; seconds."""
 
     name: str
     state: str
@@ -63,6 +65,13 @@ class MemberState:
     moved: int
     network_s: float
     why: str
+    chat_template: str = ""
+
+
+def template_of(members: Iterable[MemberState]) -> str:
+    """Where the chat templates of those in use are from; empty unless each has one, since nobody knows yet who will get a goal."""
+    sources = [member.chat_template for member in members if member.state == "used"]
+    return sources[0] if sources and all(sources) else ""
 
 
 class Member:
@@ -147,10 +156,9 @@ class Member:
             state = "lost"
         else:
             state = "used" if self.trust.is_proven(now) else "proving"
-        model, device = ("", "") if report is None else (report.model, report.device)
-        return MemberState(
-            self.name, state, model, device, self.quality, self.in_hand, self.sent, self.moved, self.network.expected_s, self.why
-        )
+        model, device, template = ("", "", "") if report is None else (report.model, report.device, report.chat_template)
+        counts = (self.in_hand, self.sent, self.moved)
+        return MemberState(self.name, state, model, device, self.quality, *counts, self.network.expected_s, self.why, template)
 
     def is_quiet(self, now: float) -> bool:
         """Whether it has said nothing for too long."""

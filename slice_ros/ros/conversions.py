@@ -349,6 +349,7 @@ def member_report_of(status: Any) -> MemberReport | None:
         Limits(load.max_batch, load.max_step_tokens, load.cells, load.sequences),
         status.steps,
         tuple(_task_states(load)),
+        status.chat_template,
     )
 
 

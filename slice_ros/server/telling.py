@@ -10,6 +10,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 
+from slice_ros.dispatch.member import template_of
 from slice_ros.goal import ErrorCode, GoalError, GoalRequest
 from slice_ros.metrics.health import diagnose_engine, diagnose_slo
 from slice_ros.metrics.last_minute import LastMinute
@@ -115,11 +116,12 @@ class Telling:
         status.step_ms = status.step_predicted_ms = math.nan
         if self.host is not None and self.ready is not None:
             status.model = self.ready.info.model
-            status.chat_template = self.ready.info.chat_template
             status.device = self.ready.info.device
             status.adapters = list(self.ready.info.adapters)
             status.engine_restarts = self.host.restarts
-            status.members = [member_msg(member) for member in self.host.members]
+            members = self.host.members
+            status.members = [member_msg(member) for member in members]
+            status.chat_template = template_of(members) if members else self.ready.info.chat_template
         if self._snapshot is not None and state is EngineState.READY and self.ready is not None:
             fill_status(status, self._snapshot)
             status.load = load_msg(self._snapshot, self.ready.info.goal_tokens)
