@@ -278,8 +278,14 @@ def test_a_process_that_python_ends_at_start_is_told_by_its_last_line(make_host,
         make_host().start()
 
 
-FALL_SILENT = "import os, signal, socket, sys; os.kill(os.getppid(), signal.SIGSTOP); socket.socket(fileno=int(sys.argv[1])).shutdown(1)"
-"""What a child of the engine process does: its parent stands still, and the pipe has an end."""
+FALL_SILENT = """
+import os, pathlib, signal, socket, sys
+os.kill(os.getppid(), signal.SIGSTOP)
+while any(") T " not in thread.read_text() for thread in pathlib.Path(f"/proc/{os.getppid()}/task").glob("*/stat")):
+    pass
+socket.socket(fileno=int(sys.argv[1])).shutdown(1)
+"""
+"""What a child of the engine process does: its parent stands still, each thread of it, and then the pipe has an end."""
 
 
 @pytest.mark.parametrize(
