@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
-from slice_ros.engines.llama.architectures import SHAPES, ModelShape, RecurrentShape
+from slice_ros.engines.llama.architectures import SHAPES, DeltaNetShape, ModelShape, RecurrentShape
 from slice_ros.engines.llama.shapes import make_model
 from slice_ros.goal import GoalRequest, TokenLogprob
 from slice_ros.latency.model import LatencyModel
@@ -29,9 +29,10 @@ SYSTEM = ("You drive a robot in a warehouse. Answer with one command. The comman
 KINDS = {
     "llama": ("llama-3.2-1b", True), "gemma3": ("gemma-3-270m", True), "gemma3, small": ("gemma-3-270m", False),
     "mamba2": ("mamba2-130m", True), "lfm2": ("lfm2-350m", True), "granite": ("granite-4.0-h-350m", True),
+    "falcon-h1": ("falcon-h1-0.5b", True), "qwen3-next": ("qwen3-next-80b-a3b", True),
 }  # fmt: skip
 """A public shape, and ``swa_full``."""
-STATES = ("mamba2", "lfm2", "granite")
+STATES = ("mamba2", "lfm2", "granite", "falcon-h1", "qwen3-next")
 WINDOW = 48
 
 
@@ -39,10 +40,16 @@ def small(name: str) -> ModelShape:
     shape = SHAPES[name]
     narrow: dict[str, object] = {"vocab_size": 512, "embedding_length": 64, "block_count": 3, "tied": False}
     if isinstance(shape, RecurrentShape):
-        narrow |= {"attention": (1,) if shape.attention else (), "inner": shape.inner and 128, "state": shape.state and 16}
+        attention = tuple(range(3)) if len(shape.attention) == shape.block_count else (1,)
+        narrow |= {"attention": attention if shape.attention else (), "inner": shape.inner and 128, "state": shape.state and 16}
         narrow |= {"state_heads": shape.state_heads and 4}
     if shape.sliding_window:
-        narrow |= {"block_count": 6, "key_length": 16, "sliding_window": WINDOW}
+        narrow |= {"block_count": 6, "sliding_window": WINDOW}
+    if isinstance(shape, DeltaNetShape):
+        narrow |= {"block_count": 4, "state": 16, "state_key_heads": 2, "state_heads": 4}
+        narrow |= {"experts": 8, "used_experts": 2, "expert_length": 32}
+    if shape.key_length:
+        narrow |= {"key_length": 16, "rope_dimensions": shape.rope_dimensions and 8}
     if shape.head_count:
         narrow |= {"head_count": 4, "head_count_kv": 2, "feed_forward_length": 128}
     return replace(shape, **narrow)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import pytest
 
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama import shapes as models
-from slice_ros.engines.llama.architectures import SHAPES, ModelShape, RecurrentShape
+from slice_ros.engines.llama.architectures import SHAPES, DeltaNetShape, ModelShape, RecurrentShape
 from slice_ros.engines.llama.shapes import QUANTIZATIONS, default_model_path, make_model, make_start_model
 from slice_ros.goal import ChatMessage, GoalRequest
 from slice_ros.mask import Cell
@@ -24,12 +24,17 @@ def tiny(name: str) -> ModelShape:
     """A public shape with everything but its structure made small."""
     shape = SHAPES[name]
     if isinstance(shape, RecurrentShape):
-        small = {"attention": (1,) if shape.attention else (), "inner": 256 if shape.inner else 0, "state_heads": 4 if shape.inner else 0}
+        attention = (0, 1) if len(shape.attention) == shape.block_count else (1,)
+        small = {"attention": attention if shape.attention else ()}
+        small |= {"inner": 256 if shape.inner else 0, "state_heads": 4 if shape.inner else 0}
     else:
         small = {"rope_dimensions": shape.rope_dimensions and 16, "key_length": shape.key_length and 32}
+    if isinstance(shape, DeltaNetShape):
+        small |= {"block_count": 4, "state": 32, "state_key_heads": 2, "state_heads": 4}
+        small |= {"experts": 8, "used_experts": 2, "expert_length": 64}
     if shape.head_count:
         small |= {"head_count": 4, "head_count_kv": 2, "feed_forward_length": 256}
-    return replace(shape, vocab_size=512, embedding_length=128, block_count=2, **small)
+    return replace(shape, **{"vocab_size": 512, "embedding_length": 128, "block_count": 2} | small)
 
 
 @pytest.fixture
@@ -49,6 +54,8 @@ def no_shipped_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("mamba2-130m", 128_989_632),
         ("lfm2-350m", 354_483_968),
         ("granite-4.0-h-350m", 340_332_224),
+        ("falcon-h1-0.5b", 521_411_104),
+        ("qwen3-next-80b-a3b", 79_674_391_296),
     ],
 )
 def test_a_public_shape_has_as_many_weights_as_its_model(name: str, parameters: int) -> None:

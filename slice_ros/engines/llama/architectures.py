@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import gguf
 
-FULL_PRECISION = ("ssm_conv1d", "ssm_a", "ssm_d", "ssm_norm", "shortconv.conv.")
+FULL_PRECISION = ("ssm_conv1d", "ssm_a", "ssm_d", "ssm_norm", "shortconv.conv.", "ffn_gate_inp")
 """Matrices that no quantised model quantises, by a part of their names; vectors are never quantised."""
+
+ATTENTION_INTERVAL = 4
+"""Of the blocks of Qwen3-Next, each so many-th attends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,12 @@ class ModelShape:
             yield "attn_qkv.weight", (all_heads + 2 * narrow, wide)
             yield "attn_qkv.bias", (all_heads + 2 * narrow,)
         else:
-            for letter, rows in (("q", all_heads), ("k", narrow), ("v", narrow)):
+            queries = 2 * all_heads if self.architecture == "qwen3next" else all_heads  # each with a gate
+            for letter, rows in (("q", queries), ("k", narrow), ("v", narrow)):
                 yield f"attn_{letter}.weight", (rows, wide)
                 if self.architecture == "qwen2":
                     yield f"attn_{letter}.bias", (rows,)
-        if self.architecture in ("gemma3", "lfm2"):
+        if self.architecture in ("gemma3", "lfm2", "qwen3next"):
             yield "attn_q_norm.weight", (self.head_length,)
             yield "attn_k_norm.weight", (self.head_length,)
         yield "attn_output.weight", (wide, all_heads)
@@ -116,7 +120,8 @@ class RecurrentShape(ModelShape):
     """A model most of whose blocks remember one state for a sequence, and not a cell for each token.
 
     Args:
-        architecture: ``mamba2``, ``lfm2`` (short convolutions) or ``granitehybrid`` (Mamba 2 with attention, without rotations).
+        architecture: ``mamba2``, ``lfm2`` (short convolutions), ``granitehybrid`` (Mamba 2 with attention, without rotations) or
+            ``falcon-h1`` (all blocks do both, one beside the other).
         attention: the blocks that attend.
         conv: tokens that a convolution sees.
         inner, state, state_heads: width of a Mamba 2 block, numbers of its state for each of these, and heads; 0 without.
@@ -130,11 +135,12 @@ class RecurrentShape(ModelShape):
 
     def block(self, number: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "attn_norm.weight", (self.embedding_length,)
-        if number in self.attention:
+        attends = number in self.attention
+        if attends:
             yield from self._attention()
-        elif self.state:
+        if self.state and (not attends or self.architecture == "falcon-h1"):
             yield from self._mamba()
-        else:
+        elif not attends:
             wide = self.embedding_length
             yield "shortconv.conv.weight", (wide, self.conv)
             yield "shortconv.in_proj.weight", (3 * wide, wide)
@@ -144,7 +150,12 @@ class RecurrentShape(ModelShape):
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         for name, dimensions in ModelShape.tensors(self):
-            yield ("token_embd_norm.weight" if (self.architecture, name) == ("lfm2", "output_norm.weight") else name), dimensions
+            if (self.architecture, name) == ("lfm2", "output_norm.weight"):
+                yield "token_embd_norm.weight", dimensions
+            elif self.architecture == "falcon-h1" and name.endswith("ffn_norm.weight"):
+                yield name.removesuffix(".weight"), dimensions
+            else:
+                yield name, dimensions
 
     def _mamba(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         wide, mixed, heads = self.embedding_length, self.inner + 2 * self.state, self.state_heads
@@ -154,7 +165,8 @@ class RecurrentShape(ModelShape):
         yield "ssm_dt.bias", (heads,)
         yield "ssm_a", (heads, 1)
         yield "ssm_d", (heads, 1)
-        yield "ssm_norm.weight", (1, self.inner)
+        if self.architecture != "falcon-h1":
+            yield "ssm_norm.weight", (1, self.inner)
         yield "ssm_out.weight", (wide, self.inner)
 
     def describe(self, writer: gguf.GGUFWriter) -> None:
@@ -178,6 +190,64 @@ class RecurrentShape(ModelShape):
         return [self.head_count_kv if i in self.attention else 0 for i in range(self.block_count)]
 
 
+@dataclass(frozen=True, slots=True)
+class DeltaNetShape(ModelShape):
+    """A mixture of experts each fourth block of which attends; the others keep a state by the gated delta rule.
+
+    Args:
+        architecture: ``qwen3next``.
+        feed_forward_length: of a model without experts; decides nothing here.
+        conv, state: tokens that a convolution sees, and width of a head of the state.
+        state_key_heads, state_heads: heads of the state's keys, and of its values.
+        experts, used_experts: in each block, and of these for a token; one more is shared by all tokens.
+        expert_length: feed forward length of each.
+    """
+
+    conv: int = 4
+    state: int = 128
+    state_key_heads: int = 16
+    state_heads: int = 32
+    experts: int = 512
+    used_experts: int = 10
+    expert_length: int = 512
+
+    def block(self, number: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        wide, length = self.embedding_length, self.expert_length
+        yield "attn_norm.weight", (wide,)
+        yield from self._attention() if number % ATTENTION_INTERVAL == ATTENTION_INTERVAL - 1 else self._delta_net()
+        yield "post_attention_norm.weight", (wide,)
+        yield "ffn_gate_inp.weight", (self.experts, wide)
+        yield "ffn_gate_inp_shexp.weight", (wide,)
+        for part, dimensions in (("gate", (length, wide)), ("up", (length, wide)), ("down", (wide, length))):
+            yield f"ffn_{part}_exps.weight", (self.experts, *dimensions)
+            yield f"ffn_{part}_shexp.weight", dimensions
+
+    def _delta_net(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        wide, values = self.embedding_length, self.state * self.state_heads
+        mixed = values + 2 * self.state * self.state_key_heads
+        yield "attn_qkv.weight", (mixed, wide)
+        yield "attn_gate.weight", (values, wide)
+        yield "ssm_conv1d.weight", (mixed, self.conv)
+        yield "ssm_dt.bias", (self.state_heads,)
+        yield "ssm_a", (self.state_heads,)
+        yield "ssm_ba.weight", (2 * self.state_heads, wide)
+        yield "ssm_norm.weight", (self.state,)
+        yield "ssm_out.weight", (wide, values)
+
+    def describe(self, writer: gguf.GGUFWriter) -> None:
+        ModelShape.describe(self, writer)
+        writer.add_full_attention_interval(ATTENTION_INTERVAL)
+        writer.add_ssm_conv_kernel(self.conv)
+        writer.add_ssm_inner_size(self.state * self.state_heads)
+        writer.add_ssm_state_size(self.state)
+        writer.add_ssm_time_step_rank(self.state_heads)
+        writer.add_ssm_group_count(self.state_key_heads)
+        writer.add_expert_count(self.experts)
+        writer.add_expert_used_count(self.used_experts)
+        writer.add_expert_feed_forward_length(self.expert_length)
+        writer.add_expert_shared_feed_forward_length(self.expert_length)
+
+
 SHAPES = {
     shape.name: shape
     for shape in (
@@ -195,6 +265,11 @@ SHAPES = {
             "granite-4.0-h-350m", "granitehybrid", 100352, 768, 32, 12, 4, 2048, 32768, tied=True,
             attention=(10, 13, 17, 27), inner=1536, state=128, state_heads=48,
         ),
+        RecurrentShape(
+            "falcon-h1-0.5b", "falcon-h1", 32784, 1024, 36, 8, 2, 2048, 16384, 1e11, key_length=64,
+            attention=tuple(range(36)), inner=1536, state=128, state_heads=24,
+        ),
+        DeltaNetShape("qwen3-next-80b-a3b", "qwen3next", 151936, 2048, 48, 16, 2, 5120, 262144, 1e7, rope_dimensions=64, key_length=256),
     )
 }  # fmt: skip
 """Public models by name; the shapes are those of their published configuration files."""

@@ -152,7 +152,7 @@ def make_model(
             if is_quantized(name, dimensions):
                 chunks = _cycle(pattern, int(rng.integers(len(pattern))), nbytes)
             else:
-                chunks = iter((np.full(dimensions, _constant(name), np.float32).view(np.uint8),))
+                chunks = iter((_full_precision(name, dimensions, rng).view(np.uint8),))
             for chunk in chunks:
                 chunk.tofile(writer.fout[0])
                 done += chunk.nbytes
@@ -201,11 +201,14 @@ def _block_bytes(kind: Quantization) -> int:
     return int(gguf.GGML_QUANT_SIZES[kind][1])
 
 
-def _constant(name: str) -> float:
-    """What a tensor that is not quantised is filled with: states fade, and convolutions take the mean."""
+def _full_precision(name: str, dimensions: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """A tensor that is not quantised: states fade, convolutions take the mean, and each token has experts of its own."""
+    if "ffn_gate_inp." in name:
+        router: npt.NDArray[np.float32] = rng.standard_normal(dimensions, np.float32) / np.float32(np.sqrt(dimensions[-1]))
+        return router
     if name.endswith(".bias"):
-        return 0.0
-    return -1.0 if name.endswith("ssm_a") else 0.3 if "conv" in name else 1.0
+        return np.zeros(dimensions, np.float32)
+    return np.full(dimensions, -1.0 if name.endswith("ssm_a") else 0.3 if "conv" in name else 1.0, np.float32)
 
 
 def _nbytes(name: str, dimensions: tuple[int, ...], kind: Quantization) -> int:
