@@ -79,3 +79,19 @@ def test_a_dispatcher_shows_its_members_where_a_server_has_its_mask():
     assert "decode mask" not in text
     assert "its end is predicted after 0.4 s" in text
     assert "lost" in text
+
+
+def test_a_fleet_can_be_read_in_80_columns_and_24_lines():
+    why = "its end is predicted after 10.43 s, 122% of its tightest bound, at the cost of others"
+    fields = {"model": "SmolLM2-135M-Instruct.Q4_1.gguf", "device": "d", "in_hand": 30, "sent": 99999, "moved": 10, "network_ms": 100.5}
+    members = [SimpleNamespace(name=f"/robot_{i}/upper_arm/slice_server", state="inactive", why=why, **fields) for i in range(3)]
+    lines = drawn(status(members=members), 80).splitlines()
+    assert len(lines) < 24
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if "inactive" in line] == [
+        f"…_{i}/upper_arm/slice_server  inactive     30  99999     10   100.5  SmolLM2-135M…" for i in range(3)
+    ]
+    assert " ".join(" ".join(lines).split()).count(f"latest goal: {why}") == 3
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(draw_status(status(members=members * 4), height=24))  # too many for a second line each
+    assert "latest goal" not in console.export_text()

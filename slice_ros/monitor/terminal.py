@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -19,22 +21,27 @@ MOST_ROWS, FEWEST_ROWS = 16, 3
 COLUMNS_SHOWN = 56
 HEADLINES, FRAME = 5, 2
 """Lines of the headline in 80 columns, and of the mask's panel beside its rows."""
+FLEET_HEADLINES = 2
+LONGEST_NAME = 26
+"""Of a member."""
 
 
 def draw_status(status: Any, *, title: str = "", height: int = 50) -> RenderableType:
     """The whole view, in as many lines as there are."""
     colours = {figures.label: COLOURS[i % len(COLOURS)] for i, figures in enumerate(status.classes)}
+    if status.members:  # a dispatcher takes no steps
+        left = height - FLEET_HEADLINES - (HEADING + len(status.classes))
+        return Group(_fleet_headline(status, title), _class_table(status, colours), *_members(status.members, left))
     rows = min(MOST_ROWS, max(FEWEST_ROWS, height - HEADLINES - (HEADING + len(status.classes)) - FRAME))
-    body = _member_table(status.members) if status.members else _mask_panel(status.mask, colours, rows)  # a dispatcher takes no steps
-    return Group(_headline(status, title), _class_table(status, colours), body)
+    return Group(_headline(status, title), _class_table(status, colours), _mask_panel(status.mask, colours, rows))
 
 
 def draw_figures(status: Any) -> RenderableType:
     """Headline, classes and the goals in hand, without the mask."""
     colours = {figures.label: COLOURS[i % len(COLOURS)] for i, figures in enumerate(status.classes)}
-    parts: list[RenderableType] = [_headline(status, ""), _class_table(status, colours)]
     if status.members:
-        parts.append(_member_table(status.members))
+        return Group(_fleet_headline(status, ""), _class_table(status, colours), *_members(status.members))
+    parts: list[RenderableType] = [_headline(status, ""), _class_table(status, colours)]
     if status.mask.goals:
         goals = Table(pad_edge=False)
         for name in ("goal", "class", "slack"):
@@ -57,6 +64,15 @@ def _headline(status: Any, title: str) -> RenderableType:
         ("   drafts right ", "dim"), _number(status.draft_acceptance * 100, " %"),
         ("   KV ", "dim"), kv_text(status),
         ("   goals running ", "dim"), str(status.running), (", queued ", "dim"), str(status.queued), (state, "bold red"),
+    )  # fmt: skip
+
+
+def _fleet_headline(status: Any, title: str) -> RenderableType:
+    used = sum(member.state == "used" for member in status.members)
+    return Text.assemble(
+        (f"{title}\n" if title else ""),
+        ("policy ", "dim"), (status.policy, "bold"), ("   members used ", "dim"), f"{used}/{len(status.members)}",
+        ("   goals running ", "dim"), str(status.running), (", queued ", "dim"), str(status.queued),
     )  # fmt: skip
 
 
@@ -91,15 +107,19 @@ def _class_table(status: Any, colours: dict[str, str]) -> Table:
     return table
 
 
-def _member_table(members: Any) -> Table:
-    table = Table(expand=False, pad_edge=False)
-    for name in ("member", "state", "goals", "sent", "moved", "network", "model", "device", "why the latest goal went there"):
-        table.add_column(name, justify="right" if name in ("goals", "sent", "moved", "network") else "left")
+def _members(members: Any, height: int | None = None) -> Iterator[RenderableType]:
+    """A line for each member, and, where there are as many, one that says why the latest goal went there."""
+    width = min(LONGEST_NAME, max(len(member.name) for member in members))
+    has_room = height is None or height >= 2 + 2 * len(members)
+    yield Text(f"\n{'member':{width}}  {'state':8}  goals   sent  moved  net ms  model, device", style="bold", no_wrap=True)
     for member in members:
-        state = Text(member.state, style="green" if member.state == "used" else "red" if member.state == "lost" else "yellow")
-        counts = (str(member.in_hand), str(member.sent), str(member.moved), _number(member.network_ms, " ms", 1))
-        table.add_row(member.name, state, *counts, member.model, member.device, member.why)
-    return table
+        name = member.name if len(member.name) <= width else f"…{member.name[1 - width :]}"
+        colour = "green" if member.state == "used" else "red" if member.state == "lost" else "yellow"
+        counts = f"  {member.in_hand:5}  {member.sent:5}  {member.moved:5}  {_number(member.network_ms, '', 1):>6}"
+        what = f"  {member.model}, {member.device}" if member.model else ""
+        yield Text.assemble(f"{name:{width}}  ", (f"{member.state:8}", colour), counts, what, no_wrap=True, overflow="ellipsis")
+        if has_room and member.why:
+            yield Padding(Text(f"latest goal: {member.why}", style="dim"), (0, 0, 0, 2))
 
 
 def _mask_panel(mask: Any, colours: dict[str, str], rows: int) -> Panel:
