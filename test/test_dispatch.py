@@ -91,6 +91,24 @@ class Fleet:
 # ---- where a goal goes
 
 
+def test_a_goal_that_names_no_tokens_fits_any_context_and_ends_at_the_dispatchers_default_however_often_it_moves():
+    fleet = Fleet()
+    for name in ("a", "b"):
+        fleet.join(name, PAPER, context_tokens=20)
+    first = fleet.submit("g", BestEffort(), max_tokens=25, is_default=True)
+    assert first.request.is_default
+    fleet.says(first, "x" * 10)
+    fleet.dispatcher.ended(first, None, GoalError(ErrorCode.ENGINE_DIED, "gone"))
+    second = fleet.sent[-1]
+    assert (second.request.is_default, second.request.max_tokens) == (True, 15)
+    fleet.says(second, "y" * 16)
+    assert fleet.text("g") == "x" * 10 + "y" * 15
+    assert fleet.end("g").reason is FinishReason.LENGTH
+    assert fleet.canceled == [second]
+    with_logprobs = fleet.submit("p", BestEffort(), max_tokens=15, is_default=True, logprobs=True)
+    assert not with_logprobs.request.is_default, "what is cut here has none"
+
+
 def test_a_goal_goes_where_it_has_most_time_to_spare():
     assert Fleet(slow=SLOW, fast=PAPER).where("a") == "fast"
 

@@ -98,6 +98,11 @@ def test_a_goal_that_is_passed_on_is_the_same_goal_in_every_field():
     assert untried == {"submitted_s", "is_default"}, "each other field differs somewhere"
 
 
+def test_how_many_tokens_fit_is_the_members_to_say_where_the_goal_names_none():
+    goal = goal_msg(GoalRequest("00" * 16, BestEffort(), 256, prompt="go", is_default=True))
+    assert request_of("00" * 16, goal, submitted_s=0.0, default_max_tokens=100).is_default
+
+
 def test_a_goal_without_bounds_takes_no_preset_of_the_member():
     goal = goal_msg(GoalRequest("00" * 16, BestEffort(), 12, prompt="go", label="control"))
     passed_on = request_of("00" * 16, goal, submitted_s=0.0, default_max_tokens=1, presets={"control": CONTROL})

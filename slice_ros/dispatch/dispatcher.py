@@ -195,6 +195,9 @@ class Dispatcher:
             for other in [other for other in goal.attempts if other is not attempt]:
                 self._withdraw(goal, other)
         whole = goal.whole
+        if goal.request.is_default and whole.tokens + tokens > whole.max_tokens:  # the member has another default, or begins to count anew
+            self._end(goal, reason=FinishReason.LENGTH)
+            return
         if not whole.tokens:
             whole.prompt_tokens, whole.cached_tokens = report.prompt_tokens, report.cached_tokens
             whole.started_s = attempt.request.submitted_s + (0.0 if math.isnan(report.queue_s) else report.queue_s)
@@ -308,7 +311,7 @@ class Dispatcher:
         Raises:
             GoalError: there is none, and all have told of themselves.
         """
-        tokens = whole.max_tokens  # of the prompt, nobody here knows how long it is
+        tokens = 1 if request.is_default else whole.max_tokens  # of the prompt, nobody here knows how long it is
         lacking = {member.name: member.lacks(request.adapter, request.model, tokens) for member in self._members.values()}
         able = [member for member in self._members.values() if not lacking[member.name]]
         if not able and lacking and all(member.report is not None for member in self._members.values()):
@@ -325,6 +328,7 @@ class Dispatcher:
             answer_prefix=request.answer_prefix + so_far,
             supersede=False,
             max_tokens=whole.max_tokens - whole.tokens,
+            is_default=request.is_default and not request.logprobs,  # what is cut here has none
         )
         return Rest(left, whole, whole.prompt_tokens + whole.tokens)
 

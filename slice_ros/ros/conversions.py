@@ -141,7 +141,7 @@ def goal_msg(request: GoalRequest) -> Any:
         after=[uuid_msg(goal_id) for goal_id in request.after],
         chain_deadline=duration_msg(request.chain_deadline_s),
         supersede=request.supersede,
-        max_tokens=request.max_tokens,
+        max_tokens=0 if request.is_default else request.max_tokens,
         sampling=sampling_msg(request.sampling),
         stop=list(request.stop),
         grammar=request.grammar,
