@@ -62,12 +62,11 @@ class Catalog:
             ApiError: 503, it does not answer.
         """
         names = await self._link.parameters(PREFIX.rstrip("."))
-        adapters = (await self._link.texts("model.adapters")).get("model.adapters", "")
         status = await self._link.next_status()
         self._offer = Offer(
-            PurePath(status.model).stem if status is not None else self._offer.model,
+            self._offer.model if status is None else PurePath(status.model).stem,
             tuple(sorted({name.removeprefix(PREFIX).rpartition(".")[0] for name in names})),
-            tuple(entry.partition("=")[0].strip() for entry in adapters.split(",") if entry.strip()),
+            self._offer.adapters if status is None else tuple(status.adapters),
         )
         self._asked_s = time.monotonic()
         return self._offer

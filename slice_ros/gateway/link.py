@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from rcl_interfaces.srv import GetParameters, ListParameters
+from rcl_interfaces.srv import ListParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
@@ -48,7 +48,6 @@ class Link:
         self._replies: set[Reply] = set()
         node.create_subscription(SloStatus, f"{server}/slo_status", self._hear, 1, raw=True)
         self._list = node.create_client(ListParameters, f"{server}/list_parameters")
-        self._get = node.create_client(GetParameters, f"{server}/get_parameters")
         self._check = node.create_client(CheckSlo, f"{server}/check_slo")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(node)
@@ -119,15 +118,6 @@ class Link:
         answer = await self._call(self._list, ListParameters.Request(prefixes=[prefix]))
         names: Sequence[str] = answer.result.names
         return names
-
-    async def texts(self, *names: str) -> Mapping[str, str]:
-        """Values of the server's parameters that are texts.
-
-        Raises:
-            ApiError: 503, it does not answer.
-        """
-        answer = await self._call(self._get, GetParameters.Request(names=list(names)))
-        return {name: value.string_value for name, value in zip(names, answer.values, strict=False)}
 
     async def fits_in_s(self, request: Any) -> float:
         """When admission would take a goal, s from now; NaN is never, or not known.
