@@ -167,8 +167,9 @@ class EngineHost:
             was_ready = self._run_one()
             if self._stopping.is_set():
                 break
-            logger.error("the engine %s: %s", "is lost" if was_ready else "could not start", self.failure)
-            # Without a first success there is nothing to go back to: the caller of start() learns why.
+            if self.ready is not None:
+                logger.error("the engine %s: %s", "is lost" if was_ready else "could not start", self.failure)
+            # Without a first success there is nothing to go back to: the caller of start() learns why, and tells it.
             if self.ready is None or not self._restart:
                 self._set_state(EngineState.FAILED)
                 self._end_in_flight(self._gone())
