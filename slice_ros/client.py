@@ -359,10 +359,21 @@ class SliceClient:
         """
         deadline_s = time.monotonic() + timeout_s
         self._check_is_there()
-        while not self._is_ready():
+        while not self.server_is_ready():
             if time.monotonic() > deadline_s:
-                raise ServerNotFound(self._not_found(timeout_s))
+                raise ServerNotFound(self.not_found(timeout_s))
             time.sleep(LOOK_S)
+
+    def server_is_ready(self) -> bool:
+        """Whether the server is there."""
+        return all(client.service_is_ready() for client in (self._goals, self._results, self._cancels))
+
+    def not_found(self, waited_s: float) -> str:
+        """The sentence that says that the server was not there for so long."""
+        return (
+            f"no server {self._server} within {waited_s:g} s; start one with `slice-ros serve` "
+            "and see that ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE are the same for both"
+        )
 
     async def generate(self, prompt: str | Sequence[ChatMessage], **options: Any) -> Answer:
         """Send a goal and wait for its answer; options as for :meth:`send`.
@@ -539,7 +550,7 @@ class SliceClient:
     def _send_unsent(self) -> None:
         """Send the goals that wait for a server; ROS drops requests that nobody is there to take."""
         with self._lock:
-            if not self._unsent or self._is_destroyed or not self._is_ready():
+            if not self._unsent or self._is_destroyed or not self.server_is_ready():
                 return
             unsent, self._unsent = self._unsent, []
             for generation in unsent:
@@ -568,9 +579,6 @@ class SliceClient:
         """
         if self._is_destroyed:
             raise RuntimeError("this SliceClient was destroyed; make another one")
-
-    def _is_ready(self) -> bool:
-        return all(client.service_is_ready() for client in (self._goals, self._results, self._cancels))
 
     def _progressed(self, feedback: bytes) -> None:
         try:
@@ -720,14 +728,8 @@ class SliceClient:
         if generation.is_sent:
             message = f"the server {self._server} is gone or was started anew; send the goal again when it is there"
         else:
-            message = self._not_found(SERVER_UNSEEN_S)
+            message = self.not_found(SERVER_UNSEEN_S)
         self._finish(generation, GoalFailed(ErrorCode.ENGINE_DIED, message))
-
-    def _not_found(self, waited_s: float) -> str:
-        return (
-            f"no server {self._server} within {waited_s:g} s; start one with `slice-ros serve` "
-            "and see that ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE are the same for both"
-        )
 
     # ---- who spins
 

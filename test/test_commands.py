@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
-from serving import READY_S, serving
+from serving import READY_S, children_of, serving
 
 from slice_ros.cli import main
 from slice_ros.client import SliceClient
@@ -63,9 +63,9 @@ def goals_in_hand(slice_ros, label, count):
 
 
 @contextmanager
-def started(*arguments, **environment):
+def started(*arguments, server=SERVER, **environment):
     """A command in a process of its own."""
-    command = [sys.executable, "-m", "slice_ros.cli", *arguments, *HERE]
+    command = [sys.executable, "-m", "slice_ros.cli", *arguments, "--server", server, "--timeout", str(READY_S)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, **pipes, text=True, env=os.environ | environment)
     try:
@@ -82,7 +82,7 @@ def test_send_prints_the_text_and_tells_how_it_went_beside_it(slice_ros):
     ended, out, err = slice_ros("send", "x" * 40, "--max-tokens", "3", *HERE)
     assert (ended, out) == (0, "xxx\n")
     assert err.startswith("SLO met: TTFT ")
-    assert err.endswith("10 + 3 tokens\n")
+    assert err.endswith("10 + 3 tokens, cut at max_tokens\n")
 
 
 def test_send_prints_one_object_as_json(slice_ros):
@@ -101,12 +101,12 @@ def test_what_is_not_known_is_null_in_json(slice_ros):
 def test_send_reads_a_prompt_from_its_standard_input(slice_ros, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x" * 80)))
     _, _, err = slice_ros("send", "-", "--max-tokens", "1", *HERE)
-    assert err.endswith("20 + 1 tokens\n")
+    assert "20 + 1 tokens" in err
 
 
 def test_send_puts_a_system_message_before_the_prompt(slice_ros):
     _, _, err = slice_ros("send", "x" * 40, "--system", "y" * 40, "--max-tokens", "1", *HERE)
-    assert err.endswith("20 + 1 tokens\n")
+    assert "20 + 1 tokens" in err
 
 
 def test_what_is_said_is_a_message_where_the_model_has_a_template_unless_it_is_to_be_raw(slice_ros, monkeypatch):
@@ -153,7 +153,7 @@ def test_chat_holds_a_conversation_and_tells_how_each_answer_kept_its_slo(slice_
     said = err.splitlines()
     assert said[0].startswith(f"simulated on {SERVER}; ")
     # With what was said and answered before; then with a system message, and nothing else.
-    assert [line.rpartition(", ")[2] for line in said if line.startswith("SLO met")] == [f"{n} + 2 tokens" for n in (10, 20, 20, 20)]
+    assert [line.split(", ")[-2] for line in said if line.startswith("SLO met")] == [f"{n} + 2 tokens" for n in (10, 20, 20, 20)]
     assert any("preset is 'dance'" in line for line in said)
     assert "there is no /dance; there are /preset NAME, /system TEXT, /new, /quit" in said
 
@@ -189,6 +189,40 @@ def test_where_nobody_answers_a_command_says_whom_it_asked_and_for_how_long(slic
     assert (ended, out) == (1, "")
     assert err.startswith(f"slice-ros {command[0]}: ")
     assert "/nobody within 0.3 s" in err
+
+
+def test_a_server_that_is_starting_is_waited_for(slice_ros):
+    with serving("late", "--engine", "simulated") as late:
+        until_s = time.monotonic() + READY_S
+        while not children_of(late.pid):
+            assert time.monotonic() < until_s
+            time.sleep(0.01)
+        (engine,) = children_of(late.pid)
+        os.kill(engine, signal.SIGSTOP)  # it measures for long
+        try:
+            ended, _, err = slice_ros("send", "go", "--server", "/late", "--timeout", "5")
+            assert (ended, err.splitlines()) == (
+                1,
+                [
+                    "/late is starting; waiting for it",
+                    "slice-ros send: /late is there, but still configuring after 5 s; see what it says where it runs",
+                ],
+            )
+            with started("send", "go", "--max-tokens", "2", server="/late") as sent:
+                assert sent.stderr.readline() == "/late is starting; waiting for it\n"
+                os.kill(engine, signal.SIGCONT)
+                assert sent.communicate(timeout=READY_S)[0] == "xx\n"
+                assert sent.returncode == 0
+        finally:
+            os.kill(engine, signal.SIGCONT)
+
+
+def test_a_server_that_cannot_start_says_why_in_its_log_and_at_the_end():
+    with serving("wrong", "--model", "/nowhere/x.gguf") as wrong:
+        said = wrong.stderr.read()
+        assert wrong.wait(READY_S) == 1
+    assert said.count("/nowhere/x.gguf") == 2
+    assert said.splitlines()[-1].startswith("slice_server cannot start: there is no model '/nowhere/x.gguf'")
 
 
 # ---- status

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from contextlib import ExitStack
 
@@ -178,6 +179,18 @@ def test_a_dispatcher_has_a_chat_template_where_its_members_have(ros):
         peer = Peer("spoken_for")
         stack.callback(peer.close)
         peer.latest(SloStatus, "/spoken_for/slo_status", satisfies=lambda status: status.chat_template == "model", timeout_s=READY_S)
+
+
+def test_chat_with_a_fleet_names_the_models_that_answer(fleet):
+    chat = subprocess.run(
+        [sys.executable, "-m", "slice_ros.cli", "chat", "--server", "/fleet"],
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=READY_S,
+        check=True,
+    )
+    assert chat.stderr.startswith("simulated on /fleet; ")
 
 
 def test_goals_end_when_the_dispatcher_stops(ros):

@@ -15,6 +15,7 @@ from serving import READY_S, Peer, serving
 from test_terminal import status
 
 from slice_ros.cli import COMMANDS, main
+from slice_ros.client import Answer
 from slice_ros.commands.arguments import yaml_string
 from slice_ros.commands.send import verdict
 from slice_ros.monitor.terminal import draw_figures, draw_status
@@ -103,8 +104,10 @@ def test_a_schema_may_be_of_any_unicode(tmp_path):
 
 def test_the_verdict_tells_what_there_is():
     report = SloReport(True, True, True, True, ttft_s=0.02, e2e_s=0.02, prompt_tokens=3, output_tokens=1, steps=1)
-    assert verdict(report, is_best_effort=False) == "SLO met: TTFT 20 ms, end to end 0.020 s, 3 + 1 tokens"
-    assert verdict(report, is_best_effort=True).startswith("SLO of a best-effort goal (--real-time makes it a promise) met: ")
+    whole, cut = Answer("x", "stop", report), Answer("x", "length", report)
+    assert verdict(whole, is_best_effort=False) == "SLO met: TTFT 20 ms, end to end 0.020 s, 3 + 1 tokens"
+    assert verdict(cut, is_best_effort=False) == "SLO met: TTFT 20 ms, end to end 0.020 s, 3 + 1 tokens, cut at max_tokens"
+    assert verdict(whole, is_best_effort=True).startswith("SLO of a best-effort goal (--real-time makes it a promise) met: ")
 
 
 def test_figures_fit_80_columns_and_the_view_its_lines():

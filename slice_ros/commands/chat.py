@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slice_ros.commands.answering import add_goal_arguments, asking, hear, interruptions, status_of, verdict
 from slice_ros.commands.arguments import slo_of
@@ -48,12 +48,18 @@ def run(arguments: argparse.Namespace) -> int:
         with asking(arguments.server, arguments.timeout) as (client, executor):
             status = status_of(executor, arguments.server)
             if status is not None:
-                print(f"{status.model} on {arguments.server}; {COMMANDS}; Ctrl-C ends an answer", file=sys.stderr)
+                print(f"{models_of(status)} on {arguments.server}; {COMMANDS}; Ctrl-C ends an answer", file=sys.stderr)
             Conversation(client, executor, arguments, slo, sampling).go_on()
     except ServerNotFound as error:
         print(f"slice-ros chat: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def models_of(status: Any) -> str:
+    """What answers: a server's model, or those of a dispatcher's members in use."""
+    used = dict.fromkeys(member.model for member in status.members if member.state == "used")
+    return status.model or ", ".join(used) or "no model"
 
 
 class Conversation:
@@ -126,7 +132,7 @@ class Conversation:
                 print(error, file=sys.stderr)
                 return True
             if answer is not None:
-                print(verdict(answer.report, is_best_effort=self._slo.has_bound and not self._slo.is_real_time), file=sys.stderr)
+                print(verdict(answer, is_best_effort=self._slo.has_bound and not self._slo.is_real_time), file=sys.stderr)
                 self._history = [*said, answer.message]
                 return True
         heard = generation.end

@@ -1,4 +1,7 @@
-"""Judge the goals of a bag: attainment and times per policy, and the benchmark's figures. Record ~/goal_events and ~/slo_status for it."""
+"""Judge the goals of a bag: attainment and times per policy, and the benchmark's figures.
+
+`ros2 bag record /slice_server/goal_events /slice_server/slo_status` records one; that command is ROS 2's own.
+"""
 
 from __future__ import annotations
 

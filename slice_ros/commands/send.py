@@ -105,7 +105,7 @@ def _ask(arguments: argparse.Namespace, prompt: str, slo: Slo, sampling: Samplin
     else:
         for call in answer.tool_calls:
             print(f"{call.name} {call.arguments}")
-        print(verdict(answer.report, is_best_effort=slo.has_bound and not slo.is_real_time), file=sys.stderr)
+        print(verdict(answer, is_best_effort=slo.has_bound and not slo.is_real_time), file=sys.stderr)
     return 0 if answer.report.attained else 1
 
 
