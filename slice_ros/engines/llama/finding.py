@@ -69,7 +69,7 @@ def cached() -> Mapping[str, Path]:
     except CacheNotFound:
         return {}
     files = (
-        (f"{HUB}{repo.repo_id}/{file.file_name}", file.file_path)
+        (f"{HUB}{repo.repo_id}/{file.file_path.relative_to(revision.snapshot_path).as_posix()}", file.file_path)
         for repo in repos
         for revision in repo.revisions
         for file in revision.files
@@ -112,12 +112,15 @@ def _from_hub(name: str) -> Path:
     if not (owner and repository and file.endswith(".gguf")):
         raise EngineError(f"the model {name!r} is not of the form hf:OWNER/REPO/FILE.gguf")
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
     except ImportError as error:
         raise EngineError(f"{name} needs the package huggingface_hub; get it with: pip install 'slice_ros[hf]'") from error
-    part = PART.fullmatch(file)
+    part, repo_id = PART.fullmatch(file), f"{owner}/{repository}"
     try:
-        paths = [Path(hf_hub_download(f"{owner}/{repository}", each)) for each in (_parts(part) if part else [file])]
+        paths = [
+            Path(held if isinstance(held := try_to_load_from_cache(repo_id, each), str) else hf_hub_download(repo_id, each))
+            for each in (_parts(part) if part else [file])
+        ]
     except Exception as error:  # the hub's own, those of the network, of the disk
         what = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise EngineError(f"{name} cannot be fetched ({what}); see that its name is right and that the network is there") from error
