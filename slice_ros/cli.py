@@ -76,6 +76,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.HELP, description=module.__doc__, formatter_class=_HelpFormatter)
+        command.set_defaults(parser=command)
         module.add_arguments(command)
 
 
@@ -85,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status.
     """
+    tolerate_narrow_terminals()
     parser = make_parser()
     try:
         import argcomplete
@@ -92,15 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pass  # completion is a convenience
     else:
         argcomplete.autocomplete(parser)
+    return run(parser.parse_args(arguments))
+
+
+def tolerate_narrow_terminals() -> None:
+    """Replace what a terminal cannot show: answers, help and errors may hold any character."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # an answer may hold what a terminal cannot show
-    parsed = parser.parse_args(arguments)
-    for name, value in vars(parsed).items():
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str | Path) and not is_unicode(str(text)):
-                parser.error(f"argument {name}: {str(text)!r} is no UTF-8 text, as messages are")
-    return run(parsed)
+            stream.reconfigure(errors="replace")
 
 
 def is_unicode(text: str) -> bool:
@@ -109,11 +110,15 @@ def is_unicode(text: str) -> bool:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Run the command that was parsed.
+    """Run the command that was parsed, for ``slice-ros`` and ``ros2 slice`` alike.
 
     Returns:
         Exit status.
     """
+    for name, value in vars(parsed).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str | Path) and not is_unicode(str(text)):
+                parsed.parser.error(f"argument {name}: {str(text)!r} is no UTF-8 text, as messages are")
     try:
         exit_status: int = COMMANDS[parsed.command].run(parsed)
         sys.stdout.flush()

@@ -7,6 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from argparse import ArgumentParser
+from importlib import import_module
+from types import ModuleType
 
 import pytest
 import rclpy
@@ -64,6 +67,33 @@ def test_a_wrong_argument_is_a_sentence(arguments, says, capsys):
         main(arguments)
     assert ended.value.code == 2
     assert says in capsys.readouterr().err
+
+
+def ros2_slice(monkeypatch, *arguments: str) -> int:
+    """What ros2cli does of its command ``slice``, with its base class's name alone."""
+    monkeypatch.setitem(sys.modules, "ros2cli", ModuleType("ros2cli"))
+    monkeypatch.setitem(sys.modules, "ros2cli.command", ModuleType("ros2cli.command"))
+    monkeypatch.setattr(sys.modules["ros2cli.command"], "CommandExtension", object, raising=False)
+    monkeypatch.delitem(sys.modules, "ros2slice.command.slice", raising=False)
+    command = import_module("ros2slice.command.slice").SliceCommand()
+    parser = ArgumentParser(prog="ros2 slice")
+    command.add_arguments(parser, "ros2")
+    return command.main(parser=parser, args=parser.parse_args(arguments))
+
+
+def test_ros2_slice_refuses_what_is_no_text_as_slice_ros_does(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as ended:
+        ros2_slice(monkeypatch, "send", "go \udcff")
+    assert ended.value.code == 2
+    assert "ros2 slice send: error: argument prompt: 'go \\udcff' is no UTF-8 text" in capsys.readouterr().err
+
+
+def test_ros2_slice_replaces_what_a_terminal_cannot_show(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(COMMANDS["status"], "run", lambda _: terminal.write("18 °C\n") and 0)
+    assert ros2_slice(monkeypatch, "status") == 0
+    assert terminal.buffer.getvalue() == b"18 ?C\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

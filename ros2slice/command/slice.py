@@ -14,6 +14,7 @@ class SliceCommand(CommandExtension):  # type: ignore[misc]
     """LLM goals with service level objectives for robots."""
 
     def add_arguments(self, parser: argparse.ArgumentParser, cli_name: str, **_: Any) -> None:  # noqa: ARG002 - ros2cli's signature
+        cli.tolerate_narrow_terminals()
         cli.add_commands(parser)
 
     def main(self, *, parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:  # noqa: ARG002 - ros2cli's signature
