@@ -1,4 +1,4 @@
-"""Reads a workload from YAML; what is wrong in it is told with file and line. The schema is in ``docs/benchmark.md``."""
+"""Reads a workload from YAML; what is wrong in it is told with file and line. The schema is in ``docs/bench.md``."""
 
 from __future__ import annotations
 
