@@ -314,7 +314,7 @@ def test_a_hopeless_task_that_asked_for_it_is_ended():
 
 
 def test_the_worked_example_of_the_documentation():
-    """docs/scheduling.md, section A worked example."""
+    """docs/policy.md, section A worked example."""
     policy = taught(Slack(), control=4, chat=20)
 
     def chat(goal_id, order, first_s):
