@@ -51,6 +51,16 @@ def test_real_time_goals_due_before_it_come_first():
     assert expected.e2e_s == pytest.approx(0.840)
 
 
+def test_a_goal_without_bounds_waits_for_a_place_among_those_before_it():
+    alone = prediction(a_task("c", BestEffort()))
+    behind = [prediction(a_task("c", BestEffort()), *(a_task(f"{i}", BestEffort()) for i in range(n))) for n in (1, 5, 20)]
+    assert [expected.fits for expected in behind] == [True] * 3
+    assert alone.e2e_s < behind[0].e2e_s < behind[1].e2e_s < behind[2].e2e_s
+    assert behind[1].e2e_s == pytest.approx(20 * PAPER.step_s(6))  # all share all steps
+    bounded = a_task("c", BestEffort(deadline_s=60.0))
+    assert prediction(bounded, a_task("a", BestEffort())) == prediction(bounded)  # it comes first
+
+
 def test_where_rows_are_free_nobody_waits_but_for_prompts():
     expected = prediction(a_task("c", CONTROL, prompt_tokens=64), a_task("a", CONTROL, prompt_tokens=64), latency=FLAT)
     assert expected.ttft_s == pytest.approx(2 * 0.030 + 0.020)  # both prompts in the first step

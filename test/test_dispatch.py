@@ -91,6 +91,16 @@ class Fleet:
 # ---- where a goal goes
 
 
+def test_goals_without_bounds_are_divided_among_equal_members_also_when_they_are_moved():
+    fleet = Fleet(one=PAPER, two=PAPER)
+    fleet.lives(FIRST_PROOF_S + 0.1, "one", "two")
+    assert [fleet.where(f"{i}", BestEffort(), max_tokens=600) for i in range(6)] == ["one", "two"] * 3
+    fleet.join("three", PAPER)
+    fleet.lives(FIRST_PROOF_S + 0.1, "one", "two", "three")
+    fleet.dispatcher.lost("two")
+    assert sorted(attempt.member.name for attempt in fleet.sent[6:]) == ["three"] * 3
+
+
 def test_a_goal_that_names_no_tokens_fits_any_context_and_ends_at_the_dispatchers_default_however_often_it_moves():
     fleet = Fleet()
     for name in ("a", "b"):

@@ -16,7 +16,7 @@ from slice_ros.scheduling.experience import Experience
 from slice_ros.scheduling.outlook import Outlook
 from slice_ros.scheduling.policies.base import Limits, narrowed
 from slice_ros.scheduling.policies.promises import select
-from slice_ros.scheduling.policies.slack import BEST_EFFORT_WORTH, URGENCY_DECAY, best_width
+from slice_ros.scheduling.policies.slack import BEST_EFFORT_WORTH, SPARE_WORTH, URGENCY_DECAY, best_width
 from slice_ros.scheduling.task import Task
 
 BUSIEST = 0.95
@@ -69,24 +69,25 @@ def predict(newcomer: Task, tasks: Iterable[Task], now: float, latency: LatencyM
     jobs = [Outlook.of(task, now, latency, experience.lengths) for task in tasks]
     own = Outlook.of(newcomer, now, latency, experience.lengths)
     real_time = sorted((job for job in jobs if job.task.is_real_time and job.hope_s >= now), key=lambda job: job.due_s)
-    best_effort = [job for job in jobs if not job.task.is_real_time and job.hope_s >= now and job.end_s < math.inf]
+    best_effort = [job for job in jobs if not job.task.is_real_time and job.hope_s >= now]
+    bounded = [job for job in best_effort if job.end_s < math.inf]
     if newcomer.is_real_time:
-        return _predict_real_time(own, real_time, best_effort, now, latency, limits)
-    return _predict_best_effort(own, real_time, best_effort, now, latency, limits, experience)
+        return _predict_real_time(own, real_time, bounded, now, latency, limits)
+    spare = [job for job in best_effort if job.end_s == math.inf] if own.end_s == math.inf else []
+    return _predict_best_effort(own, real_time, bounded, spare, now, latency, limits, experience)
 
 
 def _predict_real_time(
     own: Outlook, real_time: Sequence[Outlook], best_effort: Sequence[Outlook], now: float, latency: LatencyModel, limits: Limits
 ) -> Prediction:
-    """Those due before it come first: n of them, in steps of r real-time rows, leave it a place after 1 - (r - 1) / n of their tokens."""
+    """Those due before it come first."""
     ahead = [job for job in real_time if job.due_s <= own.due_s]
     behind = [job for job in real_time if job.due_s > own.due_s]
     step_s, rows = _step(len(real_time) + 1, len(best_effort), latency, limits)
     token_s = step_s / rows
 
     ahead_s = sum(_work_s(job, token_s) for job in ahead)
-    prompts_s = sum(job.prompt_s for job in ahead)
-    start_s = prompts_s + (ahead_s - prompts_s) * (max(0.0, 1.0 - (rows - 1) / len(ahead)) if ahead else 0.0)
+    start_s = _start_s(ahead, rows, token_s)
     prompt_s = own.prompt_s
     ttft_s = start_s + prompt_s + step_s
     own_s = _work_s(own, token_s)
@@ -108,16 +109,19 @@ def _predict_best_effort(
     own: Outlook,
     real_time: Sequence[Outlook],
     best_effort: Sequence[Outlook],
+    spare: Sequence[Outlook],
     now: float,
     latency: LatencyModel,
     limits: Limits,
     experience: Experience,
 ) -> Prediction:
-    """It waits for the real-time tasks in hand, then shares what the real-time goals to come leave with the other chosen ones."""
+    """It waits for the real-time tasks in hand, then shares what the real-time goals to come leave with the other chosen ones; without
+    bounds it waits for a place among those that have none either, which came before it."""
     traffic = experience.load.traffic(now)
     bounded = own.end_s < math.inf
     chosen = select([*best_effort, own] if bounded else best_effort, traffic, now, latency, limits)
-    rows = len(chosen) + (own not in chosen)
+    spare_rows = best_width([SPARE_WORTH] * (len(spare) + 1), latency, limits)
+    rows = len(chosen) + (own not in chosen) * spare_rows
     step_s, rt_rows = _step(len(real_time) + 1, rows, latency, limits)
     be_width = best_width([BEST_EFFORT_WORTH] * rows, latency, limits)
     be_step_s = latency.step_s(be_width) * rows / be_width
@@ -128,7 +132,8 @@ def _predict_best_effort(
     if best_width([1.0] + [BEST_EFFORT_WORTH] * rows, latency, limits) > 1:  # it rides in the real-time tasks' steps
         gap_s = min(gap_s, max(step_s, be_step_s) / (1.0 - min(traffic.prompt_share, BUSIEST)))
         backlog_s = sum(job.prompt_s for job in real_time)
-    ttft_s = backlog_s + own.prompt_s + be_step_s
+    start_s = _start_s(spare, spare_rows, gap_s / spare_rows)
+    ttft_s = backlog_s + start_s + own.prompt_s + be_step_s
     e2e_s = ttft_s + gap_s * (own.steps_to(own.expected) - 1)
     verdict = _verdict(own, ttft_s, e2e_s, is_safe=True, backlog_s=backlog_s, now=now, latency=latency)
     if not bounded or own in chosen or math.isinf(verdict.fits_in_s):
@@ -164,6 +169,13 @@ def _step(real_time: int, best_effort: int, latency: LatencyModel, limits: Limit
     worths = [URGENCY_DECAY**k for k in range(real_time)] + [BEST_EFFORT_WORTH] * best_effort
     width = best_width(worths, latency, limits)
     return latency.step_s(width), min(width, real_time)
+
+
+def _start_s(ahead: Sequence[Outlook], rows: int, token_s: float) -> float:
+    """When n tasks that come first, in steps of r rows, leave a place: after 1 - (r - 1) / n of their tokens."""
+    prompts_s = sum(job.prompt_s for job in ahead)
+    tokens_s = sum(_work_s(job, token_s) for job in ahead) - prompts_s
+    return prompts_s + tokens_s * (max(0.0, 1.0 - (rows - 1) / len(ahead)) if ahead else 0.0)
 
 
 def _work_s(job: Outlook, token_s: float) -> float:
