@@ -15,6 +15,7 @@ from slice_ros.scheduling.clock import VirtualClock
 from slice_ros.scheduling.engine import EngineError
 
 SAW_TOOTH = LatencyModel("saw", (0.014, 0.027, 0.038, 0.030, 0.050), chunk_s=0.002, prompt_token_s=0.00047, kv_token_s=1e-6)
+LOOKING_BACK = replace(SAW_TOOTH, device="looking back", prompt_kv_token_s=2e-7)
 
 
 def measured(model, max_batch, **engine):
@@ -25,13 +26,14 @@ def measured(model, max_batch, **engine):
     return result
 
 
-@pytest.mark.parametrize("model", [PAPER, SAW_TOOTH], ids=lambda model: model.device)
+@pytest.mark.parametrize("model", [PAPER, SAW_TOOTH, LOOKING_BACK], ids=lambda model: model.device)
 def test_it_finds_the_model_that_the_engine_follows(model):
     result = measured(model, len(model.decode_s))
     assert result.decode_s == pytest.approx(model.decode_s, rel=1e-6)
     assert result.chunk_s == pytest.approx(model.chunk_s, abs=1e-6)
     assert result.prompt_token_s == pytest.approx(model.prompt_token_s, abs=1e-7)
     assert result.kv_token_s == pytest.approx(model.kv_token_s, abs=1e-9)
+    assert result.prompt_kv_token_s == pytest.approx(model.prompt_kv_token_s, abs=1e-10)
 
 
 def test_rows_beyond_those_measured_are_not_taken_to_be_free():

@@ -1,5 +1,7 @@
 """Step times: the formula, the profiles that come with the package, and what is wrong with one that is wrong."""
 
+from dataclasses import replace
+
 import pytest
 
 from slice_ros.latency.model import LatencyError, LatencyModel, profile_names
@@ -10,8 +12,28 @@ def test_a_step_costs_its_rows_its_chunks_its_prompt_tokens_and_its_kv_tokens():
     model = LatencyModel("d", (0.010, 0.020, 0.025), chunk_s=0.003, prompt_token_s=0.001, kv_token_s=0.0001)
     assert model.step_s(2) == pytest.approx(0.020)
     assert model.step_s(3, prompt_tokens=10, chunks=2, kv_tokens=100) == pytest.approx(0.025 + 0.006 + 0.010 + 0.010)
-    assert model.column_s((Cell("a"), Cell("b", 4), Cell("c", 6)), 100) == pytest.approx(0.025 + 0.006 + 0.010 + 0.010)
+    assert model.column_s((Cell("a"), Cell("b", 4), Cell("c", 6)), [50, 10, 40]) == pytest.approx(0.025 + 0.006 + 0.010 + 0.010)
     assert model.prompt_s(10) == pytest.approx(0.013)
+
+
+def test_prompt_tokens_cost_the_more_the_more_they_look_back_on():
+    model = LatencyModel("d", (0.010, 0.020), chunk_s=0.003, prompt_token_s=0.001, prompt_kv_token_s=0.0001)
+    assert model.prompt_s(10, 100) == pytest.approx(0.003 + 10 * 0.001 + 10 * 105 * 0.0001)
+    assert model.column_s((Cell("a"), Cell("b", 10)), [1000, 100]) == pytest.approx(0.020 + model.prompt_s(10, 100))
+    assert model.column_s((Cell("b", 10),)) == pytest.approx(0.010 + model.prompt_s(10))
+    parts_s = model.prompt_s(30) + model.prompt_s(70, 30)
+    assert parts_s == pytest.approx(model.prompt_s(100) + model.chunk_s), "however a prompt is cut"
+    assert model.scaled(2.0, prompts=3.0).prompt_s(10, 100) == pytest.approx(6 * model.prompt_s(10, 100))
+
+
+@pytest.mark.parametrize(("token_s", "kv_token_s"), [(0.001, 0.0), (0.0, 1e-6), (0.001, 1e-6)])
+@pytest.mark.parametrize("kv_tokens", [0, 500])
+def test_how_many_prompt_tokens_fit_into_a_time_is_what_takes_that_time(token_s, kv_token_s, kv_tokens):
+    model = LatencyModel("d", (0.010,), prompt_token_s=token_s, prompt_kv_token_s=kv_token_s)
+    for tokens in (1, 30, 4000):
+        assert model.prompt_tokens_in(model.prompt_tokens_s(tokens, kv_tokens), kv_tokens) == pytest.approx(tokens)
+    assert model.prompt_tokens_in(0.0, kv_tokens) == 0.0
+    assert LatencyModel("free", (0.010,)).prompt_tokens_in(0.0) == float("inf")
 
 
 def test_beyond_its_end_the_table_goes_on_flat():
@@ -60,13 +82,14 @@ def test_every_profile_of_the_package_loads(name):
 
 
 def test_a_saved_profile_loads_again(tmp_path):
-    model = LatencyModel("here", (0.0123456, 0.020), chunk_s=0.001, prompt_token_s=0.0005, kv_token_s=2**-25, further_row_s=0.004, tile=2)
+    model = LatencyModel("here", (0.0123456, 0.020), chunk_s=0.001, prompt_token_s=0.0005, further_row_s=0.004, tile=2)
+    model = replace(model, kv_token_s=2**-25, prompt_kv_token_s=2**-40)
     path = tmp_path / "here.yaml"
     path.write_text(model.to_yaml("measured in a test"))
     loaded = LatencyModel.profile(str(path))
     assert loaded.decode_s == model.decode_s
     assert (loaded.chunk_s, loaded.prompt_token_s, loaded.further_row_s, loaded.tile) == (0.001, 0.0005, 0.004, 2)
-    assert loaded.kv_token_s == pytest.approx(model.kv_token_s, abs=1e-9)
+    assert (loaded.kv_token_s, loaded.prompt_kv_token_s) == pytest.approx((model.kv_token_s, model.prompt_kv_token_s), rel=1e-5)
 
 
 def test_an_unknown_profile_names_those_that_exist():

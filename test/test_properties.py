@@ -116,10 +116,10 @@ def test_a_row_of_less_urgency_makes_no_real_time_row_late(situation):
     rows = {task.goal_id: Row(task) for task in tasks}
     now = NOW_S
     for column in matrix:
-        steps_s = [latency.column_s(column[:n], sum(rows[cell.goal_id].kv_tokens for cell in column[:n])) for n in range(len(column) + 1)]
+        steps_s = [latency.column_s(column[:n], [rows[cell.goal_id].kv_tokens for cell in column[:n]]) for n in range(len(column) + 1)]
         for place, cell in enumerate(column):
             row = rows[cell.goal_id]
-            alone_s = latency.column_s((cell,), row.kv_tokens)
+            alone_s = latency.column_s((cell,), [row.kv_tokens])
             if not row.task.is_real_time or cell.prompt_tokens < row.prompt_left or now + alone_s > row.due_s:
                 continue
             for n in range(place + 2, len(column) + 1):

@@ -168,16 +168,24 @@ def test_kv_tokens_of_every_row_make_a_step_longer():
 )
 def test_a_prompt_is_cut_to_the_room_but_not_to_crumbs(tokens, room_s, must, computed):
     assert SHORTEST_CHUNK == 16
-    assert _chunk(tokens, room_s, CHEAP_ROWS, must=must) == computed
+    assert _chunk(a_job("a", prompt=tokens), 512, room_s, CHEAP_ROWS, must=must) == computed
 
 
 def test_a_prompt_that_just_fits_is_computed_whole():
-    assert _chunk(8, 0.5, LatencyModel("a sixteenth of a second", (0.5,), prompt_token_s=0.0625), must=False) == 8
+    latency = LatencyModel("a sixteenth of a second", (0.5,), prompt_token_s=0.0625)
+    assert _chunk(a_job("a", prompt=8), 512, 0.5, latency, must=False) == 8
 
 
 def test_a_prompt_of_flat_cost_is_computed_whole_or_not_at_all():
     flat = LatencyModel("flat", (0.010,), chunk_s=0.030)
-    assert [_chunk(50, room_s, flat, must=must) for room_s in (0.001, -0.001) for must in (False, True)] == [50, 50, 0, 50]
+    job = a_job("a", prompt=50)
+    assert [_chunk(job, 512, room_s, flat, must=must) for room_s in (0.001, -0.001) for must in (False, True)] == [50, 50, 0, 50]
+
+
+def test_the_end_of_a_long_prompt_is_cut_shorter_than_its_beginning():
+    latency = LatencyModel("looking back", (0.010, 0.012), prompt_token_s=0.001, prompt_kv_token_s=1e-6)
+    cuts = [chosen(a_job("a", prompt=500, kv=kv), laxity_s=0.0605, latency=latency)[0] for kv in (0, 1000, 4000)]
+    assert cuts == [("a", 49), ("a", 25), ("a", 16)]  # 50.5 ms, of which 1, 2 and 5 ms a token
 
 
 def test_the_first_prompt_is_cut_to_the_step_and_the_next_to_what_it_leaves():

@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def meaning(latency: LatencyModel, prompt_tokens: int = 64, output_tokens: int = 25) -> str:
     """What these step times mean for a deadline, in a sentence."""
-    first_s = latency.step_s(1, prompt_tokens, chunks=1)
+    first_s = latency.step_s(1) + latency.prompt_s(prompt_tokens)
     alone_s, beside_s = (first_s + (output_tokens - 1) * latency.step_s(rows) for rows in (1, 8))
     return (
         f"a goal with {prompt_tokens} prompt tokens and {output_tokens} of answer takes {alone_s:.2f} s alone, "

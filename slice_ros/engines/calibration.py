@@ -28,10 +28,15 @@ CHUNK_S = 0.5
 CHUNK_REPEATS = 2
 COMPANIONS = 3
 """Decodes that share a step with a chunk, in every other of its measurements."""
-LONG_S = 1.0
-"""How long a prompt may take to compute with which the cost of KV tokens is measured."""
+VARIED_S = 2.0
+"""How long the prompts of the goals that decode may take at most, together."""
+LONG_S = 4.0
+"""How long a prompt may take to compute with which the cost of KV tokens is measured, ..."""
 LONG_TOKENS = 4096
-KV_PAIRS = 12
+LONG_CHUNK = 128
+"""... in steps of so many tokens, which tell what they cost to those behind them."""
+KV_PAIRS, PAIRS_S = 12, 1.0
+"""Of its decodes and those of a goal with a short prompt, at most; they end after so long."""
 MIXES = 80
 """Steps of random mixes to learn from, and to judge by, at most; ..."""
 TRAINING_S, MIXES_S = 3.0, 4.0
@@ -95,7 +100,8 @@ class Errors:
 def relative_errors(engine: Engine, latency: LatencyModel, *, max_batch: int = 16, clock: Clock | None = None, seed: int = 0) -> Errors:
     """How far a model is off on fresh steps, each a random mix of decodes and a prompt chunk.
 
-    The goals that decode have KV of different lengths; two thirds of the steps have a chunk, of any length up to the longest measured one.
+    The goals that decode have KV of different lengths; two thirds of the steps have a chunk, of any length up to the longest measured one,
+    each the next of a long prompt.
 
     Args:
         engine: no goal is open in it before and after.
@@ -110,7 +116,7 @@ def relative_errors(engine: Engine, latency: LatencyModel, *, max_batch: int = 1
         probe.vary_prompts(random.Random(seed), latency.prompt_token_s)
         steps = list(_mixed_steps(probe, latency.prompt_token_s, MIXES_S, seed))
         alike_s = [probe.step(max(1, probe.max_rows // 2)).taken_s for _ in range(ALIKE)]
-    predicted_s = [latency.step_s(step.rows, step.prompt_tokens, int(step.prompt_tokens > 0), step.kv_tokens) for step in steps]
+    predicted_s = [step.predicted_s(latency) for step in steps]
     typical_s = median(alike_s)
     return Errors(
         [abs(predicted - step.taken_s) / step.taken_s for predicted, step in zip(predicted_s, steps, strict=True)],
@@ -183,8 +189,8 @@ class _Probe:
                 self.step(0, goal, min(goal.prompt_left, self.engine.info.max_step_tokens))
 
     def vary_prompts(self, rng: random.Random, token_s: float) -> None:
-        """Goals that decode from now on have prompts of random lengths, together as long as a long one, as far as there is room."""
-        longest = max(1, min(2 * _long_tokens(token_s) // self.max_rows, self.room // self.max_rows - self._max_tokens - 8))
+        """Goals that decode from now on have prompts of random lengths, as far as there are room and time."""
+        longest = max(1, min(_tokens_in(VARIED_S, token_s) // self.max_rows, self.room // self.max_rows - self._max_tokens - 8))
         self._prompt_length = lambda: rng.randint(1, longest)
         self._rng = rng
         self.keep(0)
@@ -211,7 +217,7 @@ class _Probe:
         """Time one step: so many decodes, and prompt tokens of another goal (0 decodes it)."""
         goals = [goal for goal in self._decoding if goal is not chunk_of][:decodes] + ([chunk_of] if chunk_of else [])
         column = tuple(Cell(goal.goal_id, prompt_tokens if goal is chunk_of else 0) for goal in goals)
-        kv_tokens = sum(goal.kv_tokens for goal in goals)
+        kv_tokens, chunk_kv_tokens = sum(goal.kv_tokens for goal in goals), chunk_of.kv_tokens if chunk_of and prompt_tokens else 0
         began = self._clock.now()
         outputs = self.engine.step(column)
         taken_s = self._clock.now() - began
@@ -221,7 +227,7 @@ class _Probe:
             goal.prompt_left -= cell.prompt_tokens
             goal.ended = finishes.get(goal.goal_id) is not None
         self._replace_ended()
-        return Step(len(column), prompt_tokens, kv_tokens, taken_s)
+        return Step(len(column), prompt_tokens, kv_tokens, taken_s, chunk_kv_tokens=chunk_kv_tokens)
 
 
 def _chunk_steps(probe: _Probe) -> Iterator[Step]:
@@ -259,7 +265,7 @@ def _decode_steps(probe: _Probe, on_progress: Callable[[float], None]) -> Iterat
 
 
 def _mixed_steps(probe: _Probe, token_s: float, most_s: float, seed: int) -> Iterator[Step]:
-    """Random mixes of decodes and a prompt chunk: two thirds have one, of any length up to the longest of ``_chunk_steps``."""
+    """Random mixes of decodes and the next chunk of a long prompt: two thirds have one, up to the longest of ``_chunk_steps``."""
     rng = random.Random(seed)
     rows = probe.max_rows - 1
     probe.keep(rows)
@@ -267,31 +273,40 @@ def _mixed_steps(probe: _Probe, token_s: float, most_s: float, seed: int) -> Ite
     if token_s:
         longest = max(1, min(longest, int(CHUNK_S / token_s)))
     spent_s = 0.0
-    for _ in range(MIXES):
-        if spent_s >= most_s:
-            return
-        probe.shuffle()
-        decodes = rng.randint(0, rows)
-        if decodes and rng.random() < 1 / 3:
-            step = probe.step(decodes)
-        else:
-            step = probe.chunk(decodes, round(math.exp(rng.uniform(0.0, math.log(longest)))))
-        spent_s += step.taken_s
-        yield step
+    goal = probe.open(1)
+    try:
+        for _ in range(MIXES):
+            if spent_s >= most_s:
+                return
+            probe.shuffle()
+            decodes = rng.randint(0, rows)
+            if decodes and rng.random() < 1 / 3:
+                step = probe.step(decodes)
+            else:
+                tokens = round(math.exp(rng.uniform(0.0, math.log(longest))))
+                if goal.prompt_left <= tokens:
+                    probe.close(goal)
+                    goal = probe.open(max(tokens + 1, min(LONG_TOKENS, probe.room - 16)))
+                step = probe.step(decodes, goal, tokens)
+            spent_s += step.taken_s
+            yield step
+    finally:
+        probe.close(goal)
 
 
 def _long_steps(probe: _Probe, token_s: float) -> Iterator[Step]:
-    """Decodes of a goal with a long prompt and of one with a short, in turns: they tell what KV tokens cost."""
+    """Chunks of a long prompt, and its decodes and those of a short one, in turns: they tell what KV tokens cost."""
     if probe.max_rows < 2:
         return
     probe.keep(1)
-    goal = probe.open(max(1, min(_long_tokens(token_s), probe.room - 2 * KV_PAIRS)), KV_PAIRS + 2)
+    goal = probe.open(max(1, min(_tokens_in(LONG_S, token_s), probe.room - 2 * KV_PAIRS)), KV_PAIRS + 2)
+    longest = min(LONG_CHUNK, probe.engine.info.max_step_tokens)
     try:
         while goal.prompt_left:
-            probe.step(0, goal, min(goal.prompt_left, probe.engine.info.max_step_tokens))
+            yield probe.step(0, goal, min(goal.prompt_left, longest))
         spent_s = 0.0
         for _ in range(KV_PAIRS):
-            if goal.ended or spent_s >= LONG_S:
+            if goal.ended or spent_s >= PAIRS_S:
                 return
             for step in (probe.step(1), probe.step(0, goal)):
                 spent_s += step.taken_s
@@ -300,6 +315,6 @@ def _long_steps(probe: _Probe, token_s: float) -> Iterator[Step]:
         probe.close(goal)
 
 
-def _long_tokens(token_s: float) -> int:
-    """How many prompt tokens take ``LONG_S``, but no more than ``LONG_TOKENS``."""
-    return min(LONG_TOKENS, int(LONG_S / token_s)) if token_s else LONG_TOKENS
+def _tokens_in(time_s: float, token_s: float) -> int:
+    """How many prompt tokens take so long, but no more than ``LONG_TOKENS``."""
+    return min(LONG_TOKENS, int(time_s / token_s)) if token_s else LONG_TOKENS

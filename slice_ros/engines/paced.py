@@ -83,7 +83,7 @@ class PacedEngine:
 
     def step(self, column: Column) -> list[Output]:
         start_s = self._now()
-        kv_tokens = sum(self._kv_tokens[cell.goal_id] for cell in column)
+        kv_tokens = [self._kv_tokens[cell.goal_id] for cell in column]
         outputs = self._inner.step(column)
         for cell in column:
             self._kv_tokens[cell.goal_id] += cell.prompt_tokens or 1

@@ -131,7 +131,7 @@ class SimulatedEngine:
         return max(0, min(most, left - 1)) if sequence.lengths.guessed else 0
 
     def step(self, column: Column) -> list[Output]:
-        kv_tokens = sum(self._sequences[cell.goal_id].kv_tokens for cell in column) if self._latency.kv_token_s else 0
+        kv_tokens = [self._sequences[cell.goal_id].kv_tokens for cell in column]
         if self._clock is not None:
             self._clock.advance(self._latency.column_s(column, kv_tokens) * self._slowness(self._clock.now()))
         outputs = []

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from slice_ros.latency.model import LatencyModel
+from slice_ros.latency.model import LatencyModel, looked_back
 
 TILES = (4, 8, 16, 32)
 """Tokens that kernels may take at once; ..."""
@@ -27,13 +27,32 @@ SHORTEST_STEP_S = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One measured step: how many rows, prompt tokens in all of them, KV tokens before it, its time, and when it ended in its run."""
+    """One measured step.
+
+    Args:
+        rows: in it.
+        prompt_tokens: in all of them.
+        kv_tokens: of all of them before it.
+        taken_s: its time.
+        ended_s: when it ended in its run.
+        chunk_kv_tokens: of the row with prompt tokens before it.
+    """
 
     rows: int
     prompt_tokens: int
     kv_tokens: int
     taken_s: float
     ended_s: float = 0.0
+    chunk_kv_tokens: int = 0
+
+    @property
+    def looked_back(self) -> float:
+        """Of how many tokens those of its chunk look back on."""
+        return looked_back(self.prompt_tokens, self.chunk_kv_tokens)
+
+    def predicted_s(self, latency: LatencyModel) -> float:
+        """How long it takes by a model."""
+        return latency.step_s(self.rows, self.prompt_tokens, int(self.prompt_tokens > 0), self.kv_tokens, self.looked_back)
 
 
 def fit_latency(device: str, steps: Sequence[Step]) -> LatencyModel:
@@ -44,7 +63,7 @@ def fit_latency(device: str, steps: Sequence[Step]) -> LatencyModel:
         steps: at least one; each has one prompt chunk or none.
     """
     tiles = (0, *(tile for tile in TILES if tile <= max(step.rows for step in steps)))
-    plain, *tiled = (_Fit(steps, tile, ("chunk", "prompt_token", "kv_token"), _least_deviations) for tile in tiles)
+    plain, *tiled = (_Fit(steps, tile, ("chunk", "prompt_token", "kv_token", "prompt_kv_token"), _least_deviations) for tile in tiles)
     best = min(tiled, key=lambda fit: fit.deviation, default=plain)
     return (best if best.deviation < TILED * plain.deviation else plain).model(device)
 
@@ -75,6 +94,7 @@ class _Fit:
             "chunk": np.array([float(step.prompt_tokens > 0) for step in steps]),
             "prompt_token": np.array([float(step.prompt_tokens) for step in steps]),
             "kv_token": np.array([float(step.kv_tokens) for step in steps]),
+            "prompt_kv_token": np.array([step.looked_back for step in steps]),
         }
         names = [name for name in costs if columns[name].any()]
         if len({step.prompt_tokens for step in steps} - {0}) == 1 and "chunk" in names:

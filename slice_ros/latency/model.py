@@ -13,10 +13,10 @@ import yaml
 from slice_ros.mask import Column
 from slice_ros.paths import share_dir
 
-COSTS = ("chunk", "prompt_token", "kv_token", "further_row")
+COSTS = ("chunk", "prompt_token", "kv_token", "prompt_kv_token", "further_row")
 """What a step costs beside its rows; each is a field in seconds, and a key of a profile in milliseconds."""
 
-PROMPT_COSTS = ("chunk", "prompt_token")
+PROMPT_COSTS = ("chunk", "prompt_token", "prompt_kv_token")
 """Those of prompts."""
 
 
@@ -26,8 +26,10 @@ class LatencyError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class LatencyModel:
-    """A step's time: ``l(rows) + chunk_s * prompt cells + prompt_token_s * prompt tokens + kv_token_s * KV tokens``.
+    """A step's time: ``l(rows) + chunk_s * prompt cells + prompt_token_s * prompt tokens + kv_token_s * KV tokens`` and
+    ``prompt_kv_token_s * looked_back``.
 
+    The last is of how many tokens those of prompts look back on, all together: the end of a long prompt takes longer than its beginning.
     ``rows`` counts every cell of the step, decoding or not, and every drafted token, which takes what a row takes: the model's weights are
     applied to it, and its logits are wanted. All times are in seconds.
 
@@ -41,6 +43,7 @@ class LatencyModel:
         chunk_s: fixed cost of each prompt chunk in the step.
         prompt_token_s: cost of each prompt token in the step.
         kv_token_s: cost of each token already in the KV cache of a row in the step.
+        prompt_kv_token_s: cost of each token that a prompt token looks back on.
         further_row_s: cost of each row beyond the end of ``decode_s``, which goes on flat without.
         tile: tokens that kernels take at once; 0 = that does not show.
         margin: by which share some of the latest steps took longer than this predicts; 0 as long as nothing was measured.
@@ -54,6 +57,7 @@ class LatencyModel:
     chunk_s: float = 0.0
     prompt_token_s: float = 0.0
     kv_token_s: float = 0.0
+    prompt_kv_token_s: float = 0.0
     further_row_s: float = 0.0
     tile: int = 0
     margin: float = 0.0
@@ -74,13 +78,22 @@ class LatencyModel:
                 f"latency model {self.device!r}: tile is {self.tile}; it must be 0 to {len(self.decode_s)}, as l has no more"
             )
 
-    def step_s(self, rows: int, prompt_tokens: int = 0, chunks: int = 0, kv_tokens: int = 0) -> float:
-        """Predicted seconds of one step with ``rows`` cells, ``chunks`` of which carry ``prompt_tokens`` in all."""
+    def step_s(self, rows: int, prompt_tokens: int = 0, chunks: int = 0, kv_tokens: int = 0, prompts_back: float = 0.0) -> float:
+        """Predicted seconds of one step.
+
+        Args:
+            rows: cells in it.
+            prompt_tokens: of all chunks of prompts together.
+            chunks: cells that carry them.
+            kv_tokens: of all rows together.
+            prompts_back: ``looked_back`` of all chunks together.
+        """
         if rows <= 0:
             return 0.0
         table = self.decode_s
         base = table[rows - 1] if rows <= len(table) else table[-1] + self.further_row_s * (rows - len(table))
         seconds = base + self.chunk_s * chunks + self.prompt_token_s * prompt_tokens + self.kv_token_s * kv_tokens
+        seconds += self.prompt_kv_token_s * prompts_back
         if self.tile and prompt_tokens:
             seconds += self._left_over_s(rows - chunks + prompt_tokens) - self._left_over_s(rows)
             return max(seconds, table[0])
@@ -91,14 +104,40 @@ class LatencyModel:
         rest = tokens % self.tile
         return self.decode_s[rest - 1] - rest * self.decode_s[self.tile - 1] / self.tile if rest else 0.0
 
-    def column_s(self, column: Column, kv_tokens: int = 0) -> float:
-        """Predicted seconds of one column of a mask matrix."""
-        prompts = [cell.prompt_tokens for cell in column if cell.prompt_tokens]
-        return self.step_s(rows_of(column), sum(prompts), len(prompts), kv_tokens)
+    def column_s(self, column: Column, kv_tokens: Sequence[int] = ()) -> float:
+        """Predicted seconds of one column of a mask matrix.
 
-    def prompt_s(self, tokens: int) -> float:
-        """Predicted extra seconds of a whole prompt beyond its row in the step."""
-        return self.chunk_s + self.prompt_token_s * tokens
+        Args:
+            kv_tokens: of each cell; none where the cache is empty.
+        """
+        prompts = [cell.prompt_tokens for cell in column if cell.prompt_tokens]
+        back = 0.0
+        if prompts and self.prompt_kv_token_s:
+            of_each = zip(column, kv_tokens or [0] * len(column), strict=True)
+            back = sum([looked_back(cell.prompt_tokens, tokens) for cell, tokens in of_each if cell.prompt_tokens])
+        return self.step_s(rows_of(column), sum(prompts), len(prompts), sum(kv_tokens), back)
+
+    def prompt_s(self, tokens: int, kv_tokens: int = 0) -> float:
+        """Predicted extra seconds of a whole prompt beyond its row in the step.
+
+        Args:
+            kv_tokens: of it that are computed already, and do not count in ``tokens``.
+        """
+        return self.chunk_s + self.prompt_tokens_s(tokens, kv_tokens)
+
+    def prompt_tokens_s(self, tokens: int, kv_tokens: int = 0) -> float:
+        """The same without what each chunk costs."""
+        return self.prompt_token_s * tokens + self.prompt_kv_token_s * looked_back(tokens, kv_tokens)
+
+    def prompt_tokens_in(self, time_s: float, kv_tokens: int = 0) -> float:
+        """How many take so long, ``prompt_tokens_s`` the other way round; infinity where they take no time."""
+        token_s, kv_token_s = self.prompt_token_s + self.prompt_kv_token_s * kv_tokens, self.prompt_kv_token_s
+        if not (token_s or kv_token_s):
+            return math.inf
+        root_s = (
+            math.sqrt(token_s**2 + 2.0 * kv_token_s * time_s) if kv_token_s else token_s
+        )  # of kv_token_s / 2 * n**2 + token_s * n = time_s
+        return 2.0 * time_s / (token_s + root_s) if root_s else 0.0
 
     def scaled(self, factor: float, prompts: float = 1.0, margin: float = 0.0) -> LatencyModel:
         """A device whose steps all take ``factor`` times as long, and what prompts add to them ``prompts`` times as long as that."""
@@ -152,10 +191,19 @@ class LatencyModel:
         return cls(device, tuple(ms / 1e3 for ms in table), **costs_s, tile=tile)
 
     def to_yaml(self, description: str = "") -> str:
-        """The text of a profile file, which ``profile`` loads; times in milliseconds, to the nanosecond."""
+        """The text of a profile file, which ``profile`` loads; times in milliseconds, of six digits."""
         content: dict[str, Any] = {"description": description or self.device, "decode_ms": [_ms(s) for s in self.decode_s]}
         content |= {f"{name}_ms": _ms(getattr(self, f"{name}_s")) for name in COSTS} | ({"tile": self.tile} if self.tile else {})
         return yaml.safe_dump(content, sort_keys=False, width=120, default_flow_style=None, allow_unicode=True)
+
+
+def looked_back(prompt_tokens: int, kv_tokens: int) -> float:
+    """On how many tokens those of a prompt's chunk look back, all together: each on all before it.
+
+    Args:
+        kv_tokens: those before the chunk.
+    """
+    return prompt_tokens * (kv_tokens + 0.5 * prompt_tokens)
 
 
 def rows_of(column: Column) -> int:
@@ -164,7 +212,7 @@ def rows_of(column: Column) -> int:
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 1e3, 6)
+    return float(f"{seconds * 1e3:.6g}")
 
 
 def devices_dir() -> Path:

@@ -56,7 +56,7 @@ def saved_path(info: EngineInfo, config: LlamaConfig, max_batch: int) -> Path:
         *(model.stat().st_size, header),
         *(info.device, info.context_tokens, info.max_step_tokens, min(max_batch, info.max_sequences)),
         *(config.n_gpu_layers, config.main_gpu, config.tensor_split, config.cuda_graphs, config.rpc_servers),
-        *(config.flash_attn, config.type_k, config.type_v),
+        *(config.flash_attn, config.type_k, config.type_v, config.swa_full),
     )
     digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     return cache_dir() / "latency" / f"{model.stem}-{digest}.yaml"

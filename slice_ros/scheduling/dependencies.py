@@ -119,7 +119,9 @@ class Dependencies:
         path_s: dict[str, float] = {}  # longest path from a task's start to the chain's end; successors are younger, so youngest first
         tightest: dict[str, _Path] = {}
         for task in sorted(tasks.values(), key=lambda task: -task.order):
-            work_s = latency.step_s(1) * (task.max_tokens - task.tokens) + (latency.prompt_s(task.prompt_left) if task.prompt_left else 0.0)
+            work_s = latency.step_s(1) * (task.max_tokens - task.tokens) + (
+                latency.prompt_s(task.prompt_left, task.kv_tokens) if task.prompt_left else 0.0
+            )
             successors = self._successors.get(task.goal_id, ())
             following_s = max((path_s[successor] for successor in successors), default=0.0)
             path_s[task.goal_id] = work_s + following_s

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest
-from slice_ros.latency.model import LatencyModel, rows_of
+from slice_ros.latency.model import LatencyModel, looked_back, rows_of
 from slice_ros.latency.pace import Pace
 from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.scheduling.admission import Admission, Prediction, predict
@@ -328,7 +328,8 @@ class Scheduler:
         elif task.prompt_left > 1:
             self._take_over(task)
         latency = self._pace.latency
-        return now + latency.step_s(1, task.prompt_left, int(task.prompt_left > 0), task.kv_tokens)
+        left, computed = task.prompt_left, task.kv_tokens
+        return now + latency.step_s(1, left, int(left > 0), computed, looked_back(left, computed))
 
     def _end(self, task: Task, *, reason: FinishReason | None = None, error: GoalError | None = None) -> None:
         """End a goal, and with an error all that wait for it."""
@@ -481,7 +482,7 @@ class Scheduler:
                     return
                 began = self._clock.now()
         tasks, calibrated = [self._tasks[cell.goal_id] for cell in column], self._pace.calibrated
-        kv_tokens = sum([task.kv_tokens for task in tasks]) if calibrated.kv_token_s else 0
+        kv_tokens = [task.kv_tokens for task in tasks]
         calibrated_s = calibrated.column_s(column, kv_tokens)
         predicted_s = calibrated_s if self._planned_with is calibrated else self._planned_with.column_s(column, kv_tokens)
         for task, (_, prompt_tokens, *_) in zip(tasks, column, strict=True):
@@ -495,7 +496,7 @@ class Scheduler:
         self._taken_s += now - began
         rows = rows_of(column)
         self._meter.add(now - began, predicted_s, calibrated_s, rows - len(column), outputs)
-        rows_s = calibrated.step_s(rows, kv_tokens=kv_tokens)
+        rows_s = calibrated.step_s(rows, kv_tokens=sum(kv_tokens))
         self._pace.observe(rows_s, max(0.0, calibrated_s - rows_s), now - began)
         drafted = {cell.goal_id: cell.drafted for cell in column} if rows > len(column) else None
         for goal_id, text, tokens, pending, finish, logprobs, failure, calls, right, saved, reasoning, is_reasoning in outputs:

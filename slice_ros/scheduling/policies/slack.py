@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from slice_ros.latency.model import LatencyModel
+from slice_ros.latency.model import LatencyModel, looked_back
 from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.scheduling.drafts import Drafts
 from slice_ros.scheduling.experience import Experience
@@ -228,7 +228,7 @@ def build_columns(
         turns[rows[0][0].task.adapter] += 1
         drafted = drafts_of(rows, promised, at_s, laxity_s, drafts, latency, limits) if drafts and limits.max_draft else [0] * len(rows)
         column = tuple([Cell(job.task.goal_id, chunk, drafted=tokens) for (job, chunk), tokens in zip(rows, drafted, strict=True)])
-        step_s = latency.column_s(column, sum([job.kv_tokens for job, _ in rows]))
+        step_s = latency.column_s(column, [job.kv_tokens for job, _ in rows])
         at_s += step_s
         laxity_s -= step_s - _real_time_work_s(rows, row_s, latency)
         for job, chunk in rows:
@@ -249,7 +249,7 @@ def _real_time_work_s(rows: Rows, row_s: Sequence[float], latency: LatencyModel)
 
 def _own_s(job: Outlook, chunk: int, latency: LatencyModel) -> float:
     """What a row adds to a step by itself, however many others are in it."""
-    return latency.kv_token_s * job.kv_tokens + (latency.prompt_s(chunk) if chunk else 0.0)
+    return latency.kv_token_s * job.kv_tokens + (latency.prompt_s(chunk, job.kv_tokens) if chunk else 0.0)
 
 
 def _urgency(job: Outlook) -> tuple[bool, float]:
@@ -295,11 +295,11 @@ def choose_rows(
         chunk, share = 0, 1.0
         if job.prompt_left:
             room_s = min(most_s - decode_s - serial_s - own_s - latency.chunk_s, prompts_s)
-            chunk = _chunk(min(job.prompt_left, budget), room_s, latency, must=must)
+            chunk = _chunk(job, budget, room_s, latency, must=must)
             if not chunk:
                 continue
             share = 1.0 if not is_real_time and _pays(job, len(rows), row_s) else chunk / job.prompt_left
-            own_s += latency.prompt_s(chunk)
+            own_s += latency.prompt_s(chunk, job.kv_tokens)
         elif not must and decode_s + serial_s + own_s > most_s:
             continue
         rows.append((job, chunk))
@@ -311,7 +311,7 @@ def choose_rows(
             worth += share * real_time_worth
             real_time_worth *= URGENCY_DECAY
         else:
-            others_prompts_s += latency.prompt_s(chunk) if chunk else 0.0
+            others_prompts_s += latency.prompt_s(chunk, job.kv_tokens) if chunk else 0.0
             worth += share * (BEST_EFFORT_WORTH if job.is_promised else SPARE_WORTH)
         if job.is_promised:
             slack_s = min(slack_s, _start_s(job, now) - now + row_s[1] + own_s)
@@ -341,7 +341,8 @@ def drafts_of(
     alone_s = {id(job): row_s + _own_s(job, chunk, latency) for job, chunk in rows}
     slack_s = min((_start_s(job, now) - now + alone_s.get(id(job), 0.0) for job in promised), default=math.inf)
     chunks = [chunk for _, chunk in rows if chunk]
-    step_s = latency.step_s(len(rows), sum(chunks), len(chunks), sum([job.kv_tokens for job, _ in rows]))
+    back = sum([looked_back(chunk, job.kv_tokens) for job, chunk in rows if chunk])
+    step_s = latency.step_s(len(rows), sum(chunks), len(chunks), sum([job.kv_tokens for job, _ in rows]), back)
     others_s = step_s + laxity_s
     if not any(job.is_real_time for job in promised):
         others_s = max(others_s, (row_s + latency.chunk_s) / DEAREST_OVERHEAD)
@@ -379,13 +380,15 @@ def best_width(worths: Sequence[float], latency: LatencyModel, limits: Limits) -
     return width
 
 
-def _chunk(tokens: int, room_s: float, latency: LatencyModel, *, must: bool) -> int:
-    """How many of the prompt tokens to compute in a step that has so much time for them; 0 if it is not worth while."""
-    if latency.prompt_token_s * tokens <= room_s:
+def _chunk(job: Outlook, budget: int, room_s: float, latency: LatencyModel, *, must: bool) -> int:
+    """How many of a task's prompt tokens to compute in a step that has so much time for them; 0 if it is not worth while."""
+    tokens = min(job.prompt_left, budget)
+    if latency.prompt_tokens_s(tokens, job.kv_tokens) <= room_s:
         return tokens
-    if latency.prompt_token_s <= 0.0:  # a flat cost is paid once, or again for each chunk
+    most = latency.prompt_tokens_in(max(room_s, 0.0), job.kv_tokens)
+    if most == math.inf:  # a flat cost is paid once, or again for each chunk
         return tokens if must else 0
-    fitting = min(int(max(room_s, 0.0) / latency.prompt_token_s), tokens)
+    fitting = min(int(most), tokens)
     if fitting >= SHORTEST_CHUNK:
         return fitting
     return min(tokens, SHORTEST_CHUNK) if must else 0
@@ -410,4 +413,4 @@ def _with_row(rows: Rows, job: Outlook, now: float, laxity_s: float, latency: La
         return [*rows, (job, 0)]
     tokens = sum(chunk for _, chunk in rows)
     step_s = latency.step_s(len(rows) + 1, tokens, 1 + sum(chunk > 0 for _, chunk in rows))
-    return [*rows, (job, _chunk(min(job.prompt_left, budget), min(laxity_s, slack_s) - step_s, latency, must=True))]
+    return [*rows, (job, _chunk(job, budget, min(laxity_s, slack_s) - step_s, latency, must=True))]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from slice_ros.latency.model import LatencyModel
+from slice_ros.latency.model import LatencyModel, looked_back
 from slice_ros.mask import Cell, MaskMatrix
 from slice_ros.scheduling.lengths import Lengths
 from slice_ros.scheduling.policies.base import Limits
@@ -69,21 +69,23 @@ class SlosServe:
         length_s = min(self._due_s(accepted[0]) - now if accepted else math.inf, device.longest_s)
         column: list[Cell] = []
         tokens = chunks = kv_tokens = 0
+        back = 0.0
         budget = limits.max_step_tokens
         for task in [*accepted, *declined]:
             if len(column) == limits.max_batch or budget < 1:
                 break
-            step_s = device.latency.step_s(len(column) + 1, tokens, chunks, kv_tokens + task.kv_tokens)
+            step_s = device.latency.step_s(len(column) + 1, tokens, chunks, kv_tokens + task.kv_tokens, back)
             chunk = 0
             if task.prompt_left:
-                fitting = device.prompt_tokens(length_s - step_s)
+                fitting = device.prompt_tokens(length_s - step_s, task.kv_tokens)
                 chunk = min(task.prompt_left, budget, fitting if column else max(fitting, 1))
                 if not chunk:
                     continue
-            elif column and step_s > max(length_s, device.latency.step_s(len(column), tokens, chunks, kv_tokens)):
+            elif column and step_s > max(length_s, device.latency.step_s(len(column), tokens, chunks, kv_tokens, back)):
                 continue
             column.append(Cell(task.goal_id, chunk))
             tokens, chunks, kv_tokens = tokens + chunk, chunks + (chunk > 0), kv_tokens + task.kv_tokens
+            back += looked_back(chunk, task.kv_tokens)
             budget -= max(1, chunk)
         return tuple(column)
 
@@ -103,12 +105,13 @@ class _Device:
         self.limits = limits
         self.longest_s = min(tightest_s, latency.step_s(1, limits.max_step_tokens, 1))
 
-    def prompt_tokens(self, time_s: float) -> int:
-        """Prompt tokens of one chunk that fit into that time beyond its row."""
+    def prompt_tokens(self, time_s: float, kv_tokens: int = 0) -> int:
+        """Prompt tokens of one chunk that fit into that time beyond its row, behind so many others."""
         left_s, most = time_s - self.latency.chunk_s, self.limits.max_step_tokens
-        if left_s >= self.latency.prompt_token_s * most:
+        if left_s >= self.latency.prompt_tokens_s(most, kv_tokens):
             return most
-        return max(0, int(left_s / self.latency.prompt_token_s + 1e-6)) if self.latency.prompt_token_s else 0
+        fitting = self.latency.prompt_tokens_in(max(left_s, 0.0), kv_tokens)
+        return int(fitting + 1e-6) if fitting < math.inf else 0
 
     def until(self, time_s: float, decoders: Iterable[Pace]) -> int:
         """Prompt tokens that steps hold in that time, beside decoders that have each token when it is due.
