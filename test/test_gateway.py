@@ -258,7 +258,13 @@ def test_what_the_server_refuses_is_told_with_its_sentence(real):
 def test_it_tells_of_its_health_and_its_figures(real):
     base = real[0].removesuffix("/v1")
     assert request(base, "/health")[0] == 200
+    with openai.OpenAI(base_url=real[0], api_key="none") as client:
+        client.completions.create(model="default", prompt="go", max_tokens=2)
+    until_s = time.monotonic() + READY_S
     status, text = request(base, "/metrics")
+    while 'label="http"' not in text and time.monotonic() < until_s:  # the server tells of a goal twice a second
+        time.sleep(0.2)
+        status, text = request(base, "/metrics")
     assert status == 200
     assert "slice_up 1.0" in text
     assert 'slice_gateway_requests_total{route="/v1/completions",status="200"}' in text
