@@ -9,6 +9,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
@@ -49,6 +50,8 @@ SERVER_UNSEEN_S = 5.0
 """One of which DDS has told neither life nor death has this long to say something: it may have to be discovered first."""
 INSTANCE = slice(12, 20)
 """Where that field stands in a serialized status. To decode all of it, with its mask matrix, is much work where clients are many."""
+STALE_S = 2.5
+"""A status older than this, of a server that publishes two a second, is none."""
 UNHEARD_S = 2.0
 """After so long without news of a goal from a server that lives its result is asked for again, and then after twice as long each time: an
 answer may have been lost on its way."""
@@ -348,6 +351,8 @@ class SliceClient:
         self._silent_s = 0.0
         self._was_there = False
         self._instance: bytes | None = None
+        self._told: tuple[float, bytes] = -STALE_S, b""
+        self._read: tuple[bytes, Any] = b"", None
         self._unsure: set[str] = set()
         self._unsure_s = 0.0
 
@@ -367,6 +372,17 @@ class SliceClient:
     def server_is_ready(self) -> bool:
         """Whether the server is there."""
         return all(client.service_is_ready() for client in (self._goals, self._results, self._cancels))
+
+    @property
+    def status(self) -> Any:
+        """The server's latest ``SloStatus``; ``None`` where none came for some seconds, or the node was not spun."""
+        told_s, raw = self._told
+        if time.monotonic() - told_s > STALE_S:
+            return None
+        if self._read[0] is not raw:
+            with suppress(RuntimeError):  # no status
+                self._read = raw, deserialize_message(raw, SloStatus)
+        return self._read[1]
 
     def not_found(self, waited_s: float) -> str:
         """The sentence that says that the server was not there for so long."""
@@ -678,6 +694,7 @@ class SliceClient:
     def _hear(self, status: bytes) -> None:
         if len(status) < INSTANCE.stop:
             return  # no status
+        self._told = time.monotonic(), status
         with self._lock:
             if self._instance != status[INSTANCE]:
                 self._watch.doubt()

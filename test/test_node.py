@@ -463,6 +463,13 @@ def test_a_client_that_vanishes_leaves_the_server_serving(peer, tmp_path):
     assert peer.run(peer.client.generate("still there?", max_tokens=5)).report.output_tokens == 5
 
 
+def test_a_client_has_its_servers_status_while_it_comes(peer, monkeypatch):
+    peer.spin_until(lambda: peer.client.status is not None)
+    assert peer.client.status.engine_state == "ready"
+    monkeypatch.setattr("slice_ros.client.STALE_S", 0.0)
+    assert peer.client.status is None
+
+
 def test_the_status_tells_of_classes_model_and_mask(peer):
     running = peer.client.send("a longer answer, please", max_tokens=150, label="story", slo=BestEffort(tpot_ms=500))
     peer.spin_until(lambda: (s := peer.status()).mask.goals and any(c.label == "story" and c.running for c in s.classes))

@@ -107,18 +107,12 @@ def _find(client: SliceClient, executor: Executor, server: str, timeout_s: float
     node.destroy_client(lifecycle)
 
 
-def status_of(executor: Executor, server: str) -> Any:
-    """What the server tells of itself next; ``None`` if it tells nothing."""
-    from slice_ros.ros.interfaces import SloStatus
-
-    (node,) = executor.get_nodes()
-    told: list[Any] = []
-    subscription = node.create_subscription(SloStatus, f"{server}/slo_status", told.append, 10)
+def status_of(client: SliceClient, executor: Executor) -> Any:
+    """What the server tells of itself; ``None`` if it tells nothing."""
     until_s = time.monotonic() + STATUS_S
-    while not told and time.monotonic() < until_s:
+    while client.status is None and time.monotonic() < until_s:
         executor.spin_once(timeout_sec=0.05)
-    node.destroy_subscription(subscription)
-    return told[0] if told else None
+    return client.status
 
 
 def hear(generation: Generation, executor: Executor, *, quiet: bool, interrupted: Callable[[], int]) -> Answer | None:

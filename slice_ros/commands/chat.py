@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         with asking(arguments.server, arguments.timeout) as (client, executor):
-            status = status_of(executor, arguments.server)
+            status = status_of(client, executor)
             if status is not None:
                 print(f"{models_of(status)} on {arguments.server}; {COMMANDS}; Ctrl-C ends an answer", file=sys.stderr)
             Conversation(client, executor, arguments, slo, sampling).go_on()

@@ -80,7 +80,7 @@ def _ask(arguments: argparse.Namespace, prompt: str, slo: Slo, sampling: Samplin
 
     try:
         with asking(arguments.server, arguments.timeout) as (client, executor), interruptions() as interrupted:
-            is_said = bool(arguments.system or arguments.tools) or (not arguments.raw and _has_template(executor, arguments.server))
+            is_said = bool(arguments.system or arguments.tools) or (not arguments.raw and _has_template(client, executor))
             generation = _send(client, prompt, arguments, slo, sampling, is_said=is_said)
             answer = hear(generation, executor, quiet=arguments.json, interrupted=interrupted)
             if answer is None:
@@ -109,9 +109,9 @@ def _ask(arguments: argparse.Namespace, prompt: str, slo: Slo, sampling: Samplin
     return 0 if answer.report.attained else 1
 
 
-def _has_template(executor: Executor, server: str) -> bool:
+def _has_template(client: SliceClient, executor: Executor) -> bool:
     """Whether the server's model has a chat template of its own, or was given one: to a bare prompt it would hardly answer."""
-    status = status_of(executor, server)
+    status = status_of(client, executor)
     return status is not None and bool(status.chat_template)
 
 

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from rcl_interfaces.srv import ListParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 
-from slice_ros.client import SliceClient
+from slice_ros.client import STALE_S, SliceClient
 from slice_ros.gateway.errors import AWAY_S, ApiError, retry_after
 from slice_ros.gateway.reply import Reply
 from slice_ros.goal import ChatMessage
-from slice_ros.ros.interfaces import CheckSlo, SloStatus
+from slice_ros.ros.interfaces import CheckSlo
 
 CALL_S = 2.0
 """How long a service of the server may take to answer."""
-STALE_S = 2.5
-"""A status older than this, of a server that publishes two a second, is none."""
 LOOK_S = 0.1
 LEAVE_S = 0.1
 """How long cancels may take to leave when the gateway ends; the server notices by itself, too."""
@@ -43,10 +38,7 @@ class Link:
         self.server = server
         self._node = node
         self._client = SliceClient(node, server)
-        self._raw: tuple[float, bytes] = 0.0, b""
-        self._decoded: tuple[bytes, Any] = b"", None
         self._replies: set[Reply] = set()
-        node.create_subscription(SloStatus, f"{server}/slo_status", self._hear, 1, raw=True)
         self._list = node.create_client(ListParameters, f"{server}/list_parameters")
         self._check = node.create_client(CheckSlo, f"{server}/check_slo")
         self._executor = SingleThreadedExecutor()
@@ -65,19 +57,10 @@ class Link:
             except Exception as error:
                 self._node.get_logger().error(f"a callback raised {error!r}, and the gateway goes on")
 
-    def _hear(self, status: bytes) -> None:
-        self._raw = time.monotonic(), status
-
     @property
     def status(self) -> Any:
         """The server's latest ``SloStatus``; ``None`` where there is none of the last seconds."""
-        heard_s, raw = self._raw
-        if time.monotonic() - heard_s > STALE_S:
-            return None
-        if self._decoded[0] is not raw:
-            with suppress(RuntimeError):  # no status
-                self._decoded = raw, deserialize_message(raw, SloStatus)
-        return self._decoded[1]
+        return self._client.status
 
     async def next_status(self) -> Any:
         """The server's latest status, waiting for one where there is none; ``None`` if none comes."""
