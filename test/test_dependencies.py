@@ -7,6 +7,7 @@ from builders import CONTROL, Bench, a_goal
 
 from slice_ros.engines.simulated import Lengths
 from slice_ros.goal import ErrorCode, GoalError
+from slice_ros.latency.model import LatencyModel
 from slice_ros.slo import BestEffort, OnMiss, RealTime
 
 LOG = BestEffort()
@@ -218,3 +219,30 @@ def test_the_chain_deadline_outlives_the_goal_that_brought_it():
     bench.submit(a_goal("b", RealTime(tpot_ms=100), max_tokens=30, after=("a",)))
     bench.turn()
     assert bench.scheduler.tasks[0].due_end_s == pytest.approx(5.0)
+
+
+def test_the_shares_of_those_that_waited_are_forgotten_with_them():
+    bench = Bench("slack")
+    bench.submit(a_goal("a", RealTime(deadline_s=9.0), max_tokens=20), a_goal("b", RealTime(deadline_s=2.0), max_tokens=20, after=("a",)))
+    bench.turn()
+    assert [task.goal_id for task in bench.scheduler.tasks[0].followers] == ["b"]
+    bench.scheduler.cancel("b")
+    bench.turn()
+    assert bench.scheduler.tasks[0].followers_due_s == math.inf
+    assert not bench.scheduler.tasks[0].followers
+
+
+def test_others_leave_time_for_real_time_goals_that_still_wait():
+    """Those that go first decode together, in 0.8 s; the prompts of those that wait take 0.7 s each, and others would have 1.4 s before."""
+    latency = LatencyModel("flat", (0.020,), prompt_token_s=0.001)
+    lengths = {f"{part} {i}": Lengths(prompt, tokens) for part, prompt, tokens in (("a", 1, 40), ("b", 700, 2)) for i in range(4)}
+    lengths["be"] = Lengths(1400, 2)
+    bench = Bench("slack", latency, lengths=lengths)
+    for i in range(4):
+        bench.submit(
+            a_goal(f"a {i}", RealTime(deadline_s=4.6), max_tokens=40),
+            a_goal(f"b {i}", RealTime(deadline_s=4.6), prompt_tokens=700, max_tokens=2, after=(f"a {i}",)),
+        )
+    bench.submit(a_goal("be", BestEffort(deadline_s=2.2), prompt_tokens=1400, max_tokens=2))
+    bench.drain()
+    assert [goal for goal in lengths if not bench.end(goal).report.attained] == ["be"]

@@ -34,6 +34,7 @@ class Dependencies:
         self._successors: dict[str, list[str]] = {}
         self._chain_due_s: dict[str, float] = {}
         self._ended: OrderedDict[str, _Ended] = OrderedDict()
+        self._are_told = False
 
     def add(self, request: GoalRequest, in_hand: Container[str]) -> float:
         """Take in a goal.
@@ -108,14 +109,17 @@ class Dependencies:
         return [], None
 
     def split_budgets(self, tasks: Mapping[str, Task], now: float, latency: LatencyModel) -> None:
-        """Give each task its share of the time left: of its chain's deadline, ``Task.budget_due_s``, and of those that the goals after it
-        have for themselves, ``Task.followers_due_s``, if they are of its class or a higher one.
+        """Tell each task who waits for it, ``Task.followers``, and its share of the time left.
+
+        It has one of its chain's deadline, ``Task.budget_due_s``, and one of those that the goals after it have for themselves,
+        ``Task.followers_due_s``, if they are of its class or a higher one.
 
         What is left until the chain is due is split in proportion to work: a task with w seconds of it, before goals whose longest path
         has d seconds, is due at ``now + (due - now) * w / (w + d)``. As nobody knows an answer's length, w is what max_tokens allow.
         """
-        if not self.has_chains:
+        if not (self.has_chains or self._are_told):
             return
+        self._are_told = self.has_chains
         path_s: dict[str, float] = {}  # longest path from a task's start to the chain's end; successors are younger, so youngest first
         tightest: dict[str, _Path] = {}
         for task in sorted(tasks.values(), key=lambda task: -task.order):
@@ -123,6 +127,7 @@ class Dependencies:
                 latency.prompt_s(task.prompt_left, task.kv_tokens) if task.prompt_left else 0.0
             )
             successors = self._successors.get(task.goal_id, ())
+            task.followers = [tasks[successor] for successor in successors]
             following_s = max((path_s[successor] for successor in successors), default=0.0)
             path_s[task.goal_id] = work_s + following_s
             if task.chain_due_s < math.inf:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -80,6 +81,7 @@ class Task:
         chain_due_s: when the last goal of its chain is due; infinite without a chain deadline.
         budget_due_s: when its own end is due so that the chain's can be kept; the scheduler moves it on.
         followers_due_s: when it is due so that those that wait for it can be in time; infinite if none has a deadline.
+        followers: those that wait for it.
         predicted_ttft_s, predicted_tpot_s, predicted_e2e_s: what was predicted at its submission; NaN if nothing was.
     """
 
@@ -108,6 +110,7 @@ class Task:
     chain_due_s: float = math.inf
     budget_due_s: float = math.inf
     followers_due_s: float = math.inf
+    followers: Sequence[Task] = ()
     predicted_ttft_s: float = math.nan
     predicted_tpot_s: float = math.nan
     predicted_e2e_s: float = math.nan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from slice_ros.latency.model import LatencyModel, looked_back
 from slice_ros.mask import Cell, Column, MaskMatrix
@@ -65,17 +65,18 @@ class Slack:
         self._debts = (_Debt(ServiceClass.REAL_TIME), _Debt(ServiceClass.BEST_EFFORT))
 
     def plan(self, tasks: Sequence[Task], now: float, latency: LatencyModel, limits: Limits) -> MaskMatrix:
-        self._learn_arrivals(tasks, latency)
+        waiting = waiting_for(tasks)
+        self._learn_arrivals(sorted([*tasks, *waiting.values()], key=lambda task: task.order) if waiting else tasks, latency)
         traffic = self._experience.load.traffic(now)
         held = held_back(tasks, now, limits.max_batch, limits.cells)
         room = Room(tasks, now, limits.cells, limits.sequences, held)
         narrow = narrowed(limits, tasks)
-        promised, spare = self._divide(tasks, traffic, room, now, latency, narrow)
+        promised, to_come, spare = self._divide(tasks, waiting, traffic, room, now, latency, narrow)
         promised = [job for job in promised if job.task.goal_id not in held]
         in_room = _those_in_room([job for job in spare if job.task.goal_id not in held], room, limits.max_batch)
         in_room = in_room or ([] if promised else spare[:1])
         real_time = [job for job in promised if job.is_real_time]
-        laxity = laxity_s(real_time, traffic, now, latency, narrow)
+        laxity = laxity_s([*real_time, *to_come], traffic, now, latency, narrow)
         early = too_early(real_time, now, latency, narrow)
         promised = [job for job in promised if job not in early]
         owed_s = latency.step_s(1, SHORTEST_CHUNK, 1)
@@ -99,9 +100,18 @@ class Slack:
         self._latest_order = max(self._latest_order, tasks[-1].order)
 
     def _divide(
-        self, tasks: Sequence[Task], traffic: Traffic, room: Room, now: float, latency: LatencyModel, limits: Limits
-    ) -> tuple[list[Outlook], list[Outlook]]:
-        """The tasks whose SLO a plan keeps, and the others in the order in which they may have the time that is left."""
+        self,
+        tasks: Sequence[Task],
+        waiting: Mapping[str, Task],
+        traffic: Traffic,
+        room: Room,
+        now: float,
+        latency: LatencyModel,
+        limits: Limits,
+    ) -> tuple[list[Outlook], list[Outlook], list[Outlook]]:
+        """The tasks whose SLO a plan keeps, the real-time ones of those that wait for others of which it can be kept as well, and the other
+        tasks in the order in which they may have the time that is left.
+        """
         real_time: list[Outlook] = []
         candidates: list[Outlook] = []
         unbounded: list[Outlook] = []
@@ -120,7 +130,10 @@ class Slack:
                 unbounded.append(job)
             else:
                 candidates.append(job)
-        promised = keepable(real_time, now, latency, limits)
+        to_come = [Outlook.of(task, now, latency, self._experience.lengths) for task in waiting.values() if task.is_real_time]
+        kept = keepable([*real_time, *to_come], now, latency, limits)
+        to_come = [job for job in kept if job.task.goal_id in waiting]
+        promised = [job for job in kept if job.task.goal_id not in waiting]
         for job in promised:
             if not job.task.is_open:
                 room.take(job.task)
@@ -133,7 +146,19 @@ class Slack:
             *(job for job in candidates if not job.is_promised),
             *sorted(hopeless, key=lambda job: not job.is_real_time),
         ]
-        return promised, spare
+        return promised, to_come, spare
+
+
+def waiting_for(tasks: Sequence[Task]) -> Mapping[str, Task]:
+    """All that wait for one of the tasks, directly or in a chain, by goal ID."""
+    found: dict[str, Task] = {}
+    front = [follower for task in tasks for follower in task.followers]
+    while front:
+        task = front.pop()
+        if task.goal_id not in found:
+            found[task.goal_id] = task
+            front += task.followers
+    return found
 
 
 def mark_pressed(promised: Sequence[Outlook], laxity: float, now: float) -> None:
