@@ -82,6 +82,17 @@ def test_the_prompt_of_an_even_task_takes_a_share_of_the_time():
     assert taken(even, a_job(32, 1.0)) == [True, False]
 
 
+def test_prompts_that_wait_take_their_share_until_their_first_tokens_are_due():
+    """20 % of the time for the decodes of each; a prompt of 200 ms in a second is as much, one of 500 ms more."""
+    hasty = [replace(a_job(40, 2.0, even=True, prompt_s=0.5), task=a_task("job", BestEffort(ttft_ms=1000, tpot_ms=1000)))] * 2
+    assert taken(*hasty) == [True, True]
+    assert taken(*hasty, a_job(8, 1.0, even=True)) == [True, True, False]
+    begun = [replace(job, tokens=1, prompt_s=0.0) for job in hasty]
+    assert taken(*begun, a_job(8, 1.0, even=True)) == [True, True, True]
+    easy = [replace(job, prompt_s=0.2) for job in hasty]
+    assert taken(*easy, a_job(20, 1.0, even=True)) == [True, True, True]
+
+
 def test_an_even_task_is_not_promised_more_than_there_is_until_its_own_end():
     assert taken(a_job(40, 0.39, even=True)) == [False]
     assert taken(a_job(40, 0.41, even=True)) == [True]

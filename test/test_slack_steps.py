@@ -148,6 +148,15 @@ def test_kv_tokens_of_every_row_make_a_step_longer():
     assert chosen(first, a_job("b", kv=500), latency=latency) == ["a"]
 
 
+def test_what_a_hopeless_row_takes_for_itself_counts_against_it():
+    latency = LatencyModel("KV", (0.010, 0.0101), kv_token_s=0.00001)
+    late = replace(spare("late", kv=100), is_hopeless=True)  # 1 ms
+    assert chosen(a_job("a"), spare("b", kv=100), latency=latency) == ["a", "b"]
+    assert chosen(a_job("a"), late, latency=latency) == ["a", "late"]  # 0.6 in 11.1 ms, 0.5 in 10
+    assert chosen(a_job("a"), replace(late, kv_tokens=200), latency=latency) == ["a"]  # 12.1 ms
+    assert chosen(replace(late, kv_tokens=2000), latency=latency) == ["late"], "alone it waits for nobody"
+
+
 # ---- prompts
 
 
@@ -196,6 +205,14 @@ def test_the_first_prompt_is_cut_to_the_step_and_the_next_to_what_it_leaves():
     assert chosen(a_job("a", prompt=20), a_job("b", prompt=20), laxity_s=0.0575) == [("a", 20)]
 
 
+def test_a_prompt_waits_for_a_best_effort_row_that_is_behind_its_pace():
+    prompt = a_job("b", prompt=100)
+    assert chosen(a_job("a", latest_s=0.0, hope_s=9.0), prompt) == ["a"]
+    assert chosen(a_job("a", latest_s=0.0, hope_s=9.0), spare("c")) == ["a", "c"], "a decode does not"
+    assert chosen(a_job("a", latest_s=0.1, hope_s=9.0), prompt) == ["a", ("b", 93)]  # in time if it begins 100 ms later: 12 + 5 + 93 ms
+    assert chosen(a_job("a", latest_s=0.0, hope_s=9.0, prompt=20), a_job("c", prompt=20)) == [("a", 20)]
+
+
 def test_kv_tokens_leave_a_prompt_less_room():
     latency = LatencyModel("KV", (0.010, 0.012), prompt_token_s=0.001, kv_token_s=0.00001)
     assert chosen(a_job("a", prompt=100, kv=1000), laxity_s=0.0505, latency=latency, limits=Limits(2)) == [("a", 30)]
@@ -231,6 +248,8 @@ def test_who_is_owed_a_step_joins_it_or_takes_the_last_place():
 def test_the_prompt_of_who_is_owed_a_step_is_cut_to_what_the_others_can_wait():
     owed = a_job("owed", prompt=100)
     assert with_row([(a_job("a"), 0)], owed) == [("a", 0), ("owed", 100)]
+    long = a_job("owed", prompt=200)  # 10 ms for a row and 5 for a chunk are a tenth of 150
+    assert with_row([(a_job("a"), 0)], long) == [("a", 0), ("owed", 150)]
     assert with_row([(a_job("a"), 0)], owed, limits=Limits(4, 51)) == [("a", 0), ("owed", 50)]
     assert with_row([(a_job("a"), 0)], owed, laxity_s=0.0475) == [("a", 0), ("owed", 30)]  # 12 + 5 ms beside it
     assert with_row([(a_job("a", prompt=20), 20)], owed, laxity_s=0.0725) == [("a", 20), ("owed", 30)]  # 12 + 20 + 5 + 5 ms

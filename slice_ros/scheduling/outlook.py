@@ -51,6 +51,7 @@ class Outlook:
         is_real_time: the task's class.
         is_promised: whether the plan keeps its SLO; the others have the time that is left.
         is_pressed: whether it goes by its due time beside the real-time tasks, as it could not wait for them.
+        is_hopeless: whether its SLO is out of reach.
     """
 
     task: Task
@@ -77,6 +78,7 @@ class Outlook:
     is_real_time: bool = False
     is_promised: bool = False
     is_pressed: bool = False
+    is_hopeless: bool = False
 
     @classmethod
     def bare(cls, task: Task, latency: LatencyModel) -> Outlook:

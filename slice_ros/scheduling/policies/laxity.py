@@ -22,16 +22,18 @@ def laxity_s(real_time: Sequence[Outlook], traffic: Traffic, now: float, latency
 
     Two things are asked. Of the tasks in hand, gone through by due time, what is due by T has to fit into T, with caution as to how
     long their answers are, and beside what arrives meanwhile and is due by then as well. And one that arrives now, with as little slack
-    as they lately did, has to find time after all the work in hand and what others pile up (:func:`backlog_s`).
+    as they lately did, has to find time after the work in hand that is due before it and what others pile up (:func:`backlog_s`).
     """
     demand = Promises(Traffic(), now, latency, limits)
     busy = min(traffic.busy(token_s_by_width(latency, limits)[-1]), 1.0)
-    laxity, work_s = math.inf, 0.0
-    for due_s, needed_s, work_s in _demand(sorted(lump for job in real_time for lump in _lumps(job, now, latency)), demand, latency):  # noqa: B007
+    laxity, work_s, before_s = math.inf, 0.0, 0.0
+    for due_s, needed_s, work_s in _demand(sorted(lump for job in real_time for lump in _lumps(job, now, latency)), demand, latency):
         meanwhile_s = busy * max(0.0, due_s - traffic.window_s)
         laxity = min(laxity, due_s - needed_s - max(meanwhile_s, prompts_s(traffic, needed_s)))
+        if due_s <= traffic.window_s:
+            before_s = work_s
     if not real_time or traffic.goals_hz * work_s > UNLIKELY:
-        laxity = min(laxity, traffic.slack_s - work_s)
+        laxity = min(laxity, traffic.slack_s - before_s)
     laxity = (laxity - backlog_s(traffic, latency, limits)) / (1.0 + latency.margin)
     if laxity > 0.0 and traffic.goals_hz * (work_s + laxity) > UNLIKELY:
         laxity *= SHARE

@@ -78,7 +78,8 @@ class Promises:
         seconds(tokens(T)) + serial(T) + CAUTION * deviation(T) <= T        tokens(T) = T * sum(rates) + sum(left, due by T)
 
     where serial work (prompts, KV tokens) takes its time in any step, and lengths and arrivals vary independently; arrivals do not count
-    in the deviation where T is so short that hardly any comes.
+    in the deviation where T is so short that hardly any comes. Before its first token, such a task has a prompt that is due by its TTFT
+    instead: where that takes more of the time than its decodes will, that share counts.
     """
 
     def __init__(self, traffic: Traffic, now: float, latency: LatencyModel, limits: Limits) -> None:
@@ -101,11 +102,16 @@ class Promises:
             even, (lumps, from_s) = self._even, _with_lump(self._lumps, lump)
             fits = self._fit(even, lumps, from_s)  # what is due before it does not change
         else:
-            even, lumps = self._even.with_(lump), self._lumps
+            even, lumps = self._even.with_(lump, self._first_share(job), self._token_s[-1]), self._lumps
             fits = self._fit(even, [Lump(window_s, 0.0, 0.0, 0.0, 0.0)]) and self._fit(even, lumps)
         if fits:
             self._even, self._lumps = even, lumps
         return fits
+
+    def _first_share(self, job: Outlook) -> float:
+        """Share of the time that a task's prompt takes until its first token is due; all of its TTFT counts, as others wait as well."""
+        ttft_s = job.task.slo.ttft_s
+        return 0.0 if job.tokens or ttft_s is None else job.prompt_s / ttft_s
 
     def _fit(self, even: _Even, lumps: Sequence[Lump], from_s: float = 0.0) -> bool:
         """Whether all is in time that is due at ``from_s`` or later."""
@@ -168,12 +174,12 @@ class _Even(NamedTuple):
     serial_share: float
     variance: float
 
-    def with_(self, lump: Lump) -> _Even:
+    def with_(self, lump: Lump, first_share: float, token_s: float) -> _Even:
         rate = lump.tokens / lump.due_s
         return _Even(
             self.rate + rate,
             max(self.fastest, rate),
-            self.serial_share + lump.serial_s / lump.due_s,
+            self.serial_share + max(lump.serial_s / lump.due_s, first_share - rate * token_s),
             self.variance + lump.variance / lump.due_s**2,
         )
 

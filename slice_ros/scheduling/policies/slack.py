@@ -119,10 +119,12 @@ class Slack:
         for task in tasks:
             if task.goal_id in self._lost or task.is_lost(now):
                 self._lost.add(task.goal_id)
-                hopeless.append(Outlook.bare(task, latency))
-                continue
-            job = Outlook.of(task, now, latency, self._experience.lengths)
-            if job.hope_s < now:
+                job = Outlook.bare(task, latency)
+                job.is_hopeless = True
+            else:
+                job = Outlook.of(task, now, latency, self._experience.lengths)
+                job.is_hopeless = job.hope_s < now
+            if job.is_hopeless:
                 hopeless.append(job)
             elif task.is_real_time:
                 real_time.append(job)
@@ -287,8 +289,9 @@ def choose_rows(
     """The first of the tasks, as many as give the most worth per second, ``sum of the rows' worth / l(rows)``.
 
     Where one more row costs as much as a step of its own, urgent tasks run alone; where it costs little, all run together. Prompts and
-    KV tokens do not count in that, as they take their time in any step. A row that would make the step longer than the slack of a promised
-    row before it is left out, or its prompt is cut, but for the first row. So is one that is not real-time and would add more to the
+    KV tokens do not count in that, as they take their time in any step, but for those of hopeless tasks, which need none. A row that would
+    make the step longer than the slack of a promised row before it is left out, or its prompt is cut, but for the first row; prompts
+    wait for best-effort rows that are behind their pace as well. So is one left out that is not real-time and would add more to the
     real-time rows' part of the step than ``laxity_s``.
 
     Args:
@@ -298,8 +301,8 @@ def choose_rows(
     """
     rows: Rows = []
     best_rows, best, worth, real_time_worth = 0, 0.0, 0.0, 1.0
-    serial_s = step_s = real_time_s = others_prompts_s = 0.0
-    slack_s = math.inf
+    serial_s = step_s = real_time_s = others_prompts_s = hopeless_s = 0.0
+    slack_s = pace_s = math.inf
     budget = limits.max_step_tokens
     overhead_s = row_s[1] + latency.chunk_s
     any_real_time = any(job.is_promised and job.is_real_time for job in jobs)
@@ -319,7 +322,7 @@ def choose_rows(
         most_s = max(most_s, step_s)  # what makes the step no longer than it is does no harm
         chunk, share = 0, 1.0
         if job.prompt_left:
-            room_s = min(most_s - decode_s - serial_s - own_s - latency.chunk_s, prompts_s)
+            room_s = min(min(most_s, max(pace_s, step_s)) - decode_s - serial_s - own_s - latency.chunk_s, prompts_s)
             chunk = _chunk(job, budget, room_s, latency, must=must)
             if not chunk:
                 continue
@@ -337,11 +340,13 @@ def choose_rows(
             real_time_worth *= URGENCY_DECAY
         else:
             others_prompts_s += latency.prompt_s(chunk, job.kv_tokens) if chunk else 0.0
+            hopeless_s += own_s if job.is_hopeless else 0.0
             worth += share * (BEST_EFFORT_WORTH if job.is_promised else SPARE_WORTH)
         if job.is_promised:
             slack_s = min(slack_s, _start_s(job, now) - now + row_s[1] + own_s)
-        if worth >= best * decode_s:
-            best_rows, best = len(rows), worth / decode_s
+            pace_s = min(pace_s, math.inf if is_real_time else job.latest_s - now + row_s[1] + own_s)
+        if worth >= best * (decode_s + hopeless_s):
+            best_rows, best = len(rows), worth / (decode_s + hopeless_s)
         if len(rows) == limits.max_batch or budget < 1:
             break
     return rows[:best_rows]
@@ -422,6 +427,8 @@ def _chunk(job: Outlook, budget: int, room_s: float, latency: LatencyModel, *, m
 def _with_row(rows: Rows, job: Outlook, now: float, laxity_s: float, latency: LatencyModel, limits: Limits) -> Rows:
     """The rows and one more, in place of the last one if there is no room, its prompt cut to what the others' slack allows.
 
+    Nor is the prompt's part longer than makes a step's overhead small.
+
     One of another adapter has the step for itself: the others come after it, as it could be left out again if it came after them. So has
     one that would make the step longer by more than a step of its own takes.
     """
@@ -438,4 +445,5 @@ def _with_row(rows: Rows, job: Outlook, now: float, laxity_s: float, latency: La
         return [*rows, (job, 0)]
     tokens = sum(chunk for _, chunk in rows)
     step_s = latency.step_s(len(rows) + 1, tokens, 1 + sum(chunk > 0 for _, chunk in rows))
-    return [*rows, (job, _chunk(job, budget, min(laxity_s, slack_s) - step_s, latency, must=True))]
+    room_s = min(min(laxity_s, slack_s) - step_s, (latency.step_s(1) + latency.chunk_s) / OVERHEAD)
+    return [*rows, (job, _chunk(job, budget, room_s, latency, must=True))]
