@@ -191,7 +191,7 @@ class LatencyModel:
         return cls(device, tuple(ms / 1e3 for ms in table), **costs_s, tile=tile)
 
     def to_yaml(self, description: str = "") -> str:
-        """The text of a profile file, which ``profile`` loads; times in milliseconds, of six digits."""
+        """The text of a profile file, which ``profile`` loads; times in milliseconds, of nine digits."""
         content: dict[str, Any] = {"description": description or self.device, "decode_ms": [_ms(s) for s in self.decode_s]}
         content |= {f"{name}_ms": _ms(getattr(self, f"{name}_s")) for name in COSTS} | ({"tile": self.tile} if self.tile else {})
         return yaml.safe_dump(content, sort_keys=False, width=120, default_flow_style=None, allow_unicode=True)
@@ -212,7 +212,7 @@ def rows_of(column: Column) -> int:
 
 
 def _ms(seconds: float) -> float:
-    return float(f"{seconds * 1e3:.6g}")
+    return float(f"{seconds * 1e3:.9g}")
 
 
 def devices_dir() -> Path:
