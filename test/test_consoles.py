@@ -46,7 +46,11 @@ def sessions(page: Path) -> Iterator[str]:
     yield from re.findall(r"^```\n(\$ .*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-PAGES = [pytest.param(page, id=page.name) for page in sorted((ROOT / "docs").glob("*.md")) if any(sessions(page))]
+PAGES = [
+    pytest.param(page, id=page.name, marks=[needs_smollm2] if page.name == "models.md" else [])  # which lists it
+    for page in sorted((ROOT / "docs").glob("*.md"))
+    if any(sessions(page))
+]
 
 
 def commands(session: str) -> list[Command]:
