@@ -16,6 +16,7 @@ from slice_ros.scheduling.engine import EngineError
 
 SAW_TOOTH = LatencyModel("saw", (0.014, 0.027, 0.038, 0.030, 0.050), chunk_s=0.002, prompt_token_s=0.00047, kv_token_s=1e-6)
 LOOKING_BACK = replace(SAW_TOOTH, device="looking back", prompt_kv_token_s=2e-7)
+WINDOW = replace(LOOKING_BACK, device="window", kv_token_s=4e-6, window=512, windowed=0.85)
 
 
 def measured(model, max_batch, **engine):
@@ -26,7 +27,7 @@ def measured(model, max_batch, **engine):
     return result
 
 
-@pytest.mark.parametrize("model", [PAPER, SAW_TOOTH, LOOKING_BACK], ids=lambda model: model.device)
+@pytest.mark.parametrize("model", [PAPER, SAW_TOOTH, LOOKING_BACK, WINDOW], ids=lambda model: model.device)
 def test_it_finds_the_model_that_the_engine_follows(model):
     result = measured(model, len(model.decode_s))
     assert result.decode_s == pytest.approx(model.decode_s, rel=1e-6)
@@ -34,6 +35,7 @@ def test_it_finds_the_model_that_the_engine_follows(model):
     assert result.prompt_token_s == pytest.approx(model.prompt_token_s, abs=1e-7)
     assert result.kv_token_s == pytest.approx(model.kv_token_s, abs=1e-9)
     assert result.prompt_kv_token_s == pytest.approx(model.prompt_kv_token_s, abs=1e-10)
+    assert result.windowed == model.windowed
 
 
 def test_rows_beyond_those_measured_are_not_taken_to_be_free():
@@ -183,8 +185,8 @@ def test_the_noise_of_the_machine_is_told_beside_it():
 
 def test_steps_of_all_kinds_together_give_the_model_they_follow():
     model = LatencyModel("d", (0.010, 0.020, 0.030, 0.040), prompt_token_s=0.001)
-    steps = [Step(rows, tokens, 0, model.step_s(rows, tokens)) for rows in (1, 2, 4) for tokens in (0, 8, 100) * 2]
-    steps.append(Step(3, 500, 0, 0.001))  # an odd one: too few of its kind to tell
+    steps = [Step(rows, tokens, (), model.step_s(rows, tokens)) for rows in (1, 2, 4) for tokens in (0, 8, 100) * 2]
+    steps.append(Step(3, 500, (), 0.001))  # an odd one: too few of its kind to tell
     fitted = fit_mean_latency("d", steps)
     assert fitted.decode_s == pytest.approx(model.decode_s)  # three rows are interpolated
     assert fitted.prompt_token_s == pytest.approx(0.001)

@@ -26,6 +26,17 @@ def test_prompt_tokens_cost_the_more_the_more_they_look_back_on():
     assert model.scaled(2.0, prompts=3.0).prompt_s(10, 100) == pytest.approx(6 * model.prompt_s(10, 100))
 
 
+def test_tokens_beyond_a_window_cost_what_the_other_layers_take():
+    model = LatencyModel("d", (0.010,), prompt_token_s=0.001, kv_token_s=1e-5, prompt_kv_token_s=1e-6, window=500, windowed=0.75)
+    assert [model.attended(tokens) for tokens in (0, 500, 900)] == [0, 500, 600]
+    assert model.column_s((Cell("a"),), [900]) == pytest.approx(0.010 + 0.006)
+    assert model.prompt_s(10, 900) == pytest.approx(10 * 0.001 + 10 * 605 * 1e-6)
+    assert model.prompt_tokens_in(model.prompt_s(10, 900), 900) == pytest.approx(10)
+    assert model.scaled(2.0).kv_s(900) == pytest.approx(0.012)
+    with pytest.raises(LatencyError, match="windowed 2"):
+        replace(model, windowed=2.0)
+
+
 @pytest.mark.parametrize(("token_s", "kv_token_s"), [(0.001, 0.0), (0.0, 1e-6), (0.001, 1e-6)])
 @pytest.mark.parametrize("kv_tokens", [0, 500])
 def test_how_many_prompt_tokens_fit_into_a_time_is_what_takes_that_time(token_s, kv_token_s, kv_tokens):
@@ -83,12 +94,13 @@ def test_every_profile_of_the_package_loads(name):
 
 def test_a_saved_profile_loads_again(tmp_path):
     model = LatencyModel("here", (0.0123456, 0.020), chunk_s=0.001, prompt_token_s=0.0005, further_row_s=0.004, tile=2)
-    model = replace(model, kv_token_s=2**-25, prompt_kv_token_s=2**-40)
+    model = replace(model, kv_token_s=2**-25, prompt_kv_token_s=2**-40, window=512, windowed=0.75)
     path = tmp_path / "here.yaml"
     path.write_text(model.to_yaml("measured in a test"))
     loaded = LatencyModel.profile(str(path))
     assert loaded.decode_s == model.decode_s
     assert (loaded.chunk_s, loaded.prompt_token_s, loaded.further_row_s, loaded.tile) == (0.001, 0.0005, 0.004, 2)
+    assert (loaded.window, loaded.windowed) == (512, 0.75)
     assert (loaded.kv_token_s, loaded.prompt_kv_token_s) == pytest.approx((model.kv_token_s, model.prompt_kv_token_s), rel=1e-5)
 
 

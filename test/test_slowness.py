@@ -13,7 +13,7 @@ TEN_MS = LatencyModel("ten", (0.010, 0.010), prompt_token_s=0.001)
 
 
 def test_each_second_has_its_own():
-    steps = [Step(1, 0, 0, 0.020, 0.1), Step(2, 10, 0, 0.020, 0.9), Step(1, 0, 0, 0.005, 1.0), Step(1, 0, 0, 0.030, 5.5)]
+    steps = [Step(1, 0, (), 0.020, 0.1), Step(2, 10, (), 0.020, 0.9), Step(1, 0, (), 0.005, 1.0), Step(1, 0, (), 0.030, 5.5)]
     slowness = Slowness.of(steps, TEN_MS)
     assert slowness.since_s == (0.0, 1.0, 5.0)
     assert slowness.factors == pytest.approx((0.040 / 0.030, 0.5, 3.0))

@@ -62,7 +62,7 @@ def moments(arrival: Arrival, steps: Sequence[SimulatedStep], latency: LatencyMo
 def _slack_s(arrival: Arrival, now: float, prompt_left: int, tokens: int, first_s: float | None, latency: LatencyModel) -> float:
     slo, output = arrival.request.slo, min(arrival.lengths.output_tokens, arrival.request.max_tokens)
     kv_tokens = arrival.lengths.prompt_tokens - prompt_left + tokens
-    token_s = latency.step_s(1, kv_tokens=kv_tokens)
+    token_s = latency.step_s(1, kv_tokens=latency.attended(kv_tokens))
     prompt_s = latency.prompt_s(prompt_left, kv_tokens) if prompt_left else 0.0
     rest_s = prompt_s + token_s * (output - tokens)
     slack_s = math.inf

@@ -192,7 +192,7 @@ def _needs(arrivals: Sequence[Arrival], latency: LatencyModel, row_s: Sequence[f
         tokens, gain = min(arrival.lengths.output_tokens, request.max_tokens), 1 + arrival.lengths.forced
         steps = all_steps = math.ceil(tokens / gain)
         prompt_s = latency.prompt_s(arrival.lengths.prompt_tokens)
-        kv_s = latency.kv_token_s * sum(arrival.lengths.prompt_tokens + gain * (step - (gain > 1)) for step in range(1, steps))
+        kv_s = sum(latency.kv_s(arrival.lengths.prompt_tokens + gain * (step - (gain > 1))) for step in range(1, steps))
         ends_s[request.goal_id] = release_s + prompt_s + kv_s + steps * row_s[0]
         span_s = math.inf if slo.tpot_s is None else (tokens - 1) * slo.tpot_s
         end_s = arrival.time_s + min(slo.deadline_s or math.inf, request.chain_deadline_s or math.inf)

@@ -90,7 +90,7 @@ class ScriptedEngine:
         outputs = self._inner.step(column)
         self._busy_since_s = time.monotonic()
         prompt_tokens, ended_s = sum(cell.prompt_tokens for cell in column), self._busy_since_s - self._start_s
-        self._on_step(Step(rows_of(column), prompt_tokens, 0, self._busy_since_s - began_s, ended_s))
+        self._on_step(Step(rows_of(column), prompt_tokens, (), self._busy_since_s - began_s, ended_s))
         return [self._scripted(output) for output in outputs]
 
     def conclude(self, goal_id: str) -> None:

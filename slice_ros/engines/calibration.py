@@ -81,7 +81,7 @@ def measure_latency(
         on_progress(0.9)
         steps += _long_steps(probe, token_s)
     on_progress(1.0)
-    return fit_latency(f"{engine.info.model} on {engine.info.device}", steps)
+    return fit_latency(f"{engine.info.model} on {engine.info.device}", steps, engine.info.window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ class _Probe:
         """Time one step: so many decodes, and prompt tokens of another goal (0 decodes it)."""
         goals = [goal for goal in self._decoding if goal is not chunk_of][:decodes] + ([chunk_of] if chunk_of else [])
         column = tuple(Cell(goal.goal_id, prompt_tokens if goal is chunk_of else 0) for goal in goals)
-        kv_tokens, chunk_kv_tokens = sum(goal.kv_tokens for goal in goals), chunk_of.kv_tokens if chunk_of and prompt_tokens else 0
+        kv_tokens = tuple(goal.kv_tokens for goal in goals)
         began = self._clock.now()
         outputs = self.engine.step(column)
         taken_s = self._clock.now() - began
@@ -227,7 +227,7 @@ class _Probe:
             goal.prompt_left -= cell.prompt_tokens
             goal.ended = finishes.get(goal.goal_id) is not None
         self._replace_ended()
-        return Step(len(column), prompt_tokens, kv_tokens, taken_s, chunk_kv_tokens=chunk_kv_tokens)
+        return Step(len(column), prompt_tokens, kv_tokens, taken_s)
 
 
 def _chunk_steps(probe: _Probe) -> Iterator[Step]:

@@ -76,7 +76,9 @@ class SimulatedEngine:
         self._lengths = {} if lengths is None else lengths
         self._slowness = slowness
         can_draft = any(of.guessed for of in self._lengths.values())
-        self._info = EngineInfo("simulated", latency.device, context_tokens, max_sequences, max_step_tokens, context_tokens, can_draft)
+        self._info = EngineInfo(
+            "simulated", latency.device, context_tokens, max_sequences, max_step_tokens, context_tokens, can_draft, window=latency.window
+        )
         self._sequences: dict[str, _Sequence] = {}
         self._rng = random.Random(0)
 

@@ -16,6 +16,8 @@ TILES = (4, 8, 16, 32)
 """Tokens that kernels may take at once; ..."""
 TILED = 0.97
 """... a model with tiles has to fit better than one without, by so much."""
+WINDOWED = (0.5, 0.75, 0.85)
+"""Shares that layers with a window may have of what KV tokens cost: in Gemma 3, five layers of six have one."""
 FEW_STEPS = 3
 """Numbers of rows that fewer steps had are left to interpolation."""
 ROUNDS = 40
@@ -32,40 +34,42 @@ class Step:
     Args:
         rows: in it.
         prompt_tokens: in all of them.
-        kv_tokens: of all of them before it.
+        kv_tokens: of each of them before it, that with prompt tokens last; empty where they do not count.
         taken_s: its time.
         ended_s: when it ended in its run.
-        chunk_kv_tokens: of the row with prompt tokens before it.
     """
 
     rows: int
     prompt_tokens: int
-    kv_tokens: int
+    kv_tokens: tuple[int, ...]
     taken_s: float
     ended_s: float = 0.0
-    chunk_kv_tokens: int = 0
 
-    @property
-    def looked_back(self) -> float:
-        """Of how many tokens those of its chunk look back on."""
-        return looked_back(self.prompt_tokens, self.chunk_kv_tokens)
+    def attended(self, latency: LatencyModel) -> tuple[float, float]:
+        """How many KV tokens count by a model, of all rows, and on how many such those of its chunk look back."""
+        kv_tokens = [latency.attended(tokens) for tokens in self.kv_tokens]
+        return sum(kv_tokens), looked_back(self.prompt_tokens, kv_tokens[-1] if kv_tokens else 0.0)
 
     def predicted_s(self, latency: LatencyModel) -> float:
         """How long it takes by a model."""
-        return latency.step_s(self.rows, self.prompt_tokens, int(self.prompt_tokens > 0), self.kv_tokens, self.looked_back)
+        return latency.step_s(self.rows, self.prompt_tokens, int(self.prompt_tokens > 0), *self.attended(latency))
 
 
-def fit_latency(device: str, steps: Sequence[Step]) -> LatencyModel:
+def fit_latency(device: str, steps: Sequence[Step], window: int = 0) -> LatencyModel:
     """The model with the least sum of ``|predicted - taken| / taken``: odd steps count no more than others.
 
     Args:
         device: what the model is called.
         steps: at least one; each has one prompt chunk or none.
+        window: tokens that some layers look back on; 0 = all look back on all.
     """
-    tiles = (0, *(tile for tile in TILES if tile <= max(step.rows for step in steps)))
-    plain, *tiled = (_Fit(steps, tile, ("chunk", "prompt_token", "kv_token", "prompt_kv_token"), _least_deviations) for tile in tiles)
+    costs = ("chunk", "prompt_token", "kv_token", "prompt_kv_token")
+    tiles = [tile for tile in TILES if tile <= max(step.rows for step in steps)]
+    plain, *tiled = (_Fit(steps, tile, costs, _least_deviations) for tile in (0, *tiles))
     best = min(tiled, key=lambda fit: fit.deviation, default=plain)
-    return (best if best.deviation < TILED * plain.deviation else plain).model(device)
+    best = best if best.deviation < TILED * plain.deviation else plain
+    shares = [_Fit(steps, best.tile, costs, _least_deviations, window, share) for share in WINDOWED] if window else []
+    return min([best, *shares], key=lambda fit: fit.deviation).model(device)
 
 
 def fit_mean_latency(device: str, steps: Sequence[Step]) -> LatencyModel:
@@ -83,18 +87,22 @@ def fit_mean_latency(device: str, steps: Sequence[Step]) -> LatencyModel:
 class _Fit:
     """l(1), l(2), ... and the costs that fit steps best; numbers of rows that few steps had are interpolated."""
 
-    def __init__(self, steps: Sequence[Step], tile: int, costs: Sequence[str], solve: _Solver) -> None:
+    def __init__(
+        self, steps: Sequence[Step], tile: int, costs: Sequence[str], solve: _Solver, window: int = 0, windowed: float = 0.0
+    ) -> None:
         counts = Counter(step.rows for step in steps)
         self._rows = sorted(rows for rows, count in counts.items() if count >= FEW_STEPS) or sorted(counts)
-        self._tile = tile if self._rows[:tile] == list(range(1, tile + 1)) else 0
+        self.tile = tile if self._rows[:tile] == list(range(1, tile + 1)) else 0
+        self._window, self._windowed = window, windowed
         steps = [step for step in steps if step.rows in self._rows]
         taken_s = np.array([step.taken_s for step in steps])
-        table = self._table(steps)
+        table, of_window = self._table(steps), LatencyModel("a window", (1.0,), window=window, windowed=windowed)
+        attended = [step.attended(of_window) for step in steps]
         columns = {
             "chunk": np.array([float(step.prompt_tokens > 0) for step in steps]),
             "prompt_token": np.array([float(step.prompt_tokens) for step in steps]),
-            "kv_token": np.array([float(step.kv_tokens) for step in steps]),
-            "prompt_kv_token": np.array([step.looked_back for step in steps]),
+            "kv_token": np.array([float(kv_tokens) for kv_tokens, _ in attended]),
+            "prompt_kv_token": np.array([back for _, back in attended]),
         }
         names = [name for name in costs if columns[name].any()]
         if len({step.prompt_tokens for step in steps} - {0}) == 1 and "chunk" in names:
@@ -116,11 +124,11 @@ class _Fit:
         table = np.zeros((len(steps), len(place)))
         for row, step in zip(table, steps, strict=True):
             row[place[step.rows]] += 1.0
-            if self._tile and step.prompt_tokens:
+            if self.tile and step.prompt_tokens:
                 for tokens, sign in ((step.rows - 1 + step.prompt_tokens, 1.0), (step.rows, -1.0)):
-                    if rest := tokens % self._tile:
+                    if rest := tokens % self.tile:
                         row[place[rest]] += sign
-                        row[place[self._tile]] -= sign * rest / self._tile
+                        row[place[self.tile]] -= sign * rest / self.tile
         return table
 
     def model(self, device: str) -> LatencyModel:
@@ -130,7 +138,10 @@ class _Fit:
         # A row beyond the measured ones is taken to cost as much as those in it do on average, for they may go up and down.
         further_s = max(0.0, (table[-1] - table[0]) / (len(table) - 1)) if len(table) > 1 else 0.0
         costs_s = {f"{name}_s": seconds for name, seconds in self._costs_s.items()}
-        return LatencyModel(device, table, **costs_s, further_row_s=further_s, tile=min(self._tile, len(table)))
+        return LatencyModel(
+            device, table, **costs_s, further_row_s=further_s,
+            tile=min(self.tile, len(table)), window=self._window, windowed=self._windowed,
+        )  # fmt: skip
 
 
 class _Solver(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class LatencyModel:
     Kernels that take so many tokens at once, a tile, are slow with what is left over: what l has of that is not that of the rows then,
     but that of all the step's tokens, ``l(n) - n * l(tile) / tile`` with n the tokens beyond full tiles.
 
+    Layers with a sliding window look back on no more than that: of a row's KV tokens so many count as ``attended`` says.
+
     Args:
         device: whose times these are.
         decode_s: l(1), l(2), ...: a step with that many rows. It need not grow: on real kernels a step with four rows can be shorter
@@ -46,6 +48,8 @@ class LatencyModel:
         prompt_kv_token_s: cost of each token that a prompt token looks back on.
         further_row_s: cost of each row beyond the end of ``decode_s``, which goes on flat without.
         tile: tokens that kernels take at once; 0 = that does not show.
+        window: tokens that some layers look back on; 0 = all look back on all.
+        windowed: share of what KV tokens cost that is these layers', 0 to 1.
         margin: by which share some of the latest steps took longer than this predicts; 0 as long as nothing was measured.
 
     Raises:
@@ -60,6 +64,8 @@ class LatencyModel:
     prompt_kv_token_s: float = 0.0
     further_row_s: float = 0.0
     tile: int = 0
+    window: int = 0
+    windowed: float = 0.0
     margin: float = 0.0
 
     def __post_init__(self) -> None:
@@ -77,15 +83,20 @@ class LatencyModel:
             raise LatencyError(
                 f"latency model {self.device!r}: tile is {self.tile}; it must be 0 to {len(self.decode_s)}, as l has no more"
             )
+        if not (self.window >= 0 and 0.0 <= self.windowed <= 1.0):
+            raise LatencyError(
+                f"latency model {self.device!r}: window is {self.window} and windowed {self.windowed}; "
+                "they must be 0 or more tokens, and a share from 0 to 1"
+            )
 
-    def step_s(self, rows: int, prompt_tokens: int = 0, chunks: int = 0, kv_tokens: int = 0, prompts_back: float = 0.0) -> float:
+    def step_s(self, rows: int, prompt_tokens: int = 0, chunks: int = 0, kv_tokens: float = 0.0, prompts_back: float = 0.0) -> float:
         """Predicted seconds of one step.
 
         Args:
             rows: cells in it.
             prompt_tokens: of all chunks of prompts together.
             chunks: cells that carry them.
-            kv_tokens: of all rows together.
+            kv_tokens: attended by all rows together.
             prompts_back: ``looked_back`` of all chunks together.
         """
         if rows <= 0:
@@ -104,18 +115,27 @@ class LatencyModel:
         rest = tokens % self.tile
         return self.decode_s[rest - 1] - rest * self.decode_s[self.tile - 1] / self.tile if rest else 0.0
 
+    def attended(self, kv_tokens: int) -> float:
+        """How many so many KV tokens of a row count for: those beyond the window in the other layers alone."""
+        return kv_tokens - self.windowed * max(0, kv_tokens - self.window) if self.windowed else kv_tokens
+
+    def kv_s(self, kv_tokens: int) -> float:
+        """Predicted seconds that so many KV tokens of a row add to a step."""
+        return self.kv_token_s * self.attended(kv_tokens)
+
     def column_s(self, column: Column, kv_tokens: Sequence[int] = ()) -> float:
         """Predicted seconds of one column of a mask matrix.
 
         Args:
             kv_tokens: of each cell; none where the cache is empty.
         """
+        attended = [self.attended(tokens) for tokens in kv_tokens]
         prompts = [cell.prompt_tokens for cell in column if cell.prompt_tokens]
         back = 0.0
         if prompts and self.prompt_kv_token_s:
-            of_each = zip(column, kv_tokens or [0] * len(column), strict=True)
+            of_each = zip(column, attended or [0] * len(column), strict=True)
             back = sum([looked_back(cell.prompt_tokens, tokens) for cell, tokens in of_each if cell.prompt_tokens])
-        return self.step_s(rows_of(column), sum(prompts), len(prompts), sum(kv_tokens), back)
+        return self.step_s(rows_of(column), sum(prompts), len(prompts), sum(attended), back)
 
     def prompt_s(self, tokens: int, kv_tokens: int = 0) -> float:
         """Predicted extra seconds of a whole prompt beyond its row in the step.
@@ -127,11 +147,11 @@ class LatencyModel:
 
     def prompt_tokens_s(self, tokens: int, kv_tokens: int = 0) -> float:
         """The same without what each chunk costs."""
-        return self.prompt_token_s * tokens + self.prompt_kv_token_s * looked_back(tokens, kv_tokens)
+        return self.prompt_token_s * tokens + self.prompt_kv_token_s * looked_back(tokens, self.attended(kv_tokens))
 
     def prompt_tokens_in(self, time_s: float, kv_tokens: int = 0) -> float:
         """How many take so long, ``prompt_tokens_s`` the other way round; infinity where they take no time."""
-        token_s, kv_token_s = self.prompt_token_s + self.prompt_kv_token_s * kv_tokens, self.prompt_kv_token_s
+        token_s, kv_token_s = self.prompt_token_s + self.prompt_kv_token_s * self.attended(kv_tokens), self.prompt_kv_token_s
         if not (token_s or kv_token_s):
             return math.inf
         root_s = (
@@ -144,7 +164,7 @@ class LatencyModel:
         table = tuple(factor * seconds for seconds in self.decode_s)
         factors = {name: factor * prompts if name in PROMPT_COSTS else factor for name in COSTS}
         costs_s = {f"{name}_s": scale * getattr(self, f"{name}_s") for name, scale in factors.items()}
-        return LatencyModel(self.device, table, **costs_s, tile=self.tile, margin=margin)
+        return replace(self, decode_s=table, **costs_s, margin=margin)
 
     @classmethod
     def profile(cls, name: str) -> LatencyModel:
@@ -171,7 +191,7 @@ class LatencyModel:
         Raises:
             LatencyError: a key is missing, unknown or of the wrong type.
         """
-        keys = {"decode_ms", "description", "tile", *(f"{name}_ms" for name in COSTS)}
+        keys = {"decode_ms", "description", "tile", "window", "windowed", *(f"{name}_ms" for name in COSTS)}
         if not isinstance(content, dict) or "decode_ms" not in content:
             raise LatencyError(f"device profile {device!r} has no decode_ms; it must list l(1), l(2), ... in milliseconds")
         if unknown := set(content) - keys:
@@ -185,19 +205,23 @@ class LatencyModel:
             if not _is_number(ms):
                 raise LatencyError(f"device profile {device!r}: {name}_ms is {ms!r}; it must be a number")
             costs_s[f"{name}_s"] = ms / 1e3
-        tile = content.get("tile", 0)
-        if not isinstance(tile, int) or isinstance(tile, bool):
-            raise LatencyError(f"device profile {device!r}: tile is {tile!r}; it must be a whole number of tokens")
-        return cls(device, tuple(ms / 1e3 for ms in table), **costs_s, tile=tile)
+        tile, window, windowed = content.get("tile", 0), content.get("window", 0), content.get("windowed", 0.0)
+        for name, tokens in (("tile", tile), ("window", window)):
+            if not isinstance(tokens, int) or isinstance(tokens, bool):
+                raise LatencyError(f"device profile {device!r}: {name} is {tokens!r}; it must be a whole number of tokens")
+        if not _is_number(windowed):
+            raise LatencyError(f"device profile {device!r}: windowed is {windowed!r}; it must be a number")
+        return cls(device, tuple(ms / 1e3 for ms in table), **costs_s, tile=tile, window=window, windowed=windowed)
 
     def to_yaml(self, description: str = "") -> str:
         """The text of a profile file, which ``profile`` loads; times in milliseconds, of nine digits."""
         content: dict[str, Any] = {"description": description or self.device, "decode_ms": [_ms(s) for s in self.decode_s]}
         content |= {f"{name}_ms": _ms(getattr(self, f"{name}_s")) for name in COSTS} | ({"tile": self.tile} if self.tile else {})
+        content |= {"window": self.window, "windowed": self.windowed} if self.windowed else {}
         return yaml.safe_dump(content, sort_keys=False, width=120, default_flow_style=None, allow_unicode=True)
 
 
-def looked_back(prompt_tokens: int, kv_tokens: int) -> float:
+def looked_back(prompt_tokens: int, kv_tokens: float) -> float:
     """On how many tokens those of a prompt's chunk look back, all together: each on all before it.
 
     Args:

@@ -305,6 +305,8 @@ def load_msg(snapshot: Snapshot, context_tokens: int) -> Any:
         decode_ms=[seconds * 1e3 for seconds in latency.decode_s],
         **{f"{name}_ms": getattr(latency, f"{name}_s") * 1e3 for name in COSTS},
         tile=latency.tile,
+        window=latency.window,
+        windowed=latency.windowed,
         margin=latency.margin,
         max_batch=limits.max_batch,
         max_step_tokens=limits.max_step_tokens,
@@ -338,7 +340,8 @@ def member_report_of(status: Any) -> MemberReport | None:
     if not load.decode_ms:
         return None
     costs_s = {f"{name}_s": getattr(load, f"{name}_ms") / 1e3 for name in COSTS}
-    latency = LatencyModel(status.device, tuple(ms / 1e3 for ms in load.decode_ms), **costs_s, tile=load.tile, margin=load.margin)
+    others = {name: getattr(load, name) for name in ("tile", "window", "windowed", "margin")}
+    latency = LatencyModel(status.device, tuple(ms / 1e3 for ms in load.decode_ms), **costs_s, **others)
     return MemberReport(
         status.active and status.engine_state == "ready",
         status.model,

@@ -33,6 +33,7 @@ class EngineInfo:
         can_draft: whether it can verify drafts: its memory can forget the tokens that turn out wrong.
         adapters: names of the LoRA adapters that goals may be computed with.
         chat_template: where that is from: ``model``, or what was named instead; empty = it has none, and one is guessed.
+        window: tokens that some of its layers look back on; 0 = all look back on all.
     """
 
     model: str
@@ -44,6 +45,7 @@ class EngineInfo:
     can_draft: bool = False
     adapters: tuple[str, ...] = ()
     chat_template: str = ""
+    window: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class Outlook:
     def of(cls, task: Task, now: float, latency: LatencyModel, lengths: Lengths) -> Outlook:
         slo, tokens, kv_tokens = task.slo, task.tokens, task.kv_tokens
         first_s = task.token_times_s[0] if tokens else None
-        token_s = latency.step_s(1, kv_tokens=kv_tokens)
+        token_s = latency.step_s(1, kv_tokens=latency.attended(kv_tokens))
         prompt_s = latency.prompt_s(task.prompt_left, kv_tokens) if task.prompt_left else 0.0
         risk = REAL_TIME_RISK if task.is_real_time else SHORT_RISK
         kind, before, most = task.kind, 0, task.max_tokens

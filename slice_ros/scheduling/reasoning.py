@@ -35,7 +35,7 @@ def must_answer(task: Task, now: float, others: int, latency: LatencyModel, leng
     if task.max_tokens - task.tokens <= tokens + CLOSING_STEPS:
         return True
     times_s = task.token_times_s[-LATEST - 1 :]
-    pace_s = latency.step_s(1 + others, kv_tokens=task.kv_tokens)
+    pace_s = latency.step_s(1 + others, kv_tokens=latency.attended(task.kv_tokens))
     if len(times_s) > 1:
         pace_s = max(pace_s, (times_s[-1] - times_s[0]) / (len(times_s) - 1))
     return now + pace_s * (CLOSING_STEPS + tokens / lengths.gain(task.answer_kind)) >= task.due_end_s

@@ -131,7 +131,7 @@ class LlamaEngine:
         memory = Memory.of(self._model, swa_full=config.swa_full)
         names = tuple(name for name, _ in config.adapters)
         device, can_draft, template = device_name(config), not memory.is_state, self._chat.source
-        self._info = EngineInfo(name, device, n_ctx, config.n_seq_max, n_batch, longest, can_draft, names, template)
+        self._info = EngineInfo(name, device, n_ctx, config.n_seq_max, n_batch, longest, can_draft, names, template, memory.window)
         marks = self._chat.reasoning
         self._block_end = array("i") if marks is None else self._vocabulary.tokenize(f"\n{marks.end}\n\n", add_special=False)
         self._marks = {token: name.encode() for name, token in self._vocabulary.control.items() if marks is not None and name in marks}

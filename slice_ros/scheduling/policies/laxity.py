@@ -114,7 +114,7 @@ def backlog_s(traffic: Traffic, latency: LatencyModel, limits: Limits) -> float:
 def _lumps(job: Outlook, now: float, latency: LatencyModel) -> Iterator[Lump]:
     """What a task needs, and by when: a short answer by the time that its pace asks for, once that counts; an expected one by its end."""
     left = job.needed - job.tokens
-    serial_s = job.prompt_s + left * job.kv_tokens * latency.kv_token_s
+    serial_s = job.prompt_s + left * latency.kv_s(job.kv_tokens)
     end_s = min(job.end_s, job.due_end_s) if job.tokens else max(job.due_end_s, job.due_s)
     if job.due_s < end_s:
         soon = min(left, max(job.short - job.tokens, 1.0) if job.tokens else 1.0)

@@ -97,7 +97,7 @@ class Promises:
         window_s = max(job.end_s - self._now, job.token_s)
         left = job.steps_to(job.needed)
         variance = (job.deviation / job.gain) ** 2
-        lump = Lump(window_s, left, left, job.prompt_s + left * job.kv_tokens * self._latency.kv_token_s, variance)
+        lump = Lump(window_s, left, left, job.prompt_s + left * self._latency.kv_s(job.kv_tokens), variance)
         if job.task.slo.tpot_s is None:
             even, (lumps, from_s) = self._even, _with_lump(self._lumps, lump)
             fits = self._fit(even, lumps, from_s)  # what is due before it does not change
@@ -137,7 +137,7 @@ class Promises:
         if job.due_s == math.inf:
             return
         left = needed = job.steps_to(min(job.needed, job.likely))
-        serial_s = job.prompt_s + left * job.kv_tokens * self._latency.kv_token_s
+        serial_s = job.prompt_s + left * self._latency.kv_s(job.kv_tokens)
         if job.due_s < job.end_s and not job.tokens and left > 1.0:
             yield Lump(max(job.due_s - self._now, job.token_s), 1.0, 1.0, serial_s, 0.0)
             left, serial_s = left - 1.0, 0.0

@@ -96,7 +96,7 @@ class QoServe:
     def _step_tokens(self, decoding: Sequence[Task], now: float, latency: LatencyModel, limits: Limits) -> int:
         """Tokens that fit into the least slack; the fewest there are if none do."""
         slack_s = min((self._token_due_s(task) for task in decoding), default=math.inf) - now
-        rows, kv_tokens = len(decoding), sum(task.kv_tokens for task in decoding)
+        rows, kv_tokens = len(decoding), sum(latency.attended(task.kv_tokens) for task in decoding)
         fitting = STEP_TOKENS[0]
         for tokens in STEP_TOKENS:
             if MARGIN * latency.step_s(rows + 1, max(0, tokens - rows), 1, kv_tokens) <= slack_s:

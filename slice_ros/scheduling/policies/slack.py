@@ -276,7 +276,7 @@ def _real_time_work_s(rows: Rows, row_s: Sequence[float], latency: LatencyModel)
 
 def _own_s(job: Outlook, chunk: int, latency: LatencyModel) -> float:
     """What a row adds to a step by itself, however many others are in it."""
-    return latency.kv_token_s * job.kv_tokens + (latency.prompt_s(chunk, job.kv_tokens) if chunk else 0.0)
+    return latency.kv_s(job.kv_tokens) + (latency.prompt_s(chunk, job.kv_tokens) if chunk else 0.0)
 
 
 def _urgency(job: Outlook) -> tuple[bool, float]:
@@ -312,7 +312,7 @@ def choose_rows(
         decode_s = row_s[len(rows) + 1]
         is_real_time = job.is_promised and job.is_real_time
         must = not rows and (is_real_time or not any_real_time)
-        own_s = latency.kv_token_s * job.kv_tokens
+        own_s = latency.kv_s(job.kv_tokens)
         if is_real_time:
             most_s = slack_s
             prompts_s = math.inf if job.task.is_decoding else SHARE * (slack_s - step_s)  # what is decoding has but forced tokens left
@@ -371,8 +371,9 @@ def drafts_of(
     alone_s = {id(job): row_s + _own_s(job, chunk, latency) for job, chunk in rows}
     slack_s = min((_start_s(job, now) - now + alone_s.get(id(job), 0.0) for job in promised), default=math.inf)
     chunks = [chunk for _, chunk in rows if chunk]
-    back = sum([looked_back(chunk, job.kv_tokens) for job, chunk in rows if chunk])
-    step_s = latency.step_s(len(rows), sum(chunks), len(chunks), sum([job.kv_tokens for job, _ in rows]), back)
+    kv_tokens = [latency.attended(job.kv_tokens) for job, _ in rows]
+    back = sum([looked_back(chunk, tokens) for (_, chunk), tokens in zip(rows, kv_tokens, strict=True)])
+    step_s = latency.step_s(len(rows), sum(chunks), len(chunks), sum(kv_tokens), back)
     others_s = step_s + laxity_s
     if not any(job.is_real_time for job in promised):
         others_s = max(others_s, (row_s + latency.chunk_s) / DEAREST_OVERHEAD)

@@ -68,13 +68,14 @@ class SlosServe:
         declined = [task for task in tasks if task.goal_id not in self._accepted]
         length_s = min(self._due_s(accepted[0]) - now if accepted else math.inf, device.longest_s)
         column: list[Cell] = []
-        tokens = chunks = kv_tokens = 0
-        back = 0.0
+        tokens = chunks = 0
+        kv_tokens = back = 0.0
         budget = limits.max_step_tokens
         for task in [*accepted, *declined]:
             if len(column) == limits.max_batch or budget < 1:
                 break
-            step_s = device.latency.step_s(len(column) + 1, tokens, chunks, kv_tokens + task.kv_tokens, back)
+            attended = device.latency.attended(task.kv_tokens)
+            step_s = device.latency.step_s(len(column) + 1, tokens, chunks, kv_tokens + attended, back)
             chunk = 0
             if task.prompt_left:
                 fitting = device.prompt_tokens(length_s - step_s, task.kv_tokens)
@@ -84,8 +85,8 @@ class SlosServe:
             elif column and step_s > max(length_s, device.latency.step_s(len(column), tokens, chunks, kv_tokens, back)):
                 continue
             column.append(Cell(task.goal_id, chunk))
-            tokens, chunks, kv_tokens = tokens + chunk, chunks + (chunk > 0), kv_tokens + task.kv_tokens
-            back += looked_back(chunk, task.kv_tokens)
+            tokens, chunks, kv_tokens = tokens + chunk, chunks + (chunk > 0), kv_tokens + attended
+            back += looked_back(chunk, attended)
             budget -= max(1, chunk)
         return tuple(column)
 
