@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import rclpy
-from serving import READY_S, Peer, serving
+from serving import READY_S, Peer, running, serving
 
+from slice_ros.client import SliceClient
 from slice_ros.goal import ErrorCode
 from slice_ros.monitor.feed import Feed
 from slice_ros.ros.distributions import RCLError
@@ -149,6 +150,27 @@ def test_the_policies_fit_the_commands(server_and_log, role, node, arguments):
         finally:
             command.send_signal(signal.SIGINT)
             command.wait(20)
+
+
+def test_the_dispatchers_policy_allows_all_that_it_opens_before_and_behind_it(server_and_log):
+    peer = server_and_log[0]
+    with (
+        running("serve", "--namespace", "/onboard", "--engine", "simulated"),
+        running("dispatch", "--name", "slice_front", "--members", "/onboard/slice_server"),
+    ):
+        client = SliceClient(peer.node, "/slice_front")
+        try:
+            client.wait_for_server(READY_S)
+            assert peer.run(client.stream("who asks?", max_tokens=2).result()).text
+            for node, place in (("slice_front", "/onboard/slice_server/"), ("_slice_front_senders", "/slice_front/")):
+                for verb in ("subscribe", "publish"):
+                    clients = f"{place}_clients/"
+                    peer.spin_until(lambda: any(name.startswith(clients) for name in opened_by(peer.node, node)[verb]))  # noqa: B023
+                opened = opened_by(peer.node, node)
+                opened["call"] -= {"/slice_front/generate"}  # which it executes
+                assert_allowed("dispatcher", {v: {name.replace("slice_front", "slice_server") for name in opened[v]} for v in opened})
+        finally:
+            client.destroy()
 
 
 def test_no_prompt_and_no_answer_is_logged_at_any_level(server_and_log):
