@@ -360,3 +360,16 @@ def test_a_signal_ends_a_node_with_a_real_engine_within_two_seconds_at_any_momen
 def test_a_status_tells_that_there_is_no_engine():
     with managed("bare", to=("configure", "cleanup")) as (_, manager):
         assert manager.latest(SloStatus, "/bare/slo_status").engine_state == "stopped"
+
+
+@pytest.mark.parametrize("script", ["slice_server", "slice_dispatcher", "gateway", "robot"])
+def test_a_launch_that_ends_before_a_node_has_begun_ends_it_cleanly(script):
+    path = Path(__file__).parent.parent / "scripts" / script
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", path, *(["control"] if script == "robot" else [])], stderr=subprocess.PIPE, text=True
+    ) as starting:
+        assert any("slice_ros" in line for line in starting.stderr)  # it imports
+        starting.send_signal(signal.SIGINT)
+        error = starting.communicate(timeout=20)[1]
+    assert starting.returncode == 0
+    assert "Traceback" not in error
