@@ -6,8 +6,9 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,15 +25,23 @@ def judged(seed: int) -> Verdict:
     return judge(draw(seed))
 
 
-def main(seeds: Iterable[int], jobs: int, folder: Path | None, plot: Path | None) -> None:
+def verdicts_of(seeds: Iterable[int], jobs: int, json: Path | None) -> Iterator[Verdict]:
+    """The verdict on each seed's case, also written line by line."""
+    with ProcessPoolExecutor(jobs) as pool, json.open("w") if json else nullcontext() as file:
+        for verdict in pool.map(judged, seeds):
+            if file:
+                print(verdict.to_json(), file=file, flush=True)
+            yield verdict
+
+
+def main(judged_cases: Iterable[Verdict], folder: Path | None, plot: Path | None) -> None:
     """Print a line for each case, what breaks in full at the end, and write its files."""
     began = time.perf_counter()
     print(HEADER)
-    with ProcessPoolExecutor(jobs) as pool:
-        verdicts = []
-        for verdict in pool.map(judged, seeds):
-            print(verdict.line, flush=True)
-            verdicts.append(verdict)
+    verdicts = []
+    for verdict in judged_cases:
+        print(verdict.line, flush=True)
+        verdicts.append(verdict)
     broken = [verdict for verdict in verdicts if not (verdict.is_safe and verdict.is_unbeaten)]
     for verdict in broken:
         print(f"\n{verdict.line}\n  {verdict.case.command}")
@@ -76,11 +85,17 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the device and workload of each case that breaks there")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw what best-effort goals pay, case by case")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write a line for each case, also while it goes on")
+    parser.add_argument("--from", type=Path, dest="from_", metavar="FILE", help="print and draw what an earlier --json wrote; run nothing")
     arguments = parser.parse_args()
     first = arguments.first_seed
     try:
         if arguments.plot:
             plots.check_matplotlib()
-        main(range(first, first + arguments.cases), arguments.jobs, arguments.write, arguments.plot)
-    except (plots.PlotError, OSError) as error:
+        if arguments.from_:
+            verdicts: Iterable[Verdict] = [Verdict.from_json(line) for line in arguments.from_.read_text().splitlines()]
+        else:
+            verdicts = verdicts_of(range(first, first + arguments.cases), arguments.jobs, arguments.json)
+        main(verdicts, arguments.write, arguments.plot)
+    except (plots.PlotError, OSError, KeyError, ValueError) as error:
         sys.exit(f"robustness: {error}")

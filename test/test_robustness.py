@@ -114,3 +114,8 @@ def test_what_they_pay_can_be_drawn(tmp_path):
     shares = {name: 0.1 * place for place, name in enumerate(CONTESTANTS)}
     plot_price([Verdict(draw(0), 1.0, shares, shares, shares)], tmp_path / "price.png")
     assert (tmp_path / "price.png").stat().st_size > 10_000
+
+
+def test_a_verdict_is_kept_as_a_line():
+    verdict = a_verdict(0.96, 0.88)
+    assert Verdict.from_json(verdict.to_json()) == verdict

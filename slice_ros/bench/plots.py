@@ -115,7 +115,7 @@ def plot_price(verdicts: Sequence[Verdict], path: Path) -> None:
             axes.plot(xs, [share[DEFAULT_POLICY] for share in shares], marker, color=color, markersize=3.5, alpha=0.6, label=label)
         axes.plot((0.0, 1.0), (0.0, 1.0), color=GREY, linewidth=0.8, zorder=0)
         axes.set_title(title, fontsize=10)
-        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="in time with the other policy that keeps most best-effort goals,")
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="in time with the other policy\nthat keeps most best-effort goals")
     best_effort.set_ylabel(f"in time with {DEFAULT_POLICY}")
     handles, names = best_effort.get_legend_handles_labels()
     figure.legend(handles, names, ncols=2, **ABOVE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -213,6 +214,21 @@ class Verdict:
     everything: Mapping[str, float]
     real_time: Mapping[str, float]
     best_effort: Mapping[str, float]
+
+    @classmethod
+    def from_json(cls, text: str) -> Verdict:
+        """What ``to_json`` wrote: the case is drawn again.
+
+        Raises:
+            ValueError, KeyError: it is something else.
+        """
+        fields = json.loads(text)
+        return cls(draw(fields["seed"]), *(fields[name] for name in ("alone", "everything", "real_time", "best_effort")))
+
+    def to_json(self) -> str:
+        """One line of JSON; NaN as Python writes it."""
+        shares = {"alone": self.alone, "everything": self.everything, "real_time": self.real_time, "best_effort": self.best_effort}
+        return json.dumps({"seed": self.case.seed} | shares)
 
     @cached_property
     def safest(self) -> float:
