@@ -14,7 +14,16 @@ from slice_ros.mask import Cell
 from slice_ros.scheduling.outlook import Outlook
 from slice_ros.scheduling.policies import Limits
 from slice_ros.scheduling.policies.promises import step_s_by_rows
-from slice_ros.scheduling.policies.slack import SHORTEST_CHUNK, _chunk, _Debt, _with_row, best_width, build_columns, choose_rows
+from slice_ros.scheduling.policies.slack import (
+    SHORTEST_CHUNK,
+    _chunk,
+    _Debt,
+    _with_row,
+    _worthwhile_s,
+    best_width,
+    build_columns,
+    choose_rows,
+)
 from slice_ros.slo import ServiceClass
 
 CHEAP_ROWS = LatencyModel("cheap rows", (0.010, 0.012, 0.014, 0.016), chunk_s=0.005, prompt_token_s=0.001)
@@ -178,6 +187,24 @@ def test_what_a_hopeless_row_takes_for_itself_counts_against_it():
 def test_a_prompt_is_cut_to_the_room_but_not_to_crumbs(tokens, room_s, must, computed):
     assert SHORTEST_CHUNK == 16
     assert _chunk(a_job("a", prompt=tokens), 512, room_s, CHEAP_ROWS, must=must) == computed
+
+
+def test_where_looking_back_takes_time_a_cut_prompt_fills_the_step_to_what_attention_computes_at_once():
+    latency = LatencyModel("looking back", (0.010,), prompt_token_s=0.001, prompt_kv_token_s=1e-9)
+    job = a_job("a", prompt=500)
+    assert [_chunk(job, 512, room_s, latency, must=False) for room_s in (0.0505, 0.0645, 0.1275, 0.1285)] == [50, 64, 64, 128]
+    assert _chunk(job, 509, 0.0705, latency, must=False, before=3) == 61
+    assert _chunk(job, 452, 0.0705, latency, must=False, before=60) == 68, "too short a piece would be left"
+    assert _chunk(a_job("a", prompt=70), 512, 0.0705, latency, must=False) == 70, "all of it"
+    assert _chunk(job, 512, 0.0705, CHEAP_ROWS, must=False) == 70
+
+
+def test_what_a_chunk_takes_however_short_makes_longer_ones_worthwhile():
+    """Ten times what a step takes without the prompt: 10 ms for a row, and of 64 tokens behind 1000 others 64."""
+    latency = LatencyModel("looking back", (0.010,), prompt_token_s=0.001, prompt_kv_token_s=1e-6)
+    row_s = step_s_by_rows(latency, FOUR)
+    assert _worthwhile_s(a_job("a", prompt=500), row_s, latency) == pytest.approx(0.100)
+    assert _worthwhile_s(a_job("a", prompt=500, kv=1000), row_s, latency) == pytest.approx(0.740)
 
 
 def test_a_prompt_that_just_fits_is_computed_whole():
