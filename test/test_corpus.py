@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
+import sys
 from itertools import islice, pairwise
 
 import pytest
@@ -117,3 +119,8 @@ def test_every_word_of_the_language_is_a_token_and_so_is_every_number() -> None:
     assert max(*lengths["control"], *lengths["navigation"]) <= 25
     assert max(lengths["dialogue"]) <= 120
     assert max(lengths["qa"]) <= 200
+
+
+def test_what_training_needs_of_the_package_loads_without_llama_cpp():
+    script = "import sys; sys.modules['llama_cpp'] = None; import training.corpus, training.tokenizer"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
