@@ -10,7 +10,8 @@
 # make lint     ruff, mypy --strict
 # make install  set everything up in .venv; CUDA=1 for NVIDIA GPUs, RPC=1 for a model on several computers, ROS=jazzy for that ROS 2 instead of
 #               Kilted where none is sourced, PYTHON=python3.12 for that one; remembered from then on, until CUDA= or make clean
-# make train    train the default model, with PyTorch in an environment of its own; make evaluate asks it for held-out examples
+# make train    train the default model, with PyTorch in an environment of its own; make evaluate asks it for held-out examples;
+#               make reasoner trains the toy that benchmarks of reasoning ask
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
@@ -18,7 +19,7 @@ TRAIN_VENV ?= .venv-train
 MODEL := models/robot-q8_0.gguf
 CHECKPOINT := build/robot.pt
 
-.PHONY: install demo test coverage mutate chaos soak fuzz door fleet docs lint train evaluate clean
+.PHONY: install demo test coverage mutate chaos soak fuzz door fleet docs lint train evaluate reasoner clean
 install: $(VENV)/.installed
 
 # scripts/install.sh builds llama.cpp with the flags this machine needs, and with the parts asked for, now or before; also where
@@ -75,6 +76,9 @@ train: $(TRAIN_VENV)/.installed
 
 evaluate: install
 	$(BIN)/python -m training.evaluate $(MODEL) $(EVALUATE)
+
+reasoner: $(TRAIN_VENV)/.installed
+	$(TRAIN_VENV)/bin/python -m training.reasoner $(REASONER)
 
 clean:
 	rm -rf $(VENV) $(TRAIN_VENV) build install log mutants *.egg-info

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from statistics import mean
 
 from slice_ros.engines.simulated import Lengths, SimulatedEngine
@@ -35,6 +35,22 @@ def goals(rate: float, seed: int) -> Iterator[tuple[float, float, int, int]]:
         now += rng.expovariate(rate)
 
 
+def aborting(deadline_s: float) -> RealTime:
+    """The SLO of a goal that ends when it misses its deadline."""
+    return RealTime(deadline_s=deadline_s, on_miss=OnMiss.ABORT)
+
+
+def drive(scheduler: Scheduler, clock: VirtualClock, requests: Iterable[GoalRequest]) -> None:
+    """Submit each goal when it is due to arrive, and serve all to their ends."""
+    for request in requests:
+        while clock.now() < request.submitted_s:
+            if not scheduler.turn():
+                clock.advance(request.submitted_s - clock.now())
+        scheduler.submit(request)
+    while scheduler.turn():
+        pass
+
+
 def measure(latency: LatencyModel, way: str, rate: float, seed: int) -> list[tuple[bool, float]]:
     """Of each goal whether it kept its deadline, and the share of its thoughts that it had."""
     rows = list(goals(rate, seed))
@@ -45,15 +61,12 @@ def measure(latency: LatencyModel, way: str, rate: float, seed: int) -> list[tup
         had = min(thoughts, budget)
         lengths[str(i)] = Lengths(40, had + answer, reasoning=had)
     scheduler = Scheduler(SimulatedEngine(latency, clock, lengths), make_policy("slack"), latency, events.extend, clock=clock)
-    for i, (arrival_s, deadline_s, _, _) in enumerate(rows):
-        while clock.now() < arrival_s:
-            if not scheduler.turn():
-                clock.advance(arrival_s - clock.now())
-        slo = RealTime(deadline_s=deadline_s, on_miss=OnMiss.ABORT)
-        how = "deadline" if way == "deadline" else "on"
-        scheduler.submit(GoalRequest(str(i), slo, MAX_TOKENS, prompt="x", label="plan", reasoning=how, submitted_s=arrival_s))
-    while scheduler.turn():
-        pass
+    how = "deadline" if way == "deadline" else "on"
+    requests = [
+        GoalRequest(str(i), aborting(deadline_s), MAX_TOKENS, prompt="x", label="plan", reasoning=how, submitted_s=arrival_s)
+        for i, (arrival_s, deadline_s, _, _) in enumerate(rows)
+    ]
+    drive(scheduler, clock, requests)
     ends = {event.goal_id: event.report for event in events if isinstance(event, Finished)}
     shares = []
     for i, (_, _, thoughts, answer) in enumerate(rows):

@@ -14,13 +14,14 @@ import torch
 
 from slice_ros.demo.language import TASKS
 from slice_ros.engines.llama.architectures import ModelShape
-from slice_ros.engines.llama.shapes import CHAT_TEMPLATE, QUANTIZATIONS, SPECIAL_TOKENS
+from slice_ros.engines.llama.shapes import CHAT_TEMPLATE, QUANTIZATIONS
 from training.corpus import held_out_examples
 from training.network import NORM_EPSILON, Network
 from training.tokenizer import PRE_TOKENIZER, Tokenizer
 from training.train import load
 from training.wrapping import END, wrap
 
+DESCRIPTION = "Speaks the language of a mobile robot with an arm; trained by slice_ros, docs/model.md is its model card"
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7}
 """llama.cpp's numbers (``llama_ftype``)."""
 
@@ -29,20 +30,26 @@ FOREIGN_TEXTS = ("Grüße, 你好 🤖 x²=¾ 30 °C", "\t\r\n\n  foo_bar's  'LL
 """Texts that training never saw; any UTF-8 has tokens."""
 
 
-def export(network: Network, tokenizer: Tokenizer, path: Path, quantization: str) -> None:
+def export(
+    network: Network, tokenizer: Tokenizer, path: Path, quantization: str, *, description: str = DESCRIPTION, template: str = CHAT_TEMPLATE
+) -> None:
     """Write the file.
 
     Args:
         quantization: type of the matrices, one of ``slice_ros.engines.llama.shapes.QUANTIZATIONS``; norms stay F32.
+        description: what the model is for.
+        template: its chat template.
 
     Raises:
         OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, network.shape.architecture)
+    writer.add_description(description)
     _add_metadata(writer, network.shape)
     writer.add_file_type(FILE_TYPES[quantization])
     _add_vocabulary(writer, tokenizer)
+    writer.add_chat_template(template)
     kind = QUANTIZATIONS[quantization]
     for name, weights in network.state_dict().items():
         values: npt.NDArray[np.float32] = weights.float().numpy()
@@ -58,7 +65,6 @@ def export(network: Network, tokenizer: Tokenizer, path: Path, quantization: str
 
 def _add_metadata(writer: gguf.GGUFWriter, shape: ModelShape) -> None:
     writer.add_name(shape.name)
-    writer.add_description("Speaks the language of a mobile robot with an arm; trained by slice_ros, docs/model.md is its model card")
     writer.add_license("Apache-2.0")
     writer.add_vocab_size(shape.vocab_size)
     writer.add_context_length(shape.context_length)
@@ -73,7 +79,7 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: ModelShape) -> None:
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
-    control = len(SPECIAL_TOKENS)
+    control = len(tokenizer.special)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(PRE_TOKENIZER)
     writer.add_token_list(tokenizer.gguf_tokens())
@@ -83,7 +89,6 @@ def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
     writer.add_eot_token_id(tokenizer.special[END])
     writer.add_pad_token_id(tokenizer.special["<|endoftext|>"])
     writer.add_add_bos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
 
 
 def golden(network: Network, tokenizer: Tokenizer) -> list[dict[str, object]]:

@@ -22,9 +22,11 @@ class Tokenizer:
 
     Args:
         merges: pairs of tokens, the most important first.
+        names: of the special tokens.
     """
 
-    def __init__(self, merges: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, merges: Sequence[tuple[int, int]], names: Sequence[str] = SPECIAL_TOKENS) -> None:
+        self._names = tuple(names)
         self.merges = [(first, second) for first, second in merges]
         self._ranks = {pair: 256 + rank for rank, pair in enumerate(self.merges)}
         self._words: dict[str, list[int]] = {}
@@ -51,12 +53,12 @@ class Tokenizer:
 
     @property
     def size(self) -> int:
-        return 256 + len(self.merges) + len(SPECIAL_TOKENS)
+        return 256 + len(self.merges) + len(self._names)
 
     @cached_property
     def special(self) -> dict[str, int]:
         """Special tokens by their text."""
-        return {text: self.size - len(SPECIAL_TOKENS) + i for i, text in enumerate(SPECIAL_TOKENS)}
+        return {text: self.size - len(self._names) + i for i, text in enumerate(self._names)}
 
     @cached_property
     def pieces(self) -> list[bytes]:
@@ -69,7 +71,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Tokens of a text; special tokens are recognised by their texts."""
         tokens: list[int] = []
-        for part in re.split(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})", text):
+        for part in re.split(f"({'|'.join(map(re.escape, self._names))})", text):
             if part in self.special:
                 tokens.append(self.special[part])
             else:
@@ -83,7 +85,7 @@ class Tokenizer:
     def gguf_tokens(self) -> list[str]:
         """All tokens as GGUF writes them."""
         letters = byte_letters()
-        return ["".join(letters[byte] for byte in piece) for piece in self.pieces] + list(SPECIAL_TOKENS)
+        return ["".join(letters[byte] for byte in piece) for piece in self.pieces] + list(self._names)
 
     def gguf_merges(self) -> list[str]:
         texts = self.gguf_tokens()

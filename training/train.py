@@ -6,7 +6,7 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,7 +21,6 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from slice_ros.demo.language import NAMES, Example
 from slice_ros.engines.llama.architectures import ModelShape
-from slice_ros.engines.llama.shapes import SPECIAL_TOKENS
 from training.corpus import held_out_examples, training_examples
 from training.muon import Muon, has_bfloat16
 from training.network import Network
@@ -36,6 +35,11 @@ MOST_TOKENS = 1024
 CONTEXT_LENGTH = 8192
 """What the file says it can take. Training saw examples of at most 192 tokens."""
 NO_TARGET = -100
+
+TokensAndTargets = tuple[list[int], list[int]]
+"""An example's tokens, and for each the one to be said after it, or ``NO_TARGET``."""
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Tokens, examples, positions and targets, shape (rows, row tokens) each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ def learn_vocabulary(seed: int) -> Tokenizer:
     return Tokenizer.train((text for example in examples for text in example), MOST_TOKENS, NAMES)
 
 
-def copying(rng: random.Random, size: int) -> tuple[list[int], list[int]]:
+def copying(rng: random.Random, size: int) -> TokensAndTargets:
     """Tokens and targets of an example for copying: random tokens, then stretches of what came before, to be continued.
 
     The fewer tokens there are to choose from, the more of them must agree to tell which stretch it is.
@@ -114,22 +118,33 @@ def copying(rng: random.Random, size: int) -> tuple[list[int], list[int]]:
     return tokens, targets
 
 
-def batches(tokenizer: Tokenizer, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Endless batches of fresh examples: tokens, examples, positions and targets, shape (rows, row tokens) each.
-
-    Only answers, and the token that ends them, are targets.
-    """
+def robot_examples(tokenizer: Tokenizer, recipe: Recipe) -> Callable[[int], TokensAndTargets]:
+    """Fresh examples of the robot's language, and such for copying. Only answers, and the token that ends them, are targets."""
     rng = random.Random(f"examples {recipe.seed}")
     examples = draw(rng)
-    done = 0
-    padding = (tokenizer.special[SPECIAL_TOKENS[0]], 0, 0, NO_TARGET)
+
+    def example(step: int) -> TokensAndTargets:
+        question, text = next(examples)
+        if rng.random() < recipe.copies(step):
+            return copying(rng, tokenizer.size)
+        prompt, answer = tokenizer.encode(question), [*tokenizer.encode(text), tokenizer.special[END]]
+        return [*prompt, *answer[:-1]], [NO_TARGET] * (len(prompt) - 1) + answer
+
+    return example
+
+
+def batches(example: Callable[[int], TokensAndTargets], recipe: Recipe) -> Iterator[Batch]:
+    """Endless batches.
+
+    Args:
+        example: draws one for a batch of this number.
+    """
+    done = number = 0
+    padding = (0, 0, 0, NO_TARGET)
     rows: list[list[tuple[int, int, int, int]]] = [[] for _ in range(recipe.rows)]
-    for number, (question, text) in enumerate(examples, 1):
-        if rng.random() < recipe.copies(done):
-            tokens, targets = copying(rng, tokenizer.size)
-        else:
-            prompt, answer = tokenizer.encode(question), [*tokenizer.encode(text), tokenizer.special[END]]
-            tokens, targets = [*prompt, *answer[:-1]], [NO_TARGET] * (len(prompt) - 1) + answer
+    while True:
+        number += 1
+        tokens, targets = example(done)
         row = next((row for row in rows if len(row) + len(tokens) <= recipe.row_tokens), None)
         if row is None:
             batch = torch.tensor([[*row, *[padding] * (recipe.row_tokens - len(row))] for row in rows])
@@ -140,7 +155,7 @@ def batches(tokenizer: Tokenizer, recipe: Recipe) -> Iterator[tuple[Tensor, Tens
         row += [(token, number, i, target) for i, (token, target) in enumerate(zip(tokens, targets, strict=True))]
 
 
-def train(network: Network, tokenizer: Tokenizer, recipe: Recipe, progress: Progress, threads: int) -> Iterator[int]:
+def train(network: Network, batches: Iterator[Batch], recipe: Recipe, progress: Progress, threads: int) -> Iterator[int]:
     """Train step by step; yields the number of each step done."""
     parameters = dict(network.named_parameters())
     matrices = [name for name, weights in parameters.items() if name.startswith("blk.") and weights.ndim == 2]
@@ -154,7 +169,7 @@ def train(network: Network, tokenizer: Tokenizer, recipe: Recipe, progress: Prog
     began, mean = time.monotonic(), 0.0
     # One thread for each part of a batch: they meet once in a step, where PyTorch's own threads would meet in every operation.
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for step, batch in zip(range(1, recipe.steps + 1), batches(tokenizer, recipe), strict=False):
+        for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
             parts = list(
                 pool.map(
                     partial(_gradients, network, int((batch[3] != NO_TARGET).sum())),
@@ -238,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     network = Network(recipe.shape(tokenizer.size))
     console.print(f"{sum(weights.numel() for weights in network.parameters())} weights, {tokenizer.size} tokens; {recipe}")
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
-        for step in train(network, tokenizer, recipe, progress, arguments.threads):
+        for step in train(network, batches(robot_examples(tokenizer, recipe), recipe), recipe, progress, arguments.threads):
             if step % arguments.save_every == 0:
                 shares = ", ".join(f"{task} {share:.0%}" for task, share in exact(network, tokenizer).items())
                 console.print(f"step {step}: {shares}", highlight=False)
