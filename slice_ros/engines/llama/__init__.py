@@ -15,13 +15,14 @@ os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 if TYPE_CHECKING:
     from slice_ros.engines.llama.config import LlamaConfig
     from slice_ros.engines.llama.engine import LlamaEngine
+else:
+    _HOMES = {"LlamaConfig": "config", "LlamaEngine": "engine"}
+
+    def __getattr__(name: str) -> Any:
+        """Loaded when they are asked for: the shapes of models are known without llama.cpp, too, as where one is trained."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
 
 __all__ = ["LlamaConfig", "LlamaEngine"]
-_HOMES = {"LlamaConfig": "config", "LlamaEngine": "engine"}
-
-
-def __getattr__(name: str) -> Any:
-    """Loaded when they are asked for: the shapes of models are known without llama.cpp, too, as where one is trained."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
