@@ -232,14 +232,6 @@ def test_the_first_prompt_is_cut_to_the_step_and_the_next_to_what_it_leaves():
     assert chosen(a_job("a", prompt=20), a_job("b", prompt=20), laxity_s=0.0575) == [("a", 20)]
 
 
-def test_a_prompt_waits_for_a_best_effort_row_that_is_behind_its_pace():
-    prompt = a_job("b", prompt=100)
-    assert chosen(a_job("a", latest_s=0.0, hope_s=9.0), prompt) == ["a"]
-    assert chosen(a_job("a", latest_s=0.0, hope_s=9.0), spare("c")) == ["a", "c"], "a decode does not"
-    assert chosen(a_job("a", latest_s=0.1, hope_s=9.0), prompt) == ["a", ("b", 93)]  # in time if it begins 100 ms later: 12 + 5 + 93 ms
-    assert chosen(a_job("a", latest_s=0.0, hope_s=9.0, prompt=20), a_job("c", prompt=20)) == [("a", 20)]
-
-
 def test_kv_tokens_leave_a_prompt_less_room():
     latency = LatencyModel("KV", (0.010, 0.012), prompt_token_s=0.001, kv_token_s=0.00001)
     assert chosen(a_job("a", prompt=100, kv=1000), laxity_s=0.0505, latency=latency, limits=Limits(2)) == [("a", 30)]

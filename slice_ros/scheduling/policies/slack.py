@@ -293,9 +293,8 @@ def choose_rows(
 
     Where one more row costs as much as a step of its own, urgent tasks run alone; where it costs little, all run together. Prompts and
     KV tokens do not count in that, as they take their time in any step, but for those of hopeless tasks, which need none. A row that would
-    make the step longer than the slack of a promised row before it is left out, or its prompt is cut, but for the first row; prompts
-    wait for best-effort rows that are behind their pace as well. So is one left out that is not real-time and would add more to the
-    real-time rows' part of the step than ``laxity_s``.
+    make the step longer than the slack of a promised row before it is left out, or its prompt is cut, but for the first row. So is one
+    that is not real-time and would add more to the real-time rows' part of the step than ``laxity_s``.
 
     Args:
         jobs: in order of urgency.
@@ -305,7 +304,7 @@ def choose_rows(
     rows: Rows = []
     best_rows, best, worth, real_time_worth = 0, 0.0, 0.0, 1.0
     serial_s = step_s = real_time_s = others_prompts_s = hopeless_s = 0.0
-    slack_s = pace_s = math.inf
+    slack_s = math.inf
     budget = limits.max_step_tokens
     overhead_s = row_s[1] + latency.chunk_s
     any_real_time = any(job.is_promised and job.is_real_time for job in jobs)
@@ -325,7 +324,7 @@ def choose_rows(
         most_s = max(most_s, step_s)  # what makes the step no longer than it is does no harm
         chunk, share = 0, 1.0
         if job.prompt_left:
-            room_s = min(min(most_s, max(pace_s, step_s)) - decode_s - serial_s - own_s - latency.chunk_s, prompts_s)
+            room_s = min(most_s - decode_s - serial_s - own_s - latency.chunk_s, prompts_s)
             chunk = _chunk(job, budget, room_s, latency, must=must, before=limits.max_step_tokens - budget)
             if not chunk:
                 continue
@@ -347,7 +346,6 @@ def choose_rows(
             worth += share * (BEST_EFFORT_WORTH if job.is_promised else SPARE_WORTH)
         if job.is_promised:
             slack_s = min(slack_s, _start_s(job, now) - now + row_s[1] + own_s)
-            pace_s = min(pace_s, math.inf if is_real_time else job.latest_s - now + row_s[1] + own_s)
         if worth >= best * (decode_s + hopeless_s):
             best_rows, best = len(rows), worth / (decode_s + hopeless_s)
         if len(rows) == limits.max_batch or budget < 1:
