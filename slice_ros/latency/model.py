@@ -154,9 +154,7 @@ class LatencyModel:
         token_s, kv_token_s = self.prompt_token_s + self.prompt_kv_token_s * self.attended(kv_tokens), self.prompt_kv_token_s
         if not (token_s or kv_token_s):
             return math.inf
-        root_s = (
-            math.sqrt(token_s**2 + 2.0 * kv_token_s * time_s) if kv_token_s else token_s
-        )  # of kv_token_s / 2 * n**2 + token_s * n = time_s
+        root_s = math.sqrt(token_s**2 + 2.0 * kv_token_s * time_s)  # of kv_token_s / 2 * n**2 + token_s * n = time_s
         return 2.0 * time_s / (token_s + root_s) if root_s else 0.0
 
     def scaled(self, factor: float, prompts: float = 1.0, margin: float = 0.0) -> LatencyModel:

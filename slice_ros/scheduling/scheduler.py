@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest
-from slice_ros.latency.model import LatencyModel, looked_back, rows_of
+from slice_ros.latency.model import LatencyModel, rows_of
 from slice_ros.latency.pace import Pace
 from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.scheduling.admission import Admission, Prediction, predict
@@ -327,9 +327,7 @@ class Scheduler:
             self._look_up(task)
         elif task.prompt_left > 1:
             self._take_over(task)
-        latency = self._pace.latency
-        left, computed = task.prompt_left, latency.attended(task.kv_tokens)
-        return now + latency.step_s(1, left, int(left > 0), computed, looked_back(left, computed))
+        return now + self._pace.latency.column_s((next_cell(task),), [task.kv_tokens])
 
     def _end(self, task: Task, *, reason: FinishReason | None = None, error: GoalError | None = None) -> None:
         """End a goal, and with an error all that wait for it."""

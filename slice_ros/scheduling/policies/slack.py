@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from slice_ros.latency.model import LatencyModel, looked_back
+from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Cell, Column, MaskMatrix
 from slice_ros.scheduling.drafts import Drafts
 from slice_ros.scheduling.experience import Experience
@@ -377,9 +377,8 @@ def drafts_of(
     alone_s = {id(job): row_s + _own_s(job, chunk, latency) for job, chunk in rows}
     slack_s = min((_start_s(job, now) - now + alone_s.get(id(job), 0.0) for job in promised), default=math.inf)
     chunks = [chunk for _, chunk in rows if chunk]
-    kv_tokens = [latency.attended(job.kv_tokens) for job, _ in rows]
-    back = sum([looked_back(chunk, tokens) for (_, chunk), tokens in zip(rows, kv_tokens, strict=True)])
-    step_s = latency.step_s(len(rows), sum(chunks), len(chunks), sum(kv_tokens), back)
+    column = tuple([Cell(job.task.goal_id, chunk) for job, chunk in rows])
+    step_s = latency.column_s(column, [job.kv_tokens for job, _ in rows])
     others_s = step_s + laxity_s
     if not any(job.is_real_time for job in promised):
         others_s = max(others_s, (row_s + latency.chunk_s) / DEAREST_OVERHEAD)
