@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from builders import CONTROL, PAPER, VOICE, Bench, RealTime, a_goal, a_task
+from builders import CONTROL, PAPER, QA, VOICE, Bench, RealTime, a_goal, a_task
 
 from slice_ros.bench.optimum import Instance, attained, most_attained, random_instance
 from slice_ros.bench.simulate import attainment, simulate
@@ -353,6 +353,39 @@ def test_an_arrival_is_counted_once_however_often_plans_are_made():
     assert policy._experience.load.traffic(0.0) == once
     policy.plan([*tasks, a_task("c", CONTROL, order=3)], 0.0, PAPER, LIMITS)
     assert policy._experience.load.traffic(0.0).rate == pytest.approx(1.5 * once.rate)
+
+
+# ---- real-time tasks that wait for others
+
+
+def _beside_one_that_waits(prompt_tokens, deadline_s):
+    """Prompt tokens that a best-effort goal is given while a real-time one with as many has yet to wait for another's last token."""
+    first, then = a_task("first", RealTime(deadline_s=9.0), order=1), a_task("then", RealTime(deadline_s=deadline_s), order=2)
+    running(first, [0.0] * 9).max_tokens = 10
+    then.prompt_tokens = then.prompt_left = prompt_tokens
+    then.max_tokens, first.followers = 2, [then]
+    policy = Slack()
+    policy._latest_order = 2  # neither is news
+    latency = LatencyModel("rows cost nothing", (0.010,), prompt_token_s=0.001)
+    columns = policy.plan([first, a_task("chat", QA, prompt_tokens=500, order=3)], 0.0, latency, LIMITS).columns
+    return sum(cell.prompt_tokens for column in columns for cell in column if cell.goal_id == "chat")
+
+
+def test_others_have_what_a_real_time_task_that_waits_leaves():
+    """Its prompt and two tokens, of which one is beside the one before: 0.92 s, which leave 80 ms of a second, and more of two."""
+    assert 60 <= _beside_one_that_waits(900, 1.0) <= 80
+    assert _beside_one_that_waits(900, 2.0) > 200
+    assert _beside_one_that_waits(1100, 1.0) > 200, "what cannot be in time is left nothing"
+
+
+def test_a_task_that_waits_is_an_arrival():
+    first, then = a_task("first", CONTROL, order=1), a_task("then", CONTROL, order=2)
+    policy, both = Slack(), Slack()
+    first.followers = [then]
+    policy.plan([first], 0.0, PAPER, LIMITS)
+    first.followers = ()
+    both.plan([first, then], 0.0, PAPER, LIMITS)
+    assert policy._experience.load.traffic(0.0) == both._experience.load.traffic(0.0)
 
 
 # ---- real-time tasks that could wait, and best-effort ones that could not

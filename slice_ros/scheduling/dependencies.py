@@ -34,7 +34,6 @@ class Dependencies:
         self._successors: dict[str, list[str]] = {}
         self._chain_due_s: dict[str, float] = {}
         self._ended: OrderedDict[str, _Ended] = OrderedDict()
-        self._are_told = False
 
     def add(self, request: GoalRequest, in_hand: Container[str]) -> float:
         """Take in a goal.
@@ -117,9 +116,8 @@ class Dependencies:
         What is left until the chain is due is split in proportion to work: a task with w seconds of it, before goals whose longest path
         has d seconds, is due at ``now + (due - now) * w / (w + d)``. As nobody knows an answer's length, w is what max_tokens allow.
         """
-        if not (self.has_chains or self._are_told):
+        if not self.has_chains:
             return
-        self._are_told = self.has_chains
         path_s: dict[str, float] = {}  # longest path from a task's start to the chain's end; successors are younger, so youngest first
         tightest: dict[str, _Path] = {}
         for task in sorted(tasks.values(), key=lambda task: -task.order):
