@@ -9,14 +9,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
-from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
+
+from engine import shaped_model
 
 from slice_ros.engines.calibration import measure_latency
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
-from slice_ros.engines.llama.architectures import SHAPES
-from slice_ros.engines.llama.shapes import make_model
 from slice_ros.goal import GoalRequest
 from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Cell
@@ -57,21 +55,20 @@ def main() -> None:
     parser.add_argument("--small-windows", action="store_true", help="swa_full off")
     arguments = parser.parse_args()
     for shape in arguments.shapes.split(","):
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "model.gguf"
-            make_model(SHAPES[shape], path)
-            config = LlamaConfig(path, n_ctx=8192, n_seq_max=8, n_threads=arguments.threads, swa_full=not arguments.small_windows)
-            engine = LlamaEngine(config)
-            latency = measure_latency(engine, max_batch=4)
-            print(latency.to_yaml(shape), end="")
-            for (kind, kv_tokens), pairs in sorted(measure(engine, latency, arguments.prompts).items()):
-                if kind == "decode" or kv_tokens in (0, *LENGTHS[1:-1], LENGTHS[-1] - CHUNK):
-                    taken_ms = sorted(1e3 * taken_s for _, taken_s in pairs)
-                    ratio = median(predicted_s / taken_s for predicted_s, taken_s in pairs)
-                    low, mid, high = taken_ms[0], median(taken_ms), taken_ms[-1]
-                    print(f"  {kind} at {kv_tokens}: {mid:.1f} ms ({low:.1f} to {high:.1f}) of {len(taken_ms)}", end=", ")
-                    print(f"predicted / measured {ratio:.2f}")
-            engine.shutdown()
+        config = LlamaConfig(
+            shaped_model(shape, "q4_0"), n_ctx=8192, n_seq_max=8, n_threads=arguments.threads, swa_full=not arguments.small_windows
+        )
+        engine = LlamaEngine(config)
+        latency = measure_latency(engine, max_batch=4)
+        print(latency.to_yaml(shape), end="")
+        for (kind, kv_tokens), pairs in sorted(measure(engine, latency, arguments.prompts).items()):
+            if kind == "decode" or kv_tokens in (0, *LENGTHS[1:-1], LENGTHS[-1] - CHUNK):
+                taken_ms = sorted(1e3 * taken_s for _, taken_s in pairs)
+                ratio = median(predicted_s / taken_s for predicted_s, taken_s in pairs)
+                low, mid, high = taken_ms[0], median(taken_ms), taken_ms[-1]
+                print(f"  {kind} at {kv_tokens}: {mid:.1f} ms ({low:.1f} to {high:.1f}) of {len(taken_ms)}", end=", ")
+                print(f"predicted / measured {ratio:.2f}")
+        engine.shutdown()
 
 
 if __name__ == "__main__":

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 
 import llama_cpp
+from engine import shaped_model
 
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
-from slice_ros.engines.llama.architectures import SHAPES
-from slice_ros.engines.llama.shapes import make_model
 from slice_ros.goal import GoalRequest
 from slice_ros.mask import Cell
 from slice_ros.slo import BestEffort
@@ -48,25 +45,24 @@ def main() -> None:
     parser.add_argument("--small-windows", action="store_true", help="swa_full off")
     arguments = parser.parse_args()
     for shape in arguments.shapes.split(","):
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "model.gguf"
-            make_model(SHAPES[shape], path)
-            config = LlamaConfig(path, n_ctx=4096, n_seq_max=16, n_threads=arguments.threads, swa_full=not arguments.small_windows)
-            engine = LlamaEngine(config)
-            rows = []
-            for repeat in range(arguments.repeats):
-                engine.forget()
-                rows.append([first_token(engine, f"{repeat} {i}", end) for i, end in enumerate(ENDS)])
-            engine.prepare(GoalRequest("state", BestEffort(), 4, prompt="x"))
-            engine.open("state")
-            engine.step((Cell("state", 1),))
-            state = llama_cpp.llama_state_seq_get_size(engine._context, engine._goals["state"].sequence or 0)
-            print(f"{shape}: a sequence of one token has {state / 2**20:.2f} MiB")
-            for i, name in enumerate(("first", "second", "third")):
-                times_s = sorted(row[i][0] for row in rows)
-                low, mid, high = times_s[0], median(times_s), times_s[-1]
-                print(f"  {name}: {rows[0][i][1]} tokens computed, {mid * 1e3:.0f} ms ({low * 1e3:.0f} to {high * 1e3:.0f})")
-            engine.shutdown()
+        config = LlamaConfig(
+            shaped_model(shape, "q4_0"), n_ctx=4096, n_seq_max=16, n_threads=arguments.threads, swa_full=not arguments.small_windows
+        )
+        engine = LlamaEngine(config)
+        rows = []
+        for repeat in range(arguments.repeats):
+            engine.forget()
+            rows.append([first_token(engine, f"{repeat} {i}", end) for i, end in enumerate(ENDS)])
+        engine.prepare(GoalRequest("state", BestEffort(), 4, prompt="x"))
+        engine.open("state")
+        engine.step((Cell("state", 1),))
+        state = llama_cpp.llama_state_seq_get_size(engine._context, engine._goals["state"].sequence or 0)
+        print(f"{shape}: a sequence of one token has {state / 2**20:.2f} MiB")
+        for i, name in enumerate(("first", "second", "third")):
+            times_s = sorted(row[i][0] for row in rows)
+            low, mid, high = times_s[0], median(times_s), times_s[-1]
+            print(f"  {name}: {rows[0][i][1]} tokens computed, {mid * 1e3:.0f} ms ({low * 1e3:.0f} to {high * 1e3:.0f})")
+        engine.shutdown()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -173,10 +172,10 @@ def rows(
         for new_steps, new_s in others:
             row += [f"{new_steps:.1f}", f"{1e3 * new_s:.0f}", f"{new_steps / steps:.2f}", f"{new_s / taken_s:.2f}"]
         if other:
-            theirs = [answer for prompt in prompts if (answer := ask_llama_server(other.port, prompt, schema, chat=chat))]
-            their_s = median(a.taken_s for a in theirs) if theirs else math.nan
-            told = f"{mean(a.tokens for a in theirs):.1f}, {1e3 * their_s:.0f}; {figures[1][1] / their_s:.2f}" if theirs else "did not end"
-            row.append(told)
+            row.append("did not end")
+            if theirs := [answer for prompt in prompts if (answer := ask_llama_server(other.port, prompt, schema, chat=chat))]:
+                their_s = median(a.taken_s for a in theirs)
+                row[-1] = f"{mean(a.tokens for a in theirs):.1f}, {1e3 * their_s:.0f}; {figures[1][1] / their_s:.2f}"
         yield row
 
 
