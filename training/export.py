@@ -13,10 +13,9 @@ import numpy.typing as npt
 import torch
 
 from slice_ros.demo.language import TASKS
-from slice_ros.engines.llama.architectures import ModelShape
 from slice_ros.engines.llama.shapes import CHAT_TEMPLATE, QUANTIZATIONS
 from training.corpus import held_out_examples
-from training.network import NORM_EPSILON, Network
+from training.network import Network
 from training.tokenizer import PRE_TOKENIZER, Tokenizer
 from training.train import load
 from training.wrapping import END, wrap
@@ -46,7 +45,9 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, network.shape.architecture)
     writer.add_description(description)
-    _add_metadata(writer, network.shape)
+    writer.add_name(network.shape.name)
+    writer.add_license("Apache-2.0")
+    network.shape.describe(writer)
     writer.add_file_type(FILE_TYPES[quantization])
     _add_vocabulary(writer, tokenizer)
     writer.add_chat_template(template)
@@ -61,21 +62,6 @@ def export(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def _add_metadata(writer: gguf.GGUFWriter, shape: ModelShape) -> None:
-    writer.add_name(shape.name)
-    writer.add_license("Apache-2.0")
-    writer.add_vocab_size(shape.vocab_size)
-    writer.add_context_length(shape.context_length)
-    writer.add_embedding_length(shape.embedding_length)
-    writer.add_block_count(shape.block_count)
-    writer.add_feed_forward_length(shape.feed_forward_length)
-    writer.add_head_count(shape.head_count)
-    writer.add_head_count_kv(shape.head_count_kv)
-    writer.add_layer_norm_rms_eps(NORM_EPSILON)
-    writer.add_rope_freq_base(shape.rope_freq_base)
-    writer.add_rope_dimension_count(shape.head_length)
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from slice_ros.engines.llama.architectures import ModelShape
-
-NORM_EPSILON = 1e-5
+from slice_ros.engines.llama.architectures import NORM_EPSILON, ModelShape
 
 
 def rotations(positions: Tensor, shape: ModelShape) -> tuple[Tensor, Tensor]:

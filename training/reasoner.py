@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from training.export import export
 from training.network import Network
 from training.sums import SPECIAL, TEMPLATE, Sum, draw, draw_cut
 from training.tokenizer import Tokenizer
-from training.train import NO_TARGET, Recipe, TokensAndTargets, batches, train
+from training.train import NO_TARGET, Recipe, TokensAndTargets, bar, batches, train
 
 DESCRIPTION = "Adds small numbers step by step, or at once; a toy for benchmarks of reasoning, trained by slice_ros"
 ROLES = ("user", "assistant")
@@ -54,12 +53,6 @@ def right(network: Network, tokenizer: Tokenizer, how: Callable[[Sum], int | Non
     return good / count
 
 
-def steps(network: Network, tokenizer: Tokenizer, recipe: Recipe, console: Console, threads: int) -> Iterator[int]:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as progress:
-        yield from train(network, batches(sum_examples(tokenizer, recipe), recipe), recipe, progress, threads)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Train and export."""
     standard = Recipe(steps=1200, width=160, blocks=3, heads=5, feed_forward=256, rows=16, row_tokens=192)
@@ -75,11 +68,12 @@ def main(argv: list[str] | None = None) -> int:
     network = Network(replace(recipe.shape(tokenizer.size), name="slice_ros reasoner"))
     console.print(f"{sum(weights.numel() for weights in network.parameters())} weights, {tokenizer.size} tokens; {recipe}")
     save = partial(export, network, tokenizer, arguments.output, "f32", description=DESCRIPTION, template=TEMPLATE)
-    for step in steps(network, tokenizer, recipe, console, arguments.threads):
-        if step % 100 == 0 or step == recipe.steps:
-            shares = ", ".join(f"{name} {right(network, tokenizer, how):.0%}" for name, how in CUTS.items())
-            console.print(f"step {step}: answers right with thoughts {shares}", highlight=False)
-            save()
+    with bar(console) as progress:
+        for step in train(network, batches(sum_examples(tokenizer, recipe), recipe), recipe, progress, arguments.threads):
+            if step % 100 == 0 or step == recipe.steps:
+                shares = ", ".join(f"{name} {right(network, tokenizer, how):.0%}" for name, how in CUTS.items())
+                console.print(f"step {step}: answers right with thoughts {shares}", highlight=False)
+                save()
     return 0
 
 

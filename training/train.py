@@ -155,6 +155,11 @@ def batches(example: Callable[[int], TokensAndTargets], recipe: Recipe) -> Itera
         row += [(token, number, i, target) for i, (token, target) in enumerate(zip(tokens, targets, strict=True))]
 
 
+def bar(console: Console) -> Progress:
+    """Shows how far training is."""
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
+
+
 def train(network: Network, batches: Iterator[Batch], recipe: Recipe, progress: Progress, threads: int) -> Iterator[int]:
     """Train step by step; yields the number of each step done."""
     parameters = dict(network.named_parameters())
@@ -252,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer = learn_vocabulary(recipe.seed)
     network = Network(recipe.shape(tokenizer.size))
     console.print(f"{sum(weights.numel() for weights in network.parameters())} weights, {tokenizer.size} tokens; {recipe}")
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
+    with bar(console) as progress:
         for step in train(network, batches(robot_examples(tokenizer, recipe), recipe), recipe, progress, arguments.threads):
             if step % arguments.save_every == 0:
                 shares = ", ".join(f"{task} {share:.0%}" for task, share in exact(network, tokenizer).items())

@@ -10,6 +10,7 @@ import gguf
 FULL_PRECISION = ("ssm_conv1d", "ssm_a", "ssm_d", "ssm_norm", "shortconv.conv.", "ffn_gate_inp")
 """Matrices that no quantised model quantises, by a part of their names; vectors are never quantised."""
 
+NORM_EPSILON = 1e-5
 ATTENTION_INTERVAL = 4
 """Of the blocks of Qwen3-Next, each so many-th attends."""
 
@@ -99,7 +100,7 @@ class ModelShape:
         writer.add_block_count(self.block_count)
         writer.add_feed_forward_length(self.feed_forward_length)
         writer.add_head_count(self.head_count)
-        writer.add_layer_norm_rms_eps(1e-5)
+        writer.add_layer_norm_rms_eps(NORM_EPSILON)
         if self.head_count:
             writer.add_head_count_kv(self.kv_heads())
             writer.add_rope_freq_base(self.rope_freq_base)
