@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -24,6 +25,7 @@ from statistics import median
 import psutil
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.table import Table
 
@@ -143,7 +145,8 @@ def main() -> int:
     parser.add_argument("--streams", default="1,20,200", metavar="N,...", help="at once (default: %(default)s)")
     parser.add_argument("--device-profile", default="rtx4060ti-chatglm2-6b-int4", metavar="NAME", help="whose speed is imitated")
     arguments = parser.parse_args()
-    rclpy.init()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # its own would end the client's thread, and streams wait for ever
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory() as folder:
         server = Server(NAME, Path(folder, "server"), ("--engine", "simulated", "--device-profile", arguments.device_profile))
         gateway = Gateway(NAME, Path(folder, "gateway"))
