@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import random
-import socket
 import sys
 import threading
 import time
@@ -27,7 +26,7 @@ from statistics import median
 import rclpy
 import yardstick
 from engine import shaped_model
-from peers import NODE, LlamaServer, PeerError, Server, add_servers, llama_server, running, slice_server
+from peers import NODE, LlamaServer, PeerError, Server, add_servers, free_port, llama_server, running, slice_server
 from rich.console import Console
 from rich.table import Table
 
@@ -135,9 +134,7 @@ def gateway() -> Iterator[int]:
     Raises:
         PeerError: it does not come up.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "slice_ros.cli", "gateway", "--server", f"/{NODE}", "--port", str(port)]
     with running(command, dict(os.environ)) as process:
         LlamaServer(port).wait_until_ready(process)  # both tell it on /health

@@ -3,9 +3,16 @@
     python benchmarks/peers.py --shape smollm2-135m --threads 2 --rates 0.5,1,2 --json peers.json --plot peers.png
     python benchmarks/peers.py --shape smollm2-135m --threads 1 --rates 1,1.5,2 --bounds-scale auto --repeat 3 --json peers.json
 
+    python benchmarks/peers.py --model SmolLM2-135M-Instruct.Q4_1.gguf --structured --threads 2 --rates 1,2,3,4 --repeat 3
+
 Goals go to slice_server as actions over DDS, to llama-server as streaming HTTP requests. Both run the same model file with as many
 threads, KV cells and sequences. Neither is told how long an answer is, only its class's ``max_tokens``: the client hangs up once it has
 the tokens it wants, by a cancel request here and by closing the connection there. Tokens are timed where they arrive.
+
+With ``--structured``, real-time goals are questions whose answers have a JSON schema and end by themselves. One more slice_server then
+draws each token in a step of its own, also those that the schema forces, and guesses none.
+
+With ``--python-server``, the server among llama-cpp-python's examples is asked, too. It tells no token ids: one event counts as one token.
 
 With ``--repeat`` each rate is run so often, each time with a seed of its own; the servers take turns at being first. The table shows
 medians and ranges.
@@ -22,17 +29,22 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import cycle
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import rclpy
 import yardstick
 from engine import shaped_model
+from forms import MOST_TOKENS, forms
+from gguf import GGUFReader
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rich.console import Console
@@ -50,9 +62,9 @@ from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.architectures import SHAPES
 from slice_ros.engines.llama.loading import device_name, physical_cores
 from slice_ros.engines.llama.shapes import QUANTIZATIONS
-from slice_ros.goal import ErrorCode
+from slice_ros.goal import ChatMessage, ErrorCode, FinishReason, GoalRequest
 from slice_ros.ros import qos
-from slice_ros.ros.conversions import slo_msg
+from slice_ros.ros.conversions import message_msg, slo_msg
 from slice_ros.ros.interfaces import Generate, SloStatus
 from slice_ros.scheduling.engine import EngineError
 from slice_ros.scheduling.task import Task
@@ -62,6 +74,7 @@ READY_S = 600.0
 ENDED_S = 300.0
 """How long goals may go on after the last one was sent."""
 NODE = "peers_slice_server"
+EACH_DRAWN = Path(__file__).with_name("each_drawn")
 AUTO = "auto"
 
 
@@ -83,20 +96,26 @@ class Sent:
     Args:
         at_s: reading of the monotonic clock.
         token_times_s: readings when the tokens that it wants arrived.
+        has_ended: its answer came to an end by itself.
     """
 
     arrival: Arrival
     at_s: float
     token_times_s: list[float] = field(default_factory=list)
+    has_ended: bool = False
+
+    @property
+    def is_structured(self) -> bool:
+        return bool(self.arrival.request.json_schema)
 
     @property
     def completed(self) -> bool:
-        """Whether all tokens that it wants have arrived."""
-        return len(self.token_times_s) == self.arrival.lengths.output_tokens
+        """Whether all that it wants has arrived: so many tokens, or of a structured answer its end."""
+        return self.has_ended if self.is_structured else len(self.token_times_s) == self.arrival.lengths.output_tokens
 
     def arrived(self, tokens: int) -> None:
         """So many tokens in all have arrived by now."""
-        wanted = min(tokens, self.arrival.lengths.output_tokens)
+        wanted = tokens if self.is_structured else min(tokens, self.arrival.lengths.output_tokens)
         self.token_times_s += [time.monotonic()] * (wanted - len(self.token_times_s))
 
     def outcome(self) -> Outcome:
@@ -113,16 +132,20 @@ class Sent:
 
 
 class SliceServer:
-    """Goals as actions of a ``slice_server`` in a process of its own."""
+    """Goals as actions of a ``slice_server`` in a process of its own.
 
-    def __init__(self) -> None:
-        self._node = rclpy.create_node("peers")
+    Args:
+        name: of its node.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._node = rclpy.create_node(f"client_of_{name}")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         deep = {f"{name}_qos_profile": qos.SERVICE for name in ("goal_service", "result_service", "cancel_service", "feedback_sub")}
-        self._client = ActionClient(self._node, Generate, f"/{NODE}/generate", **deep)
+        self._client = ActionClient(self._node, Generate, f"/{name}/generate", **deep)
         self._state = ""
-        self._node.create_subscription(SloStatus, f"/{NODE}/slo_status", self._hear, 1)
+        self._node.create_subscription(SloStatus, f"/{name}/slo_status", self._hear, 1)
 
     def _hear(self, status: SloStatus) -> None:
         self._state = status.engine_state
@@ -148,7 +171,14 @@ class SliceServer:
 
     def _send(self, goal: Sent, open_goals: set[str]) -> None:
         request = goal.arrival.request
-        message = Generate.Goal(prompt=request.prompt, slo=slo_msg(request.slo, ""), max_tokens=request.max_tokens, label=request.label)
+        message = Generate.Goal(
+            prompt=request.prompt,
+            messages=[message_msg(message) for message in request.messages],
+            json_schema=request.json_schema,
+            slo=slo_msg(request.slo),
+            max_tokens=request.max_tokens,
+            label=request.label,
+        )
 
         def heard(message: Generate.Impl.FeedbackMessage) -> None:
             was_completed = goal.completed
@@ -164,7 +194,9 @@ class SliceServer:
                 open_goals.discard(request.goal_id)
 
         def ended(future: rclpy.task.Future) -> None:
-            goal.arrived(future.result().result.report.output_tokens)
+            result = future.result().result
+            goal.arrived(result.report.output_tokens)
+            goal.has_ended = result.finish_reason == FinishReason.STOP.value
             open_goals.discard(request.goal_id)
 
         open_goals.add(request.goal_id)
@@ -178,17 +210,26 @@ class SliceServer:
 
 
 @contextmanager
-def slice_server(arguments: argparse.Namespace) -> Iterator[SliceServer]:
+def slice_server(arguments: argparse.Namespace, *, each_drawn: bool = False) -> Iterator[SliceServer]:
     """A server of this package, ready.
+
+    Args:
+        each_drawn: each token takes a step of its own: none is forced without one, and none guessed.
 
     Raises:
         PeerError: it does not come up.
     """
-    command = [sys.executable, "-m", "slice_ros.cli", "serve", "--name", NODE, "--model", str(arguments.model)]
+    name, environment = NODE, dict(os.environ)
+    if each_drawn:
+        name = f"{NODE}_each_drawn"
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(EACH_DRAWN), environment.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "slice_ros.cli", "serve", "--name", name, "--model", str(arguments.model)]
     command += ["--n-ctx", str(arguments.context), "--n-threads", str(arguments.threads), "--n-gpu-layers", str(arguments.gpu_layers)]
     command += ["--max-batch", str(arguments.parallel), "--policy", arguments.policy, "-p", f"context.n_seq_max:={arguments.sequences}"]
-    with running(command, dict(os.environ)) as process:
-        server = SliceServer()
+    if each_drawn:
+        command += ["-p", "scheduler.max_draft:=0"]
+    with running(command, environment) as process:
+        server = SliceServer(name)
         try:
             server.wait_until_ready(process)
             yield server
@@ -196,14 +237,29 @@ def slice_server(arguments: argparse.Namespace) -> Iterator[SliceServer]:
             server.close()
 
 
-# ---- llama.cpp's server
+# ---- servers that speak HTTP
 
 
 class LlamaServer:
     """Goals as requests to a ``llama-server`` on this machine."""
 
+    health = "/health"
+
     def __init__(self, port: int) -> None:
         self.port = port
+
+    def _asked(self, goal: Sent) -> tuple[str, dict[str, Any]]:
+        """Where to send a goal, and what to send, beside its answer's length."""
+        return "/completion", {
+            "prompt": goal.arrival.request.prompt,
+            "n_predict": goal.arrival.request.max_tokens,
+            "ignore_eos": True,
+            "return_tokens": True,
+        }
+
+    def _told(self, event: dict[str, Any]) -> int:
+        """Tokens that an event brings."""
+        return len(event.get("tokens", ()))
 
     def serve(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
         return asyncio.run(self._serve(arrivals))
@@ -221,17 +277,9 @@ class LlamaServer:
     async def _complete(self, goal: Sent) -> None:
         """Send a goal at its time and take its tokens in: server-sent events, each a ``data:`` line with a JSON object."""
         await asyncio.sleep(max(0.0, goal.at_s - time.monotonic()))
-        body = json.dumps(
-            {
-                "prompt": goal.arrival.request.prompt,
-                "n_predict": goal.arrival.request.max_tokens,
-                "temperature": 0.0,
-                "ignore_eos": True,
-                "stream": True,
-                "return_tokens": True,
-            }
-        ).encode()
-        head = f"POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        path, asked = chat_completion(goal.arrival.request) if goal.is_structured else self._asked(goal)
+        body = json.dumps({"temperature": 0.0, "stream": True, **asked}).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         except OSError:
@@ -241,7 +289,10 @@ class LlamaServer:
             async for line in reader:
                 if line.startswith(b"data: {"):
                     event = json.loads(line[6:])
-                    goal.arrived(len(goal.token_times_s) + len(event.get("tokens", ())))
+                    (choice,) = event.get("choices") or ({},)
+                    new = bool(choice.get("delta", {}).get("content")) if goal.is_structured else self._told(event)
+                    goal.arrived(len(goal.token_times_s) + new)
+                    goal.has_ended = choice.get("finish_reason") == "stop"
                     if goal.completed:
                         break
         except OSError:
@@ -253,18 +304,50 @@ class LlamaServer:
         until_s = time.monotonic() + READY_S
         while not asyncio.run(self._is_healthy()):
             if process.poll() is not None or time.monotonic() > until_s:
-                raise PeerError(f"llama-server is not healthy and its exit status {process.poll()}; its log is above")
+                raise PeerError(f"the server on port {self.port} is not healthy and its exit status {process.poll()}; its log is above")
             time.sleep(0.2)
 
     async def _is_healthy(self) -> bool:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            writer.write(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            writer.write(f"GET {self.health} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
             line = await reader.readline()
             writer.close()
         except OSError:
             return False
         return b" 200 " in line
+
+
+def chat_completion(request: GoalRequest) -> tuple[str, dict[str, Any]]:
+    """A goal's question with its schema, as in OpenAI's interface; an event's new content counts as one token."""
+    schema = {"name": "answer", "schema": json.loads(request.json_schema)}
+    return "/v1/chat/completions", {
+        "model": "default",
+        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+        "max_tokens": request.max_tokens,
+        "response_format": {"type": "json_schema", "json_schema": schema},
+    }
+
+
+class PythonServer(LlamaServer):
+    """Goals as requests to the server among llama-cpp-python's examples.
+
+    Args:
+        ends: tokens that end an answer, which it must not write.
+    """
+
+    health = "/healthz"
+
+    def __init__(self, port: int, ends: Sequence[int]) -> None:
+        super().__init__(port)
+        self._never = {str(token): -1e9 for token in ends}
+
+    def _asked(self, goal: Sent) -> tuple[str, dict[str, Any]]:
+        request = goal.arrival.request
+        return "/v1/completions", {"prompt": request.prompt, "max_tokens": request.max_tokens, "logit_bias": self._never}
+
+    def _told(self, _: dict[str, Any]) -> int:
+        return 1
 
 
 @contextmanager
@@ -275,9 +358,7 @@ def llama_server(arguments: argparse.Namespace) -> Iterator[LlamaServer]:
         PeerError: it does not come up.
         YardstickError: it cannot be built.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     gpu_layers = arguments.gpu_layers if arguments.gpu_layers >= 0 else 999
     command = [yardstick.program("llama-server"), "-m", str(arguments.model), "--host", "127.0.0.1", "--port", str(port)]
     command += ["-c", str(arguments.context), "--kv-unified", "--parallel", str(arguments.parallel), "-b", "512", "-ub", "512"]
@@ -286,6 +367,51 @@ def llama_server(arguments: argparse.Namespace) -> Iterator[LlamaServer]:
         server = LlamaServer(port)
         server.wait_until_ready(process)
         yield server
+
+
+@contextmanager
+def python_server(arguments: argparse.Namespace) -> Iterator[PythonServer]:
+    """llama-cpp-python's server, ready.
+
+    Raises:
+        PeerError: it does not come up.
+        YardstickError: it cannot be had.
+    """
+    port = free_port()
+    model = {
+        "path": str(arguments.model),
+        "alias": "default",
+        "n_ctx": arguments.context,
+        "n_seq_max": arguments.parallel,
+        "kv_unified": True,
+        "n_batch": 512,
+        "n_ubatch": 512,
+        "threads": arguments.threads,
+        "threads_batch": arguments.threads,
+        "n_gpu_layers": arguments.gpu_layers,
+    }
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"server": {"host": "127.0.0.1", "port": port}, "model": model}, file)
+        file.flush()
+        command, environment = yardstick.python_server()
+        with running([*command, "-C", file.name], environment) as process:
+            server = PythonServer(port, ends_of(arguments.model))
+            server.wait_until_ready(process)
+            yield server
+
+
+def ends_of(model: Path) -> list[int]:
+    """Tokens that end an answer, as the model's file names them."""
+    fields = GGUFReader(model).fields
+    names = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
+    return sorted({int(fields[name].contents()) for name in names if name in fields})
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 @contextmanager
@@ -319,17 +445,22 @@ def measure(arguments: argparse.Namespace, console: Console) -> list[Row]:
     scale = bounds_scale(arguments, workload)
     console.print(f"every SLO bound times {scale:g}", highlight=False)
     writer = LlamaEngine(config)
-    cases = in_turn(workload, arguments, scale)
+    peers: dict[str, Callable[[], AbstractContextManager[Server]]] = {"llama-server": partial(llama_server, arguments)}
+    if arguments.python_server:
+        peers["llama-cpp-python"] = partial(python_server, arguments)
+    if arguments.structured:
+        peers[f"{arguments.policy}, each drawn"] = partial(slice_server, arguments, each_drawn=True)
+    peers[arguments.policy] = partial(slice_server, arguments)
+    cases = in_turn(workload, arguments, scale, list(peers))
     # Other letters in each, so that no server finds a prompt of an earlier run in its cache.
     traffic = [write_prompts(writer, case.traffic(), seed) for seed, case in enumerate(cases)]
+    if arguments.structured:
+        traffic = [structured(arrivals, case.seed) for arrivals, case in zip(traffic, cases, strict=True)]
     writer.shutdown()
     device = device_name(replace(config, n_gpu_layers=arguments.gpu_layers))
     rows: list[Row] = []
     with ExitStack() as stack:
-        servers: dict[str, Server] = {
-            "llama-server": stack.enter_context(llama_server(arguments)),
-            arguments.policy: stack.enter_context(slice_server(arguments)),
-        }
+        servers = {name: stack.enter_context(server()) for name, server in peers.items()}
         for case, arrivals in zip(cases, traffic, strict=True):
             alone = ", real-time goals alone" * case.rt_alone
             console.print(f"{case.rate_hz:g} goals/s to {case.policy}{alone}, seed {case.seed}", highlight=False)
@@ -353,9 +484,34 @@ def bounds_scale(arguments: argparse.Namespace, workload: Workload) -> float:
         engine.shutdown()
 
 
-def in_turn(workload: Workload, arguments: argparse.Namespace, scale: float) -> list[Case]:
-    """Each rate as often as asked for, with a seed each time, and another server first."""
-    runs = [("llama-server", False), (arguments.policy, False), (arguments.policy, True)]
+def structured(arrivals: Sequence[Arrival], seed: int) -> list[Arrival]:
+    """The same traffic, whose real-time goals ask for the answers of ``forms`` in turn, after the prompts that they had.
+
+    None asks for a pose: its numbers have no bounds, and a small model may not end one.
+    """
+    asked = {name: form for name, form in forms(len(arrivals), seed).items() if name != "pose"}
+    turns = cycle(range(len(asked)))
+    changed = []
+    for i, arrival in enumerate(arrivals):
+        request = arrival.request
+        if request.slo.is_real_time:
+            name = list(asked)[next(turns)]
+            prompts, schema = asked[name]
+            request = replace(
+                request,
+                prompt="",
+                messages=(ChatMessage("user", f"{request.prompt}\n{prompts[i]}"),),
+                json_schema=json.dumps(schema),
+                label=name,
+                max_tokens=MOST_TOKENS,
+            )
+        changed.append(replace(arrival, request=request))
+    return changed
+
+
+def in_turn(workload: Workload, arguments: argparse.Namespace, scale: float, servers: Sequence[str]) -> list[Case]:
+    """Each rate as often as asked for, with a seed each time, and another server first; the last one with real-time goals alone, too."""
+    runs = [*((name, False) for name in servers), (servers[-1], True)]
     return [
         Case(name, workload, rate_hz, arguments.seed + repeat, arguments.duration, scale, rt_alone=alone)
         for rate_hz in arguments.rates
@@ -448,6 +604,8 @@ def main() -> int:
         "--bounds-scale", type=factor, default="1", metavar="FACTOR",
         help="multiply every SLO bound; auto = as little as lets goals meet theirs alone (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument("--structured", action="store_true", help="real-time goals ask for JSON; with an instruct model")
+    parser.add_argument("--python-server", action="store_true", help="ask llama-cpp-python's server, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write one row for each run, as slice-ros bench does")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw attainment against the rate")
     arguments = parser.parse_args()

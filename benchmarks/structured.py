@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,12 +21,12 @@ from statistics import mean, median
 from typing import Any
 from urllib.request import Request, urlopen
 
+from forms import MOST_TOKENS, forms
 from peers import LlamaServer, llama_server
 from rich.console import Console
 from rich.table import Table
 
 from slice_ros import schemas
-from slice_ros.demo.language import LANDMARKS, OBJECTS, ROOMS, control, navigation
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.grammar import Grammar
 from slice_ros.engines.llama.loading import device_name, physical_cores
@@ -35,35 +34,6 @@ from slice_ros.engines.llama.shapes import default_model_path
 from slice_ros.goal import ChatMessage, FinishReason, GoalRequest
 from slice_ros.mask import Cell
 from slice_ros.slo import BestEffort
-
-MOST_TOKENS = 200
-TOOLS = (
-    ("move_to", {"place": {"enum": ["kitchen", "hall", "lab", "dock"]}, "speed": {"enum": ["slow", "normal", "fast"]}}),
-    ("pick_up", {"object": {"enum": ["cup", "box", "bottle"]}, "hand": {"enum": ["left", "right"]}}),
-    ("say", {"text": {"type": "string", "maxLength": 30}}),
-    ("take_picture", {"camera": {"enum": ["front", "back"]}, "flash": {"type": "boolean"}}),
-    ("wait", {"seconds": {"enum": [1, 2, 5, 10, 30, 60]}}),
-)
-
-
-def forms(repeats: int) -> dict[str, tuple[list[str], schemas.Schema]]:
-    """Prompts and a schema for each kind of answer."""
-    tools = [
-        {"name": name, "parameters": {"type": "object", "properties": of, "required": list(of), "additionalProperties": False}}
-        for name, of in TOOLS
-    ]
-    rng = random.Random(1)
-    ask: dict[str, Callable[[], str]] = {
-        "velocity": lambda: control(rng).prompt,
-        "pose": lambda: f"Where is the {rng.choice(LANDMARKS)}?",
-        "navigation": lambda: navigation(rng).prompt,
-        "gripper": lambda: f"Take the {rng.choice(OBJECTS)}.",
-        "call of one of five tools": lambda: (
-            f"Bring me the {rng.choice(OBJECTS)} from the {rng.choice(ROOMS)}. Which tool do you call first?"
-        ),
-    }
-    of = {**schemas.BY_NAME, "call of one of five tools": schemas.tool_call(tools)}
-    return {name: ([ask[name]() for _ in range(repeats)], schema) for name, schema in of.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""llama.cpp's own llama-batched-bench and llama-server, which the engine and the server are measured against.
+"""llama.cpp's own llama-batched-bench and llama-server, and llama-cpp-python's server: what the engine and the server are measured against.
 
-They are built from the source package of the installed llama-cpp-python release and linked against its libllama, so that both sides run
-the same kernels. The first use of each builds it, which takes some minutes; ``python benchmarks/yardstick.py`` does nothing else.
+They are of the source package of the installed llama-cpp-python release, the first two built and linked against its libllama, so that all
+run the same kernels. The first use of each builds it, which takes some minutes; ``python benchmarks/yardstick.py`` does nothing else.
 
 Environment:
     LLAMA_CPP_SOURCE: llama-cpp-python's source package (.tar.gz), where it cannot be downloaded.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,31 @@ def program(name: str) -> str:
         FOLDER.mkdir(parents=True, exist_ok=True)
         _build(name)
     return str(path)
+
+
+WITHOUT_IMAGES = """
+import runpy, sys, types
+sys.modules["llama_cpp.mtmd_cpp"] = types.ModuleType("mtmd_cpp")  # of its part for images, which is not built here
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def python_server() -> tuple[list[str], dict[str, str]]:
+    """The command that starts llama-cpp-python's server, and what it runs under: with the packages that its first lines name.
+
+    Raises:
+        YardstickError: they cannot be had.
+    """
+    script, packages = _package() / "examples" / "server" / "server.py", FOLDER / "python-server"
+    if not packages.exists():
+        head = script.read_text().partition("# ///\n\n")[0]
+        needed = [name for name in re.findall(r'^#\s+"(.+)",$', head, re.MULTILINE) if name != "llama-cpp-python"]
+        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--target", str(packages), *needed)
+        if subprocess.run(pip, check=False).returncode:
+            shutil.rmtree(packages, ignore_errors=True)
+            raise YardstickError(f"pip cannot install what {script} needs: {', '.join(needed)}")
+    return [sys.executable, "-c", WITHOUT_IMAGES, str(script)], {**os.environ, "PYTHONPATH": str(packages)}
 
 
 def environment() -> dict[str, str]:
@@ -81,37 +107,31 @@ def _cmake() -> str:
 
 def _source() -> Path:
     """llama.cpp's source, unpacked."""
-    source = FOLDER / "source"
+    return _package() / "vendor" / "llama.cpp"
+
+
+def _package() -> Path:
+    """llama-cpp-python's source package, unpacked."""
+    source = FOLDER / "package"
     if source.exists():
         return source
+    FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=FOLDER) as name:
         package = os.environ.get("LLAMA_CPP_SOURCE")
         if not package:
-            pip = (
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--no-deps",
-                "--no-binary",
-                "llama-cpp-python",
-                "--dest",
-                name,
-                PACKAGE,
-            )
-            if subprocess.run(pip, check=False).returncode:
+            pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python")
+            if subprocess.run((*pip, "--dest", name, PACKAGE), check=False).returncode:
                 raise YardstickError(f"pip cannot download the source of {PACKAGE}; name its .tar.gz in LLAMA_CPP_SOURCE")
             (package,) = map(str, Path(name).glob("*.tar.gz"))
         try:
             with tarfile.open(package) as archive:
                 archive.extractall(name, filter="data")
-            (unpacked,) = Path(name).glob("*/vendor/llama.cpp")
+            (llama_cpp_source,) = Path(name).glob("*/vendor/llama.cpp")
         except (OSError, tarfile.TarError, ValueError) as error:
             raise YardstickError(
                 f"{package} is not the source package of {PACKAGE} ({error}); name its .tar.gz in LLAMA_CPP_SOURCE"
             ) from error
-        unpacked.rename(source)
+        llama_cpp_source.parent.parent.rename(source)
     return source
 
 
