@@ -347,6 +347,7 @@ def small_door(limits: Limits, keys: Keys | None = None, origins=()):
     port = listening.getsockname()[1]
     try:
         until_open(f"http://127.0.0.1:{port}/v1") if keys is None else None
+        until(lambda: not link.in_flight)  # an answer is there before its request has been forgotten
         yield port, link
     finally:
         server.should_exit = True
