@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rcl_interfaces.msg import Parameter
 from rosidl_parser.definition import AbstractSequence, AbstractString, Array, BasicType, BoundedString, NamespacedType
 
-from slice_ros.ros.interfaces import ChatMessage, Generate, Sampling, Slo
+from slice_ros.ros.interfaces import ChatMessage, Generate, Sampling, Slo, ToolCall
 from slice_ros.schemas import BY_NAME
 
 ADAPTERS = ("polite", "terse")
@@ -141,6 +141,9 @@ SCHEMAS: st.SearchStrategy[str] = st.one_of(
     st.sampled_from(tuple(BY_NAME)) | TEXTS,
 )
 
+FORMS = ("grammar", "json_schema", "regex", "tools")
+"""Fields that say which form an answer has; a goal may have one of them."""
+
 # ---- messages
 
 
@@ -152,6 +155,24 @@ def messages_of(draw: st.DrawFn, kind: Any) -> Any:
     types = zip(kind.get_fields_and_field_types(), kind.SLOT_TYPES, strict=True)
     fields = {name: draw(right[name] if name in right and name != wrong else _anything(type_)) for name, type_ in types}
     return kind(**fields)
+
+
+@st.composite
+def goals(draw: st.DrawFn) -> Any:
+    """Goals with any fields, most of which do not contradict each other."""
+    goal = draw(messages_of(Generate.Goal))
+    if draw(st.integers(0, 9)) != 5:
+        form = draw(st.sampled_from(("", *FORMS)))
+        for other in FORMS:
+            if other != form:
+                setattr(goal, other, "")
+        if goal.tools and not goal.messages:
+            goal.messages = [ChatMessage(role="user", content="where?")]
+        if goal.messages:
+            goal.prompt = ""
+        if not goal.tools:
+            goal.tool_choice = ""
+    return goal
 
 
 def _anything(type_: Any) -> st.SearchStrategy[Any]:
@@ -195,6 +216,20 @@ def _perhaps(texts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     return st.tuples(st.booleans(), texts).map(lambda drawn: drawn[1] if drawn[0] else "")
 
 
+def _rarely(texts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """None in four of five."""
+    return st.tuples(st.integers(0, 4), texts).map(lambda drawn: "" if drawn[0] else drawn[1])
+
+
+TOOLS: st.SearchStrategy[str] = st.one_of(
+    st.lists(
+        st.fixed_dictionaries({"name": st.sampled_from(("look", "go"))}, optional={"parameters": _right_schemas | _wrong_schemas}),
+        min_size=1,
+        max_size=3,
+    ).map(json.dumps),
+    TEXTS,
+)
+
 RIGHT: dict[Any, dict[str, st.SearchStrategy[Any]]] = {
     Generate.Goal: {
         "prompt": st.just("go to the dock") | st.text(min_size=1, max_size=20),
@@ -202,6 +237,9 @@ RIGHT: dict[Any, dict[str, st.SearchStrategy[Any]]] = {
         "model": st.just(""),
         "answer_prefix": _perhaps(TEXTS),
         "messages": st.just([]) | st.lists(st.deferred(lambda: messages_of(ChatMessage)), max_size=2),
+        "tools": _perhaps(TOOLS),
+        "tool_choice": _rarely(st.sampled_from(("auto", "none", "required", "look"))),
+        "reasoning": _rarely(st.sampled_from(("off", "on", "3", "deadline"))),
         "after": st.just([]),
         "chain_deadline": _durations(0, 0, 1, 2000),
         "max_tokens": st.integers(1, 20),
@@ -214,7 +252,12 @@ RIGHT: dict[Any, dict[str, st.SearchStrategy[Any]]] = {
         "client": st.sampled_from(("", "x")),
         "presence": st.just(""),
     },
-    ChatMessage: {"role": st.sampled_from(("user", "assistant", "system"))},
+    ChatMessage: {
+        "role": st.sampled_from(("user", "assistant", "system")),
+        "tool_calls": st.just([]) | st.lists(st.deferred(lambda: messages_of(ToolCall)), max_size=1),
+        "tool_call_id": st.just(""),
+    },
+    ToolCall: {"id": st.just("abcdefghi"), "name": st.just("look"), "arguments": st.just("{}")},
     Slo: {
         "preset": st.just(""),
         "service_class": st.integers(0, 1),
