@@ -99,3 +99,9 @@ def test_under_overload_by_long_answers_it_keeps_more_than_first_come_first_serv
     latency = LatencyModel.profile("h200-chatglm2-6b-q4_0")
     kept = {name: attainment(simulate(arrivals, make_policy(name), latency)) for name in ("jitserve", "orca")}
     assert kept["jitserve"] > 1.2 * kept["orca"]
+
+
+def test_plans_can_be_made_again_and_again_at_one_moment():
+    policy, tasks = JitServe(), [a_task("a"), a_task("b", order=1)]
+    for _ in range(20 * EVERY_STEPS):
+        assert rows(policy, tasks, 1.0).keys() == {"a", "b"}

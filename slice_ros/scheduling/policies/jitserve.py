@@ -25,6 +25,8 @@ LENGTH_RISK = 0.05
 """Predicted lengths are exceeded with this probability."""
 FIRST_STEP_S = 0.02
 """Mean time of a step, before any was measured."""
+SHORTEST_STEP_S = 1e-6
+"""No step takes less, also where nothing passes on the clock between plans."""
 INTERVALS = 10
 """Choices whose step times make the mean."""
 CANDIDATES = 4
@@ -104,7 +106,7 @@ class JitServe:
             slo = task.slo
             predicted = self._lengths.at_most(task.kind, task.tokens, task.max_tokens, LENGTH_RISK)
             left = max(predicted - task.tokens, 1)
-            step_s = sum(self._intervals_s) / len(self._intervals_s)
+            step_s = max(SHORTEST_STEP_S, sum(self._intervals_s) / len(self._intervals_s))
             left_s, waited_s = step_s * left, now - task.arrival_s
             bound_s = task.due_end_s - task.arrival_s
             if slo.tpot_s is not None:
