@@ -266,6 +266,20 @@ def test_promises_are_made_while_they_fit_cheapest_first():
     assert select([*chats, short], unsure, 0.0, PAPER, LIMITS)[0] is short
 
 
+def _reports(*lacking_due):
+    """Best-effort tasks with a deadline alone, of whose answers of 100 tokens so many are lacking, due in so many seconds."""
+    return [
+        running(a_task(f"lacks {lacking}", BestEffort(deadline_s=due_s + 10.0), max_tokens=100, order=i), [9.0] * (100 - lacking))
+        for i, (lacking, due_s) in enumerate(lacking_due)
+    ]
+
+
+def test_where_not_all_without_a_pace_can_be_kept_one_that_is_nearly_done_is_brought_to_its_end():
+    policy = taught(Slack(), test=100)
+    assert ids(policy.plan(_reports((10, 1.5), (60, 2.0)), 10.0, PAPER, LIMITS)) == ["lacks 10", "lacks 60"]
+    assert ids(policy.plan(_reports((10, 1.5), (60, 2.0), (99, 1.6)), 10.0, PAPER, LIMITS)) == ["lacks 10"]
+
+
 def test_a_first_token_that_is_due_is_promised_and_what_follows_has_the_time_that_is_left():
     quick = a_task("quick", BestEffort(ttft_ms=100), order=2, max_tokens=100)
     tasks = [a_task("log", BestEffort(), order=1), quick]

@@ -23,6 +23,12 @@ def test_real_time_goals_are_safe_where_they_once_were_not(seed):
     assert verdict.is_safe, verdict.line
 
 
+@pytest.mark.parametrize("seed", [920049])
+def test_no_other_policy_keeps_more_where_one_once_did(seed):
+    verdict = judge(draw(seed), (DEFAULT_POLICY, "slos-serve"))
+    assert verdict.is_unbeaten, verdict.line
+
+
 def test_real_time_goals_are_safe_on_devices_drawn_anew():
     first = random.SystemRandom().randrange(10**6)
     for seed in range(first, first + 3):

@@ -51,6 +51,7 @@ class Outlook:
         is_real_time: the task's class.
         is_promised: whether the plan keeps its SLO; the others have the time that is left.
         is_pressed: whether it goes by its due time beside the real-time tasks, as it could not wait for them.
+        is_crowded: whether it is promised without a pace, where not all that are due can be.
         is_hopeless: whether its SLO is out of reach.
     """
 
@@ -78,6 +79,7 @@ class Outlook:
     is_real_time: bool = False
     is_promised: bool = False
     is_pressed: bool = False
+    is_crowded: bool = False
     is_hopeless: bool = False
 
     @classmethod

@@ -142,7 +142,11 @@ class Slack:
         for job in promised:
             if not job.task.is_open:
                 room.take(job.task)
-        promised += select(candidates, traffic, now, latency, limits, room)
+        chosen = select(candidates, traffic, now, latency, limits, room)
+        if len(chosen) < len(candidates):
+            for job in chosen:
+                job.is_crowded = job.task.slo.tpot_s is None
+        promised += chosen
         for job in promised:
             job.is_promised = True
         spare = [
@@ -303,6 +307,7 @@ def choose_rows(
     """
     rows: Rows = []
     best_rows, best, worth, real_time_worth = 0, 0.0, 0.0, 1.0
+    soonest_s = min((_rest_s(job) for job in jobs if job.is_crowded), default=0.0)
     serial_s = step_s = real_time_s = others_prompts_s = hopeless_s = 0.0
     slack_s = math.inf
     budget = limits.max_step_tokens
@@ -343,7 +348,7 @@ def choose_rows(
         else:
             others_prompts_s += latency.prompt_s(chunk, job.kv_tokens) if chunk else 0.0
             hopeless_s += own_s if job.is_hopeless else 0.0
-            worth += share * (BEST_EFFORT_WORTH if job.is_promised else SPARE_WORTH)
+            worth += share * _others_worth(job, soonest_s)
         if job.is_promised:
             slack_s = min(slack_s, _start_s(job, now) - now + row_s[1] + own_s)
         if worth >= best * (decode_s + hopeless_s):
@@ -351,6 +356,18 @@ def choose_rows(
         if len(rows) == limits.max_batch or budget < 1:
             break
     return rows[:best_rows]
+
+
+def _others_worth(job: Outlook, soonest_s: float) -> float:
+    """A row's worth that is not real-time; of crowded tasks, one that needs n times as much as the soonest done has 1 / sqrt(n) of it."""
+    if not job.is_promised:
+        return SPARE_WORTH
+    return BEST_EFFORT_WORTH * (math.sqrt(soonest_s / _rest_s(job)) if job.is_crowded else 1.0)
+
+
+def _rest_s(job: Outlook) -> float:
+    """What a task still needs, in time; also where a plan has brought it further than that."""
+    return max(job.needed_s, job.token_s)
 
 
 def _worthwhile_s(job: Outlook, row_s: Sequence[float], latency: LatencyModel) -> float:
