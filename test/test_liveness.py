@@ -19,8 +19,6 @@ from slice_ros.goal import ErrorCode
 from slice_ros.ros.distributions import FAST_DDS_3
 
 pytestmark = [pytest.mark.usefixtures("ros"), pytest.mark.timeout(600)]
-STATUS_S = 0.5
-"""A status is that old at most."""
 BUSY = 8
 CLIENTS = 4
 
