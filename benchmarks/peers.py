@@ -490,13 +490,12 @@ def structured(arrivals: Sequence[Arrival], seed: int) -> list[Arrival]:
     None asks for a pose: its numbers have no bounds, and a small model may not end one.
     """
     asked = {name: form for name, form in forms(len(arrivals), seed).items() if name != "pose"}
-    turns = cycle(range(len(asked)))
+    turns = cycle(asked.items())
     changed = []
     for i, arrival in enumerate(arrivals):
         request = arrival.request
         if request.slo.is_real_time:
-            name = list(asked)[next(turns)]
-            prompts, schema = asked[name]
+            name, (prompts, schema) = next(turns)
             request = replace(
                 request,
                 prompt="",
