@@ -118,10 +118,20 @@ class Attacker:
         examples: makes messages of a class.
         nodes: names of those that are attacked, ...
         pids: ... and their processes.
+        believed: name of a server whose replies are not forged: no goal outlives a wrong one of the server that has it.
     """
 
-    def __init__(self, rng: random.Random, examples: Callable[[Any], Sequence[Any]], nodes: Collection[str], pids: Collection[int]) -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        examples: Callable[[Any], Sequence[Any]],
+        nodes: Collection[str],
+        pids: Collection[int],
+        *,
+        believed: str = "",
+    ) -> None:
         self._rng = rng
+        self._believed = f"rr/{believed}/"
         self._sender = Sender(pids)
         self._said: set[bytes] = set()
         self._ears = _node("ears")
@@ -155,6 +165,8 @@ class Attacker:
             attacked = {guid_of(reader)[:PREFIX_SIZE] for reader in theirs}
             before, found = found, {}
             for name, those in readers.items():
+                if name.startswith(self._believed):
+                    continue
                 if of_attacked := [reader for reader in those if guid_of(reader)[:PREFIX_SIZE] in attacked]:
                     first = of_attacked[0]
                     found[name] = Topic(name, first.topic_type, [guid_of(reader) for reader in of_attacked], first.qos_profile)

@@ -194,7 +194,8 @@ def fuzz_bytes(target: Target, cases: int, rng: random.Random, records: Path) ->
     client = LoadClient(NAME, records, "--rate", "4", "--patience", str(END_S))
     try:
         wait_until(records.exists, READY_S, target.turn)
-        attacker = Attacker(rng, examples, (NAME, CLIENT), (target.server.pid, client.pid))
+        member = target.server.member if isinstance(target.server, Fronted) else ""
+        attacker = Attacker(rng, examples, (NAME, CLIENT), (target.server.pid, client.pid), believed=member)
         silent = attacker.unanswered()
         for done in range(cases):
             attacker.say()

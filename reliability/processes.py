@@ -43,6 +43,12 @@ class Footprint:
         return cls(memory.rss - memory.shared, process.num_fds(), process.num_threads())
 
 
+def busy_s(pid: int) -> float:
+    """Processor time that a process has taken until now."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
 class Process:
     """One whose log goes to a file.
 
@@ -170,8 +176,10 @@ class Fronted:
 
     def __init__(self, name: str, log: Path, arguments: Sequence[str]) -> None:
         limits = [part for flag, value in pairwise(arguments) if flag == "-p" and value.startswith("limits.") for part in (flag, value)]
-        self._member = Server(f"{name}_member", log.with_name("member.log"), arguments)
-        self._dispatcher = Server(name, log, ("--members", f"/{name}_member", *limits), verb="dispatch")
+        self.member = f"{name}_member"
+        """Name of the member's node."""
+        self._member = Server(self.member, log.with_name("member.log"), arguments)
+        self._dispatcher = Server(name, log, ("--members", f"/{self.member}", *limits), verb="dispatch")
 
     def start(self) -> None:
         self._member.start()

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import re
 
-from rclpy._rclpy_pybind11 import RCLError
+from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
 from rclpy.utilities import get_rmw_implementation_identifier
 
 from slice_ros.paths import share_dir
@@ -77,6 +77,7 @@ def confine_to_loopback() -> None:
 
 
 __all__ = [
+    "InvalidHandle",
     "RCLError",
     "SubscriptionEventCallbacks",
     "UnsupportedEventTypeError",

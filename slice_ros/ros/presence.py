@@ -14,9 +14,12 @@ from rclpy.node import Node
 from std_msgs.msg import Empty
 
 from slice_ros.ros import qos
-from slice_ros.ros.distributions import SubscriptionEventCallbacks, UnsupportedEventTypeError
+from slice_ros.ros.distributions import InvalidHandle, SubscriptionEventCallbacks, UnsupportedEventTypeError
 from slice_ros.ros.interfaces import Generate
 
+AT_ONCE = 16
+"""So many pieces of feedback are heard in one turn of an executor, which would hear one, and take longer for the turn than for that. Of a
+dispatcher they are fewer than what it tells in a turn, so that it does not hear faster than it tells."""
 FOLDER = "_clients"
 """Below a server's name: the topics on which its clients show that they live."""
 
@@ -39,7 +42,21 @@ def speak(node: Node, topic: str, group: CallbackGroup | None = None) -> Any:
 def listen(node: Node, topic: str, group: CallbackGroup, hear: Callable[[bytes], None]) -> Any:
     """A subscription of the client that offers this topic; ``hear`` is called with each feedback, serialized."""
     kind = Generate.Impl.FeedbackMessage
-    return node.create_subscription(kind, f"{topic}/feedback", hear, qos.FEEDBACK, callback_group=group, raw=True)
+
+    def heard(first: bytes) -> None:
+        hear(first)
+        for _ in range(AT_ONCE - 1):
+            try:
+                with subscription.handle:
+                    taken = subscription.handle.take_message(kind, True)
+            except InvalidHandle:  # what was heard before has destroyed it
+                return
+            if taken is None:
+                return
+            hear(taken[0])
+
+    subscription = node.create_subscription(kind, f"{topic}/feedback", heard, qos.FEEDBACK, callback_group=group, raw=True)
+    return subscription
 
 
 class Watch:
