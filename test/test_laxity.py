@@ -85,6 +85,18 @@ def test_more_piles_up_the_busier_the_device_is():
     assert backlog_s(replace(ten, burst_rate=50.0), ROWS, LIMITS) > 2 * backlog_s(ten, ROWS, LIMITS)
 
 
+def test_as_few_rows_as_there_are_at_once_take_as_long_as_they_do():
+    """A goal a second that is due within two: two rows, 6 ms a token of theirs; with six others beside them eight, 3 ms."""
+    latency = LatencyModel("wide steps pay", tuple(0.008 + 0.002 * rows for rows in range(1, 17)))
+    goal = Traffic(rate=10.0, variance=100.0, window_s=2.0)
+    two, eight, all_there_are = (
+        math.log(10.0 * token_s / RISK) * 100.0 * token_s**2 / (2.0 * (1.0 - 10.0 * token_s)) for token_s in (0.006, 0.003, 0.0025)
+    )
+    assert backlog_s(goal, latency, LIMITS, 0) == pytest.approx(two)
+    assert backlog_s(goal, latency, LIMITS, 6) == pytest.approx(eight)
+    assert backlog_s(goal, latency, LIMITS, 60) == backlog_s(goal, latency, LIMITS) == pytest.approx(all_there_are)
+
+
 def test_a_prompt_that_may_come_meanwhile_is_reckoned_with():
     traffic = Traffic(rate=1.0, variance=1.0, prompt_share=0.2)  # a goal a second, 200 ms of prompt
     assert prompts_s(traffic, RISK / 2) == 0.0

@@ -16,6 +16,7 @@ from slice_ros.scheduling.policies import Limits
 from slice_ros.scheduling.policies.promises import step_s_by_rows
 from slice_ros.scheduling.policies.slack import (
     SHORTEST_CHUNK,
+    _beside,
     _chunk,
     _Debt,
     _with_row,
@@ -30,12 +31,12 @@ CHEAP_ROWS = LatencyModel("cheap rows", (0.010, 0.012, 0.014, 0.016), chunk_s=0.
 FOUR = Limits(max_batch=4)
 
 
-def a_job(name, *, real_time=False, promised=True, prompt=0, kv=0, latest_s=math.inf, hope_s=math.inf, due_s=math.inf, adapter="", order=0):
+def a_job(name, *, real_time=False, promised=True, prompt=0, kv=0, due_s=math.inf, adapter="", order=0, **fields):
     task = a_task(name, CONTROL if real_time else QA, order=order)
     task.adapter = adapter
     return Outlook(
         task, 0, prompt, None, 0.010, prompt_s=CHEAP_ROWS.prompt_s(prompt) if prompt else 0.0, kv_tokens=kv, expected=10.0, short=10,
-        due_s=due_s, latest_s=latest_s, hope_s=hope_s, is_real_time=real_time, is_promised=promised,
+        due_s=due_s, is_real_time=real_time, is_promised=promised, **fields,
     )  # fmt: skip
 
 
@@ -139,10 +140,31 @@ def test_no_step_is_longer_than_a_promised_row_in_it_can_wait():
     others = a_job("b"), a_job("c")
     assert chosen(real_time("a", latest_s=5.0045), *others, now=5.0) == ["a", "b", "c"]  # in time if it begins 4.5 ms later: 14 ms
     assert chosen(real_time("a", latest_s=5.0035), *others, now=5.0) == ["a", "b"]
-    assert chosen(a_job("a", hope_s=5.0035, latest_s=0.0), *others, now=5.0) == ["a", "b"], "best-effort rows wait while there is hope"
-    assert chosen(a_job("a", hope_s=5.0045, latest_s=0.0), *others, now=5.0) == ["a", "b", "c"]
+    assert chosen(a_job("a", latest_s=5.0035), *others, now=5.0) == ["a", "b"]
+    assert chosen(a_job("a", latest_s=0.0, last_s=5.0035), *others, now=5.0) == ["a", "b"], "it may still be a short one"
+    assert chosen(a_job("a", hope_s=5.0035, latest_s=0.0, last_s=0.0), *others, now=5.0) == ["a", "b"], "there is hope for it"
+    assert chosen(a_job("a", hope_s=5.0045, latest_s=0.0, last_s=0.0), *others, now=5.0) == ["a", "b", "c"]
     assert chosen(spare("a", latest_s=0.0, hope_s=0.0), *others, now=5.0) == ["a", "b", "c"]
     assert chosen(real_time("a", latest_s=5.1), real_time("b", latest_s=5.0005), *others, now=5.0) == ["a", "b"]
+
+
+def test_a_real_time_row_keeps_time_for_steps_with_others_where_these_cost_little():
+    """Two rows take 12 ms, three 1.4 times one row's 10 ms: for each step to go, 2 ms are kept. With a shortest chunk, two take 33 ms."""
+    prompt = a_job("b", prompt=40)
+    assert chosen(real_time("a", latest_s=0.0231, latest_steps=1.0), prompt) == ["a", ("b", SHORTEST_CHUNK)]
+    assert chosen(real_time("a", latest_s=0.0229, latest_steps=1.0), prompt) == ["a"]
+    assert chosen(real_time("a", latest_s=0.0411, latest_steps=10.0), prompt) == ["a", ("b", SHORTEST_CHUNK)]
+    assert chosen(real_time("a", latest_s=0.0409, latest_steps=10.0), prompt) == ["a"]
+    assert chosen(real_time("a", latest_s=0.0231, latest_steps=12.0), prompt) == ["a", ("b", SHORTEST_CHUNK)], "it has not so much time"
+    assert chosen(a_job("a", latest_s=0.0231, latest_steps=10.0), prompt) == ["a", ("b", SHORTEST_CHUNK)], "others keep none"
+    dear = rows_of(0.013, 0.016)
+    assert chosen(real_time("a", latest_s=0.0031, latest_steps=10.0), a_job("b"), latency=dear) == ["a", "b"], "two rows cost too much"
+
+
+def test_others_count_beside_real_time_rows_where_they_can_be_in_their_steps():
+    jobs = real_time("a", adapter="x"), a_job("b", adapter="x"), spare("c", adapter="x"), a_job("d"), a_job("e", adapter="y")
+    assert _beside(jobs[:1], jobs, FOUR) == 2
+    assert _beside([], jobs, FOUR) == 4, "nobody knows with which adapter the next one comes"
 
 
 def test_kv_tokens_of_every_row_make_a_step_longer():

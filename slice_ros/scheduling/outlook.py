@@ -46,6 +46,7 @@ class Outlook:
         due_s: when its next tokens are due under TTFT, TPOT and deadline together; infinite without such a bound.
         latest_s: until when it can be left out and be in time, alone in its steps from then on, even if its answer is short for its pace
             and long for its deadline.
+        latest_steps: how many steps it needs from then on.
         last_s: the same if its answer is short for its deadline, too.
         hope_s: the same if its answer is as long as suits it best; once it is past, its SLO is out of reach.
         is_real_time: the task's class.
@@ -74,6 +75,7 @@ class Outlook:
     due_end_s: float = math.inf
     due_s: float = math.inf
     latest_s: float = math.inf
+    latest_steps: float = 1.0
     last_s: float = math.inf
     hope_s: float = math.inf
     is_real_time: bool = False
@@ -174,17 +176,20 @@ class Outlook:
     def _set_due(self) -> None:
         """Find out by when what comes next is due, and until when it can be left out for that."""
         slo, end_s, after_next = self.task.slo, self.due_end_s, self.tokens + 1
+        pace_length = after_next
         if self.first_s is None:
             first_s = self.task.first_due_s
             self.due_s, pace_s = min(end_s, first_s), math.inf if first_s == math.inf else first_s - self._until(after_next)
         elif slo.tpot_s is not None:
-            length = max(self.short, after_next)
-            last_s = self.first_s + slo.tpot_s * (length - 1)
-            self.due_s, pace_s = min(end_s, last_s), last_s - self._until(length)
+            pace_length = max(self.short, after_next)
+            last_s = self.first_s + slo.tpot_s * (pace_length - 1)
+            self.due_s, pace_s = min(end_s, last_s), last_s - self._until(pace_length)
         else:
             self.due_s, pace_s = end_s, math.inf
-        if end_s == math.inf:
-            self.latest_s = self.last_s = pace_s
-        else:
-            self.latest_s = min(end_s - self._until(max(self.long, after_next)), pace_s)
+        self.latest_s = self.last_s = pace_s
+        self.latest_steps = self.steps_to(pace_length)
+        if end_s < math.inf:
             self.last_s = min(end_s - self._until(max(self.short, after_next)), pace_s)
+            long = max(self.long, after_next)
+            if (long_s := end_s - self._until(long)) < pace_s:
+                self.latest_s, self.latest_steps = long_s, self.steps_to(long)

@@ -17,7 +17,9 @@ SHARE = 0.5
 """Share of that time that others get in one plan where another real-time goal may come meanwhile, which finds what is left."""
 
 
-def laxity_s(real_time: Sequence[Outlook], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits) -> float:
+def laxity_s(
+    real_time: Sequence[Outlook], traffic: Traffic, now: float, latency: LatencyModel, limits: Limits, beside: int | None = None
+) -> float:
     """For how long the device may do nothing for real-time tasks, from now on, and all of them be in time; below 0 if some will not be.
 
     Two things are asked. Of the tasks in hand, gone through by due time, what is due by T has to fit into T, with caution as to how
@@ -34,7 +36,7 @@ def laxity_s(real_time: Sequence[Outlook], traffic: Traffic, now: float, latency
             before_s = work_s
     if not real_time or traffic.goals_hz * work_s > UNLIKELY:
         laxity = min(laxity, traffic.slack_s - before_s)
-    laxity = (laxity - backlog_s(traffic, latency, limits)) / (1.0 + latency.margin)
+    laxity = (laxity - backlog_s(traffic, latency, limits, beside)) / (1.0 + latency.margin)
     if laxity > 0.0 and traffic.goals_hz * (work_s + laxity) > UNLIKELY:
         laxity *= SHARE
     return laxity
@@ -95,13 +97,18 @@ def prompts_s(traffic: Traffic, window_s: float) -> float:
     return max(1.0, goals + CAUTION * math.sqrt(goals)) * traffic.prompt_share / traffic.goals_hz
 
 
-def backlog_s(traffic: Traffic, latency: LatencyModel, limits: Limits) -> float:
+def backlog_s(traffic: Traffic, latency: LatencyModel, limits: Limits, beside: int | None = None) -> float:
     """How much real-time work has piled up at most when another goal arrives, but for a probability of ``RISK``.
 
     Of work that arrives in independent pieces, a share ``busy`` of the time with ``variance`` a second, as much as x is waiting with a
-    probability of ``busy * exp(-2 * (1 - busy) * x / variance)`` (Kingman's bound for heavy traffic).
+    probability of ``busy * exp(-2 * (1 - busy) * x / variance)`` (Kingman's bound for heavy traffic). A token takes what it does in the
+    best steps of as many rows as there are: of real-time goals, each there until it is due, and ``beside`` of others; all, by default.
     """
-    token_s = token_s_by_width(latency, limits)[-1]
+    by_width = token_s_by_width(latency, limits)
+    rows = len(by_width) - 1
+    if beside is not None and traffic.goals_hz:
+        rows = max(1, math.ceil(min(rows, traffic.goals_hz * traffic.window_s + beside)))
+    token_s = by_width[rows]
     busy = traffic.busy(token_s)
     if busy <= RISK:
         return 0.0

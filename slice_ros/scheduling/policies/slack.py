@@ -36,6 +36,8 @@ DEAREST_OVERHEAD = 0.3
 """... or this one, where real-time goals to come could not wait for it: shorter steps still would cost others much and help them little."""
 SHARE = 0.5
 """Share of what a real-time task can wait that the prompt of a later one may take in one step."""
+TOGETHER = 1.25
+"""Real-time tasks keep time for steps of as many rows as take so many times one row's, instead of for steps of their own."""
 SHORTEST_CHUNK = 16
 """Prompts are not cut to pieces shorter than this, in tokens, ..."""
 WHOLE_TOKENS = 64
@@ -79,7 +81,8 @@ class Slack:
         in_room = _those_in_room([job for job in spare if job.task.goal_id not in held], room, limits.max_batch)
         in_room = in_room or ([] if promised else spare[:1])
         real_time = [job for job in promised if job.is_real_time]
-        laxity = laxity_s([*real_time, *to_come], traffic, now, latency, narrow)
+        beside = _beside(real_time, [*promised, *in_room], limits)
+        laxity = laxity_s([*real_time, *to_come], traffic, now, latency, narrow, beside)
         early = too_early(real_time, now, latency, narrow)
         promised = [job for job in promised if job not in early]
         owed_s = latency.step_s(1, SHORTEST_CHUNK, 1)
@@ -168,6 +171,14 @@ def waiting_for(tasks: Sequence[Task]) -> Mapping[str, Task]:
             found[task.goal_id] = task
             front += task.followers
     return found
+
+
+def _beside(real_time: Sequence[Outlook], jobs: Sequence[Outlook], limits: Limits) -> int:
+    """How many others may take part in the steps of the real-time tasks; as many as fit while there are none of these."""
+    if not real_time:
+        return limits.max_batch
+    adapters = {job.task.adapter for job in real_time}
+    return sum(not job.is_real_time and job.task.adapter in adapters for job in jobs)
 
 
 def mark_pressed(promised: Sequence[Outlook], laxity: float, now: float) -> None:
@@ -310,7 +321,7 @@ def choose_rows(
     soonest_s = min((_rest_s(job) for job in jobs if job.is_crowded), default=0.0)
     serial_s = step_s = real_time_s = others_prompts_s = hopeless_s = 0.0
     slack_s = math.inf
-    budget = limits.max_step_tokens
+    budget, together = limits.max_step_tokens, _rows_together(row_s, len(jobs))
     overhead_s = row_s[1] + latency.chunk_s
     any_real_time = any(job.is_promised and job.is_real_time for job in jobs)
     for job in jobs:
@@ -350,7 +361,7 @@ def choose_rows(
             hopeless_s += own_s if job.is_hopeless else 0.0
             worth += share * _others_worth(job, soonest_s)
         if job.is_promised:
-            slack_s = min(slack_s, _start_s(job, now) - now + row_s[1] + own_s)
+            slack_s = min(slack_s, _slack_s(job, now, row_s, together) + own_s)
         if worth >= best * (decode_s + hopeless_s):
             best_rows, best = len(rows), worth / (decode_s + hopeless_s)
         if len(rows) == limits.max_batch or budget < 1:
@@ -416,9 +427,26 @@ def drafts_of(
     return draft_lengths(candidates, worth, step_s, sum(chunks), len(chunks), latency)
 
 
+def _rows_together(row_s: Sequence[float], most: int) -> int:
+    """How many rows a step may have at little cost to one of them."""
+    rows = 1
+    while rows < min(most, len(row_s) - 1) and row_s[rows + 1] <= TOGETHER * row_s[1]:
+        rows += 1
+    return rows
+
+
+def _slack_s(job: Outlook, now: float, row_s: Sequence[float], together: int) -> float:
+    """How long a step may be for a promised task in it: while a real-time one has time for steps of so many rows, it keeps that."""
+    if job.is_real_time and job.latest_s >= now:
+        slack_s = job.latest_s - now - (row_s[together] - row_s[1]) * job.latest_steps
+        if slack_s >= 0.0:
+            return slack_s + row_s[together]
+    return _start_s(job, now) - now + row_s[1]
+
+
 def _start_s(job: Outlook, now: float) -> float:
     """Until when a promised task may be kept waiting by those after it: as cautiously as there still is time for."""
-    if not job.is_real_time or job.last_s < now:
+    if job.last_s < now:
         return job.hope_s
     return job.latest_s if job.latest_s >= now else job.last_s
 
