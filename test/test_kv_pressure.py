@@ -281,6 +281,15 @@ def test_chats_that_ask_for_a_first_token_alone_get_it_also_when_others_hold_all
     assert attainment(simulate(workload.traffic(3.6, 30.0, seed=1), make_policy("slack"), latency)) >= 0.97
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_goals_of_two_adapters_do_not_take_the_cells_from_each_other_for_ever(policy: str) -> None:
+    """Each prompt takes three steps, and there are cells for one goal: two kinds of goals that cannot share a step, planned together."""
+    kinds = (GoalClass(name, 0.5, BestEffort(), Uniform(20, 20), Uniform(1500, 1500), 20, adapter=name) for name in ("plain", "tuned"))
+    workload = Workload("two adapters", tuple(kinds))
+    outcomes = simulate(workload.traffic(4.0, 1.0, seed=1), make_policy(policy), LATENCY, limits={"context_tokens": 2500})
+    assert [outcome.report.output_tokens for outcome in outcomes] == [20] * len(outcomes)
+
+
 def test_best_effort_goals_give_way_first_the_youngest_before_the_oldest() -> None:
     tasks = [a_task(f"{order}", CONTROL if order % 2 else QA, order=order) for order in range(6)]
     opener_be, opener_rt = a_task("be", QA, order=9), a_task("rt", CONTROL, order=9)
@@ -288,6 +297,11 @@ def test_best_effort_goals_give_way_first_the_youngest_before_the_oldest() -> No
     assert [task.goal_id for task in victims(tasks, {"2"}, opener_be, 0.0)] == ["4", "0"]
     tasks[0].slo = replace(QA, ttft_s=0.1)
     assert [task.goal_id for task in victims(tasks, {"2"}, opener_be, 0.2)] == ["0", "4"], "one whose SLO is lost goes before the others"
+    planned = {"0", "1", "4"}
+    assert [task.goal_id for task in victims(tasks, {"2"}, opener_be, 0.2, planned)] == [], (
+        "two steps of a plan leave each other their cells"
+    )
+    assert [task.goal_id for task in victims(tasks, {"2"}, opener_rt, 0.2, planned)] == ["0", "4", "5", "3"]
     assert first_to_go(tasks, ["4", "2"]).goal_id == "0"
     assert first_to_go(tasks[:2], ["0"]).goal_id == "1", "a step is never left empty"
 

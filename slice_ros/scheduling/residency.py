@@ -84,7 +84,9 @@ class Room:
         return claim(task) <= self._cells + self._settled_cells and self._sequences + self._settled > 0
 
 
-def victims(holders: Iterable[Task], members: Collection[str], opener: Task, now: float) -> list[Task]:
+def victims(
+    holders: Iterable[Task], members: Collection[str], opener: Task, now: float, planned: Collection[str] = frozenset()
+) -> list[Task]:
     """Open tasks that may be evicted for another one, in the order in which they give way.
 
     Best-effort tasks come first, of them those whose SLO is lost or of which nothing is due any more, then the youngest before the oldest;
@@ -94,9 +96,16 @@ def victims(holders: Iterable[Task], members: Collection[str], opener: Task, now
         holders: the open tasks.
         members: ids of tasks that are needed in this step; they stay.
         opener: who needs the cells.
+        planned: ids of tasks that are needed in other steps of the plan. They stay as well, but for a real-time opener's sake where they
+            are not real-time: else two steps of a plan could take the cells from each other for ever.
     """
-    may = (task for task in holders if task.goal_id not in members and (opener.is_real_time or not task.is_real_time))
-    return sorted(may, key=lambda task: (task.is_real_time, not (task.is_lost(now) or task.is_settled), -task.order))
+
+    def may_go(task: Task) -> bool:
+        if task.goal_id in members or (task.is_real_time and not opener.is_real_time):
+            return False
+        return task.goal_id not in planned or (opener.is_real_time and not task.is_real_time)
+
+    return sorted(filter(may_go, holders), key=lambda task: (task.is_real_time, not (task.is_lost(now) or task.is_settled), -task.order))
 
 
 def first_to_go(holders: Sequence[Task], members: Sequence[str]) -> Task:

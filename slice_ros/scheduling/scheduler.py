@@ -127,6 +127,8 @@ class Scheduler:
         """Those whose reasoning is to end in time, while it goes on."""
         self._arrivals = 0
         self._matrix = MaskMatrix()
+        self._planned: frozenset[str] = frozenset()
+        """Ids of the goals of the latest plan."""
         self._cursor = 0
         self._planned_with = latency
         self._planned_s = 0.0
@@ -379,6 +381,7 @@ class Scheduler:
             matrix = MaskMatrix()
         matrix = matrix.split({task.goal_id: task.adapter for task in tasks})
         self._matrix = matrix if matrix.columns else MaskMatrix(((next_cell(tasks[0]),),))
+        self._planned = frozenset(self._matrix.rows)
         self._cursor = 0
         self._planned_with = self._pace.latency
         self._planned_s = self._taken_s = 0.0
@@ -427,7 +430,7 @@ class Scheduler:
     def _open(self, task: Task, members: set[str], copy_until_s: float) -> bool:
         """Give a task its place in the KV cache, if need be at the cost of tasks that take no part in this step."""
         holders = [other for other in self._tasks.values() if other.is_open]
-        giving_way = victims(holders, members, task, self._clock.now())
+        giving_way = victims(holders, members, task, self._clock.now(), self._planned)
         if self._unclaimed([holder for holder in holders if holder not in giving_way]) < claim(task):
             return False  # in vain: cells that they share with those who stay would not be free
         while not self._has_place(task, holders):
