@@ -315,7 +315,7 @@ class SliceClient:
     Coroutines are awaited in ``async def`` callbacks of that node, or run with ``executor.create_task``; any executor will do, and any
     callback group. A server that dies or freezes ends its goals with GoalFailed (code ENGINE_DIED) within two seconds, later where the
     node's own callbacks block; one that is busy is not taken for dead. A goal that is sent before
-    the server is found waits five seconds for it. When this process dies, the server ends its goals.
+    the server was ever found waits five seconds for it. When this process dies, the server ends its goals.
 
     It speaks the action's own protocol (https://design.ros2.org/articles/actions.html) on its services and topics: rclpy's ActionClient
     decodes the feedback and the states of everybody's goals, and in Kilted may lose an acceptance between two threads.
@@ -742,7 +742,7 @@ class SliceClient:
                         self._ask(generation)
 
     def _lose(self, generation: Generation) -> None:
-        if generation.is_sent:
+        if generation.is_sent or self._was_there:
             message = f"the server {self._server} is gone or was started anew; send the goal again when it is there"
         else:
             message = self.not_found(SERVER_UNSEEN_S)
