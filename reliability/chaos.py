@@ -28,7 +28,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from reliability.isolation import isolate
-from reliability.processes import Footprint, LoadClient, Server, SharedFile, session_of, shared_memory_of, wait_until
+from reliability.processes import Footprint, Fronted, LoadClient, Server, SharedFile, shared_memory_of, wait_until
 from reliability.records import read
 from reliability.report import Check, conclude
 from slice_ros.client import Answer, Generation, SliceClient
@@ -80,7 +80,7 @@ class Rig:
     """
 
     folder: Path
-    server: Server
+    server: Server | Fronted
     prober: Prober
     rng: random.Random
     pause_s: float
@@ -238,8 +238,8 @@ def disk_is_full(rig: Rig) -> float:
     saved = rig.cache.rename(rig.cache.with_suffix(".aside"))
     rig.repairs.callback(saved.rename, rig.cache)
     rig.repairs.callback(rig.forget_step_times)
-    limits = resource.prlimit(rig.server.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-    rig.repairs.callback(resource.prlimit, rig.server.pid, resource.RLIMIT_FSIZE, limits)
+    limits = resource.prlimit(rig.server.host_pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    rig.repairs.callback(resource.prlimit, rig.server.host_pid, resource.RLIMIT_FSIZE, limits)
     rig.kill_engine()
     return rig.measuring_s
 
@@ -342,7 +342,7 @@ class Prober:
 
 
 def run(
-    folder: Path, faults: int, seed: int, clients: int, rate: float, gap_s: float, pause_s: float, slowness: float
+    folder: Path, faults: int, seed: int, clients: int, rate: float, gap_s: float, pause_s: float, slowness: float, *, dispatcher: bool
 ) -> tuple[list[Check], list[Fault], dict[str, object]]:
     """Do it all; everything it started is gone afterwards."""
     rng = random.Random(seed)
@@ -350,7 +350,8 @@ def run(
     clock_file, environment = stepping_clock(folder)
     environment["XDG_CACHE_HOME"] = str(folder / "cache")
     arguments = ("--model", str(folder / "model.gguf"), "--n-ctx", "4096")
-    server = Server(NAME, folder / "server.log", (*arguments, "-p", f"engine.hang_timeout_s:={HANG_S}"), environment)
+    kind = Fronted if dispatcher else Server
+    server = kind(NAME, folder / "server.log", (*arguments, "-p", f"engine.hang_timeout_s:={HANG_S}"), environment)
     prober = Prober()
     rig = Rig(folder, server, prober, rng, pause_s, clock_file, rate)
     try:
@@ -381,11 +382,11 @@ def run(
             client.kill()
         server.stop()
         prober.close()
-    wait_until(lambda: not session_of(server.pid), 3.0)
-    left = session_of(server.pid)
+    wait_until(lambda: not server.left(), 3.0)
+    left = server.left()
     shared = {file.path.name for file in rig.shared if file.size}
     of_clients = [file.size for file in rig.of_clients if file.size]
-    log = server.log.read_text(errors="replace").splitlines()
+    log = server.said().splitlines()
     tracebacks = sum(line.startswith("Traceback") for line in log)
     unsaved, full = sum(UNSAVED in line for line in log), sum(fault.kind == "disk full" for fault in done)
     checks += [
@@ -422,7 +423,7 @@ def start(rig: Rig, prober: Prober) -> None:
         began = time.monotonic()
         prober.spin(0.2)
         if prober.served_within(READY_S) == float("inf"):
-            raise RuntimeError(f"the server did not start: {rig.server.log.read_text()[-500:]}")
+            raise RuntimeError(f"the server did not start: {rig.server.said()[-500:]}")
         return time.monotonic() - began
 
     served_after(rig.server.start)
@@ -502,6 +503,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--gap", type=float, default=1.0, help="mean time without faults between two, s")
     parser.add_argument("--pause", type=float, default=10.0, help="how long a fault that is repaired lasts at most, s")
     parser.add_argument("--slowness", type=float, default=1.0, help="times are allowed to be so much longer, for a busy machine")
+    parser.add_argument(
+        "--dispatcher", action="store_true", help="through a dispatcher, whose only member the server is; it is the node then"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", type=Path, help="folder for logs and records; default is a temporary one")
     arguments = parser.parse_args(argv)
@@ -509,9 +513,8 @@ def main(argv: list[str] | None = None) -> int:
     folder = (arguments.keep or Path(tempfile.mkdtemp(prefix="chaos"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        checks, faults, figures = run(
-            folder, arguments.faults, arguments.seed, arguments.clients, arguments.rate, arguments.gap, arguments.pause, arguments.slowness
-        )
+        sizes = (arguments.faults, arguments.seed, arguments.clients, arguments.rate, arguments.gap, arguments.pause)
+        checks, faults, figures = run(folder, *sizes, arguments.slowness, dispatcher=arguments.dispatcher)
     finally:
         if arguments.keep is None:
             shutil.rmtree(folder)

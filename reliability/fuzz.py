@@ -359,7 +359,7 @@ def main(argv: list[str] | None = None) -> int:
             unsaid = fuzz_models(folder, counts["models"], rng, loads)
         finally:
             target.close()
-        tracebacks = (folder / "server.log").read_text(errors="replace").count("Traceback")
+        tracebacks = target.server.said().count("Traceback")
     finally:
         if arguments.keep is None:
             shutil.rmtree(folder)

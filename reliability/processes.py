@@ -109,6 +109,14 @@ class Process:
         """Processes of its session that are still there; only sensible after its end."""
         return [pid for pid in session_of(self.pid) if pid != self.pid]
 
+    def left(self) -> list[int]:
+        """It, and processes of its session, as far as they are there."""
+        return session_of(self.pid)
+
+    def said(self) -> str:
+        """What is in its log."""
+        return self.log.read_text(errors="replace")
+
 
 class Server(Process):
     """A ``slice-ros serve`` process, or of another verb, its engine beside it.
@@ -135,6 +143,11 @@ class Server(Process):
         self.name = name
         options = ("--n-threads", "1") if verb == "serve" else ()
         super().__init__([*prefix, sys.executable, "-m", "slice_ros.cli", verb, "--name", name, *options, *arguments], log, environment)
+
+    @property
+    def host_pid(self) -> int:
+        """The process that starts the engine."""
+        return self.pid
 
     @property
     def engine_pid(self) -> int | None:
@@ -172,18 +185,27 @@ class Gateway(Process):
 
 
 class Fronted:
-    """A dispatcher of that name, and its only member, in place of a :class:`Server`; its process is the dispatcher's."""
+    """A dispatcher of that name, and its only member, in place of a :class:`Server`; its process is the dispatcher's.
 
-    def __init__(self, name: str, log: Path, arguments: Sequence[str]) -> None:
+    Args:
+        name: node name of the dispatcher.
+        log: file for the dispatcher's standard error; the member's is beside it.
+        arguments: of the member's command.
+        environment: added to this process's own.
+    """
+
+    def __init__(self, name: str, log: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         limits = [part for flag, value in pairwise(arguments) if flag == "-p" and value.startswith("limits.") for part in (flag, value)]
         self.member = f"{name}_member"
         """Name of the member's node."""
-        self._member = Server(self.member, log.with_name("member.log"), arguments)
-        self._dispatcher = Server(name, log, ("--members", f"/{self.member}", *limits), verb="dispatch")
+        self._member = Server(self.member, log.with_name("member.log"), arguments, environment)
+        self._dispatcher = Server(name, log, ("--members", f"/{self.member}", *limits), environment, verb="dispatch")
 
     def start(self) -> None:
-        self._member.start()
-        self._dispatcher.start()
+        """Start whatever does not run."""
+        for process in (self._member, self._dispatcher):
+            if not process.is_running:
+                process.start()
 
     def stop(self) -> None:
         self._dispatcher.stop()
@@ -194,12 +216,31 @@ class Fronted:
         return self._dispatcher.pid
 
     @property
+    def host_pid(self) -> int:
+        return self._member.pid
+
+    @property
     def engine_pid(self) -> int | None:
         return self._member.engine_pid
 
     @property
     def is_running(self) -> bool:
         return self._dispatcher.is_running and self._member.is_running
+
+    def send_signal(self, number: int) -> None:
+        self._dispatcher.send_signal(number)
+
+    def wait(self, timeout_s: float) -> bool:
+        return self._dispatcher.wait(timeout_s)
+
+    def orphans(self) -> list[int]:
+        return self._dispatcher.orphans()
+
+    def left(self) -> list[int]:
+        return [*self._dispatcher.left(), *self._member.left()]
+
+    def said(self) -> str:
+        return self._dispatcher.said() + self._member.said()
 
 
 class LoadClient:

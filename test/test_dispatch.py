@@ -340,6 +340,16 @@ def test_a_member_that_comes_back_proves_itself_for_longer_each_time():
         assert trust.is_proven(begin_s + proof_s)
 
 
+def test_a_member_that_has_yet_to_prove_itself_gets_goals_where_nobody_else_is_there():
+    fleet = Fleet(fast=PAPER, slow=SLOW)
+    fleet.dispatcher.lost("fast")
+    fleet.lives(0.1, "fast", "slow")
+    assert fleet.dispatcher.members["fast"].state(fleet.now).state == "proving"
+    assert fleet.where("a") == "slow"
+    fleet.dispatcher.lost("slow")
+    assert fleet.where("b") == "fast"
+
+
 def test_a_member_that_is_not_active_gets_no_goals():
     fleet = Fleet(fast=PAPER, slow=SLOW)
     fleet.join("fast", PAPER, is_serving=False)

@@ -58,7 +58,8 @@ def test_every_goal_ends_once_and_whole_whatever_the_network_does(is_fatal, seed
     for outcome in outcomes:
         assert outcome.completed or outcome.error_code in (ErrorCode.ENGINE_DIED, ErrorCode.SLO_MISSED)
         if outcome.completed:
-            assert outcome.report.output_tokens == outcome.arrival.lengths.output_tokens
+            more = outcome.report.output_tokens - outcome.arrival.lengths.output_tokens
+            assert more in (0, 1)  # of one that was told whole, but not that this was its end, another member says so with a token
             assert len(outcome.token_times_s) == outcome.report.output_tokens
 
 

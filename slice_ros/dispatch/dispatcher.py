@@ -290,7 +290,7 @@ class Dispatcher:
         """
         now, request, whole = self._now(), goal.request, goal.whole
         able = self._able(request, whole)
-        usable = [member for member in able if member.is_usable(now)]
+        usable = [member for member in able if member.is_usable(now)] or [member for member in able if member.is_there]
         if not usable:
             names = ", ".join(self._members) or "no members"
             raise GoalError(ErrorCode.ENGINE_DIED, f"none of {names} can be used now; send the goal again")

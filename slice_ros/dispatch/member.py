@@ -68,9 +68,13 @@ class MemberState:
     chat_template: str = ""
 
 
+TAKING = frozenset({"used", "proving"})
+"""States of members to which goals may be sent."""
+
+
 def template_of(members: Iterable[MemberState]) -> str:
     """Where the chat templates of those in use are from; empty unless each has one, since nobody knows yet who will get a goal."""
-    sources = [member.chat_template for member in members if member.state == "used"]
+    sources = [member.chat_template for member in members if member.state in TAKING]
     return sources[0] if sources and all(sources) else ""
 
 
@@ -141,9 +145,14 @@ class Member:
         """One of its goals has ended, or is not waited for any more."""
         self.own.pop(remote_id, None)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether goals are sent to it where nobody else is there."""
+        return self.report is not None and self.report.is_serving and self.trust.answers
+
     def is_usable(self, now: float) -> bool:
         """Whether goals are sent to it."""
-        return self.report is not None and self.report.is_serving and self.trust.is_proven(now)
+        return self.is_there and self.trust.is_proven(now)
 
     def state(self, now: float) -> MemberState:
         """What others are told of it."""

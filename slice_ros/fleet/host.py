@@ -13,7 +13,7 @@ from rclpy.node import Node
 
 from slice_ros.dispatch.attempt import Attempt
 from slice_ros.dispatch.dispatcher import Dispatcher
-from slice_ros.dispatch.member import MemberState
+from slice_ros.dispatch.member import TAKING, MemberState
 from slice_ros.dispatch.policies import DISPATCH_POLICIES
 from slice_ros.fleet.link import MemberLink
 from slice_ros.fleet.parameters import MEMBERS, QUALITY
@@ -69,7 +69,7 @@ class FleetHost:
     def state(self) -> EngineState:
         if self._is_stopped:
             return EngineState.STOPPED
-        return EngineState.READY if any(member.state == "used" for member in self.members) else EngineState.STARTING
+        return EngineState.READY if any(member.state in TAKING for member in self.members) else EngineState.STARTING
 
     @property
     def restarts(self) -> int:
