@@ -514,6 +514,21 @@ def test_a_second_server_of_the_same_name_refuses_to_start(peer):
         assert "running already" in second.stderr.read()
 
 
+def test_of_two_servers_of_one_name_that_start_together_one_stays():
+    with serving("twin", "--engine", "simulated") as one, serving("twin", "--engine", "simulated") as other:
+        until_s = time.monotonic() + READY_S
+        while one.poll() is None and other.poll() is None and time.monotonic() < until_s:
+            time.sleep(0.05)
+        time.sleep(1.0)  # for the other one to give way as well, if it would
+        staying, gone = (one, other) if other.poll() is not None else (other, one)
+        assert (staying.poll(), gone.poll()) == (None, 1)
+        assert "running already" in gone.stderr.read()
+        peer = Peer("twin")
+        peer.client.wait_for_server(READY_S)
+        assert peer.run(peer.client.generate("x", max_tokens=2)).report.output_tokens == 2
+        peer.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -18,7 +18,9 @@ from slice_ros.goal import ErrorCode, GoalError
 from slice_ros.parameters.table import PARAMETERS, Parameter, ParameterError, Value
 from slice_ros.process.host import EngineHost, EngineState
 from slice_ros.process.protocol import Ready
+from slice_ros.ros import qos
 from slice_ros.ros.distributions import describe_network
+from slice_ros.ros.interfaces import SloStatus
 from slice_ros.scheduling.engine import EngineError
 from slice_ros.scheduling.events import Event, Finished, Progress, Sent, Snapshot
 from slice_ros.server.bond import Heartbeat
@@ -31,7 +33,7 @@ from slice_ros.server.slo_clock import LOOK_PERIOD_S, SloClock
 from slice_ros.server.telling import Telling
 
 DISCOVERY_S = 5.0
-"""How long a new server looks for another one of its name; Fast DDS may take 2.5 s to find one on the same machine."""
+"""How long a new server listens to another one of its name; Fast DDS may take 3 s to find one on the same machine."""
 
 DRAIN_S = 1.0
 """How long the goals in flight may take to get their results when the server stops, ..."""
@@ -73,6 +75,7 @@ class SliceServer(ManagedNode):
             self.default_name, automatically_declare_parameters_from_overrides=True, allow_undeclared_parameters=True, **node_arguments
         )
         self._offered_s = 0.0
+        self._others: Any = None
         self.conflict = ""
         """Why this server must end: there is another one of its name."""
         self._host: Host | None = None
@@ -114,7 +117,8 @@ class SliceServer(ManagedNode):
         except EngineError as error:
             raise ServerError(str(error)) from error
         if self._goals is None or self._checks is None:
-            if self._is_second(others=0):
+            if self.count_publishers("~/slo_status"):
+                self._give_way()
                 raise ServerError(self.conflict)
             self._offer()
         self._use(host, ready)
@@ -166,6 +170,7 @@ class SliceServer(ManagedNode):
 
     def _offer(self) -> None:
         """What others can reach; it stays for the node's life, so that nobody's request is lost between two configurations."""
+        self._others = self.create_subscription(SloStatus, "~/slo_status", self._meet, qos.SERVICE)
         self._telling.offer()
         self._offered_s = time.monotonic()
         self._every(1.0 / float(self._parameters_now["status.rate_hz"]), self._look)
@@ -180,14 +185,16 @@ class SliceServer(ManagedNode):
         if self._goals is not None and self._checks is not None:
             self._goals.host = self._checks.host = host
 
-    def _is_second(self, others: int) -> bool:
-        """Whether a server of this name was there before, seen from more status publishers than there should be."""
-        if self.count_publishers("~/slo_status") > others:
-            self.conflict = (
-                f"a server named {self.get_fully_qualified_name()} is running already; "
-                "stop it, or give this one another name (-r __node:=NAME)"
-            )
-        return bool(self.conflict)
+    def _meet(self, status: SloStatus) -> None:
+        """Hear the status of any server of this name: of two, the one that started later gives way."""
+        if status.instance < self._telling.instance and not self.conflict:
+            self._give_way()
+            self._close_for_goals()
+
+    def _give_way(self) -> None:
+        self.conflict = (
+            f"a server named {self.get_fully_qualified_name()} is running already; stop it, or give this one another name (-r __node:=NAME)"
+        )
 
     def _open(self, is_open: bool) -> None:
         self._active = self._telling.is_open = is_open
@@ -285,8 +292,9 @@ class SliceServer(ManagedNode):
             self._is_idle.set_result(None)
 
     def _look(self) -> None:
-        if time.monotonic() - self._offered_s < DISCOVERY_S and self._is_second(others=1):
-            self._close_for_goals()
+        if self._others is not None and time.monotonic() - self._offered_s > DISCOVERY_S:
+            self.destroy_subscription(self._others)
+            self._others = None
         self._telling.publish_status()
         if self._active and self._host is not None and self._host.state is EngineState.FAILED:
             self._close_for_goals()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 import time
 from typing import Any
 
@@ -35,7 +34,8 @@ class Telling:
     def __init__(self, node: Node, parameters: ServerParameters) -> None:
         self._node = node
         self._parameters = parameters
-        self._instance = secrets.randbits(64)
+        self.instance = time.time_ns()
+        """Another one than any server of this name had before; of two, the older one has the lesser."""
         self._statistics = Statistics()
         self._last_minute = LastMinute()
         self._snapshot: Snapshot | None = None
@@ -109,7 +109,7 @@ class Telling:
         state = EngineState.STOPPED if self.host is None else self.host.state
         status = SloStatus()
         status.stamp = self._node.get_clock().now().to_msg()
-        status.instance = self._instance
+        status.instance = self.instance
         status.policy = str(self._parameters["scheduler.policy"])
         status.engine_state = state.value
         status.active = self.is_open
