@@ -15,12 +15,13 @@ from slice_ros.cli import main
 from slice_ros.monitor.bag import BagError, read_bag
 from slice_ros.paths import share_dir
 
+SERVERS = ("/slice_server", "/robot1/slice_server")
 BEGIN_NS = 1_700_000_000 * 10**9
 
 
-@pytest.fixture
-def bag(tmp_path):
-    """Three goals under slack, one of which missed its deadline, one without an end; and one under orca."""
+@pytest.fixture(params=[1])
+def bag(tmp_path, request):
+    """Of so many servers: three goals under slack, one of which missed its deadline, one without an end; and one under orca."""
     store = get_typestore(Stores.ROS2_JAZZY)
     for file in (share_dir() / "msg").glob("*.msg"):
         store.register(get_types_from_msg(file.read_text(), f"slice_ros/msg/{file.stem}"))
@@ -41,7 +42,10 @@ def bag(tmp_path):
 
     path = tmp_path / "bag"
     with Writer(path, version=9) as writer:
-        connection = writer.add_connection("/slice_server/goal_events", "slice_ros/msg/GoalEvent", typestore=store)
+        connections = [
+            writer.add_connection(f"{server}/goal_events", "slice_ros/msg/GoalEvent", typestore=store)
+            for server in SERVERS[: request.param]
+        ]
         told = [
             (0.0, event(0, 1)), (0.1, event(1, 1)), (0.2, event(2, 1)),
             (1.0, event(0, 2)), (1.2, event(2, 2, attained=False)),
@@ -50,7 +54,8 @@ def bag(tmp_path):
         ]  # fmt: skip
         for time_s, message in told:
             data = store.serialize_cdr(message, "slice_ros/msg/GoalEvent")
-            writer.write(connection, BEGIN_NS + int(time_s * 1e9), data)
+            for connection in connections:
+                writer.write(connection, BEGIN_NS + int(time_s * 1e9), data)
     return path
 
 
@@ -66,8 +71,24 @@ def test_goals_that_began_and_ended_are_read_by_policy(bag):
 
 def test_rows_tell_the_attainment_of_each_policy(bag):
     slack, orca = read_bag(bag).rows("drive")
-    assert (slack.policy, slack.goals, slack.attainment_rt) == ("slack", 2, 0.5)
-    assert (orca.policy, orca.goals, orca.attainment) == ("orca", 1, 1.0)
+    assert (slack.policy, slack.goals, slack.attainment_rt, slack.rate_hz) == ("slack", 2, 0.5, 0.67)
+    assert (orca.policy, orca.goals, orca.attainment, orca.rate_hz) == ("orca", 1, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("bag", [2], indirect=True)
+def test_servers_are_told_apart(bag):
+    names = [f"{policy} of {server}" for server in SERVERS for policy in ("slack", "orca")]
+    assert {row.policy: row.goals for row in read_bag(bag).rows("drive")} == dict(zip(names, (2, 1, 2, 1), strict=True))
+
+
+@pytest.mark.parametrize("lost", ["metadata", "files"])
+def test_a_bag_whose_recorder_was_killed_is_read_by_its_files(bag, lost):
+    about = bag / "metadata.yaml"
+    if lost == "metadata":
+        about.unlink()
+    else:
+        about.write_text("rosbag2_bagfile_information:\n  files: []\n")  # as `ros2 bag reindex` leaves it
+    assert len(read_bag(bag).outcomes["slack"]) == 2
 
 
 def test_the_command_prints_writes_and_draws(bag, tmp_path, capsys):

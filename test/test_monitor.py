@@ -14,6 +14,7 @@ from rclpy.executors import SingleThreadedExecutor
 
 from slice_ros.monitor.feed import Feed
 from slice_ros.monitor.history import History
+from slice_ros.monitor.silence import LATE_S, Silence
 from slice_ros.ros.interfaces import ClassStatus, MaskStatus, SloStatus
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
@@ -134,6 +135,47 @@ def test_the_first_server_found_is_shown_and_another_can_be_chosen(make_monitor)
     monitor._servers.activated.emit(1)
     assert feed.server == "/two"
     assert monitor.history.status is None
+
+
+def test_a_server_that_says_nothing_more_does_not_look_alive(make_monitor):
+    feed = Told(status())
+    monitor = make_monitor(feed)
+    assert monitor._policies.isEnabled()
+    monitor._silence._heard_s -= LATE_S + 1.0
+    monitor.poll()
+    assert "nothing heard from /one for 4 s" in monitor._headline.text()
+    assert not monitor._policies.isEnabled()
+    feed.statuses = [status()]
+    monitor.poll()
+    assert "m.gguf" in monitor._headline.text()
+    assert monitor._policies.isEnabled()
+
+
+def test_the_window_may_be_narrower_than_what_it_says(make_monitor):
+    told = status()
+    told.model, told.device = "a-model-with-a-long-name-q4_0.gguf", "rtx4060ti-chatglm2-6b-int4 (paced, on AMD EPYC, 2 threads)"
+    monitor = make_monitor(Told(told))
+    assert monitor.minimumSizeHint().width() < 900
+    assert monitor.width() == 1000
+
+
+def test_silence_is_what_is_late_by_three_periods():
+    silence = Silence()
+    assert silence.seconds(100.0) == 0.0
+    silence.heard(0.0)
+    assert (silence.seconds(2.9), silence.seconds(3.1)) == (0.0, 3.1)
+    silence.heard(10.0)
+    assert (silence.seconds(39.0), silence.seconds(41.0)) == (0.0, 31.0)
+
+
+def test_once_ros_was_shut_down_no_server_is_found():
+    context = rclpy.Context()
+    rclpy.init(args=[], context=context)
+    feed = Feed(rclpy.create_node("slice_monitor", context=context))
+    rclpy.shutdown(context=context)
+    assert feed.servers() == []
+    feed._wanted = "orca"
+    assert feed.take() == []
 
 
 def test_the_policy_is_switched_and_a_refusal_is_shown(make_monitor):

@@ -33,9 +33,9 @@ def status(**changes):
     return SimpleNamespace(**{**fields, **changes})
 
 
-def drawn(message, width=160) -> str:
+def drawn(message, width=160, **options) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(draw_status(message, title="demo"))
+    console.print(draw_status(message, title="demo", **options))
     return console.export_text()
 
 
@@ -57,6 +57,13 @@ def test_missed_goals_and_attainment_stand_in_the_row_of_their_class():
 def test_who_holds_kv_is_said():
     assert "KV 10/100 (+5 cached), parked 3 MiB " in drawn(status(kv_parked_bytes=3 << 20))
     assert "KV 10/100 " in drawn(status(kv_cached=0))
+
+
+def test_a_server_that_is_silent_is_said_to_be():
+    assert "nothing heard" not in drawn(status())
+    lines = drawn(status(), silent_s=4.2).splitlines()
+    assert lines[0].rstrip() == "demo   nothing heard for 4 s; this is what was heard last"
+    assert len(lines) <= len(drawn(status()).splitlines()) + 1
 
 
 def test_an_engine_that_is_down_is_said():

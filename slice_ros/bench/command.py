@@ -177,10 +177,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def summary(rows: Sequence[Row]) -> Group:
+def summary(rows: Sequence[Row], *, of: str = "mean over seeds") -> Group:
     """Means over seeds, a line for each rate, share and policy: what was attained, and how long it took; times are of completed goals.
 
     With three seeds or more, what was attained stands beside half of its 95 % confidence interval.
+
+    Args:
+        of: what is told, in the title.
     """
     groups: dict[_Key, list[Row]] = defaultdict(list)
     alone: dict[_Key, list[Row]] = defaultdict(list)
@@ -211,7 +214,7 @@ def summary(rows: Sequence[Row]) -> Group:
 
     shown = {**groups, **limits}
     return Group(
-        _table("SLO attainment, mean over seeds", names, dict(sorted(shown.items(), key=_by_rate)), attained),
+        _table(f"SLO attainment, {of}", names, dict(sorted(shown.items(), key=_by_rate)), attained),
         _table("Seconds to the last token, late where a bound was missed, to the first", times, groups, took),
     )
 

@@ -1,6 +1,6 @@
-"""Judge the goals of a bag: attainment and times per policy, and the benchmark's figures.
+"""Judge the goals of a bag: attainment and times per policy, and the benchmark's figures; where there are several servers, of each.
 
-`ros2 bag record /slice_server/goal_events /slice_server/slo_status` records one; that command is ROS 2's own.
+`ros2 bag record --topics /slice_server/goal_events /slice_server/slo_status` records one; that command is ROS 2's own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ HELP = "judge the goals of a bag, and draw them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bag", type=Path, help="rosbag2 directory")
+    parser.add_argument("bag", type=Path, help="rosbag2 directory, or a .mcap or .db3 file")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw every goal's tokens over time there (.png, .svg or .pdf)")
     parser.add_argument("--window", type=float, nargs=2, metavar=("FROM", "TO"), help="stretch to draw, seconds from the first goal")
     parser.add_argument(
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         recording = read_bag(arguments.bag)
         rows = recording.rows(arguments.bag.name)
         console = Console()
-        console.print(summary(rows))
+        console.print(summary(rows, of="goals"))
         if arguments.json:
             write_rows(arguments.json, rows)
             console.print(f"written to {arguments.json}")

@@ -33,10 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
         console = Console()
         if not console.is_terminal or console.is_dumb_terminal:  # one that cannot be drawn over: line after line
             while True:
-                console.print(draw_figures(viewer.status))
+                console.print(draw_figures(viewer.status, silent_s=viewer.silent_s))
                 viewer.spin(PERIOD_S)
         title = f"{arguments.server}   (Ctrl-C leaves)"
         with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
-                live.update(draw_status(viewer.status, title=title, height=console.height), refresh=True)
+                live.update(draw_status(viewer.status, title=title, height=console.height, silent_s=viewer.silent_s), refresh=True)
                 viewer.spin(0.25)

@@ -38,7 +38,8 @@ class PacedEngine:
         self._latency = latency
         self._now = now
         self._sleep = sleep
-        self._info = replace(inner.info, device=f"{latency.device} (paced, on {inner.info.device})")
+        where = f", on {inner.info.device}" if inner.info.device != latency.device else ""
+        self._info = replace(inner.info, device=f"{latency.device} (paced{where})")
         self._kv_tokens: dict[str, int] = {}
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,14 +33,17 @@ class Recording:
     """What a bag tells.
 
     Args:
-        outcomes: the goals that ended, in order of arrival, by the policy in force when they came; seconds from the first.
+        outcomes: the goals that ended, in order of arrival, by the policy in force when they came, with the server's name where there are
+            several; seconds from the first.
         duration_s: first arrival to last end.
-        device: what computed; empty where no status was recorded.
+        served_s: for how long each of these was in force.
+        devices: what computed; empty where no status was recorded.
     """
 
     outcomes: dict[str, list[Outcome]]
     duration_s: float
-    device: str
+    served_s: Mapping[str, float]
+    devices: Mapping[str, str]
 
     def rows(self, name: str) -> list[Row]:
         """One row of the benchmark for each policy; ``name`` stands for the workload."""
@@ -50,13 +54,34 @@ class Recording:
             real_time = sum(outcome.is_real_time for outcome in outcomes)
             rows.append(
                 Row(
-                    policy=policy, engine="recorded", device=self.device, workload=name,
-                    rate_hz=round(len(outcomes) / max(self.duration_s, 1e-9), 2),
+                    policy=policy, engine="recorded", device=self.devices[policy], workload=name,
+                    rate_hz=round(len(outcomes) / max(self.served_s[policy], 1e-9), 2),
                     rt_share=real_time / len(outcomes), seed=0, duration_s=self.duration_s, rt_alone=False, bounds_scale=1.0,
                     wall_s=self.duration_s, **measured(outcomes),
                 )
             )  # fmt: skip
         return rows
+
+
+class _Served:
+    """What was told of one server: its goals' beginnings and ends, with the time of each, by goal id."""
+
+    def __init__(self) -> None:
+        self.starts: dict[str, tuple[float, Any]] = {}
+        self.ends: dict[str, tuple[float, Any]] = {}
+        self.device = ""
+
+    @property
+    def goals(self) -> list[str]:
+        """Those that both began and ended, in order of arrival."""
+        return [goal_id for goal_id in self.starts if goal_id in self.ends]
+
+    def seconds_of(self, policy: str) -> float:
+        """For how long a policy was in force: from each goal of it on until the next one comes, the last one until all have ended."""
+        arrivals = [self.starts[goal_id] for goal_id in self.goals]
+        last_s = max(self.ends[goal_id][0] for goal_id in self.goals)
+        until_s = [*(at_s for at_s, _ in arrivals[1:]), last_s]
+        return sum(end_s - at_s for (at_s, start), end_s in zip(arrivals, until_s, strict=True) if start.policy == policy)
 
 
 def read_bag(path: Path) -> Recording:
@@ -65,24 +90,28 @@ def read_bag(path: Path) -> Recording:
     Raises:
         BagError: it is no bag, or no goal both began and ended in it.
     """
-    starts: dict[str, tuple[float, Any]] = {}
-    ends: dict[str, tuple[float, Any]] = {}
-    device = ""
-    for time_s, typename, message in _messages(path):
+    found: dict[str, _Served] = defaultdict(_Served)
+    for time_s, topic, typename, message in _messages(path):
+        server = found[topic.rpartition("/")[0]]
         if typename == STATUS:
-            device = message.device or device
+            server.device = message.device or server.device
         elif message.event in (ACCEPTED, FINISHED):
-            (starts if message.event == ACCEPTED else ends).setdefault(bytes(message.goal_id.uuid).hex(), (time_s, message))
-    both = [goal_id for goal_id in starts if goal_id in ends]
-    if not both:
+            (server.starts if message.event == ACCEPTED else server.ends).setdefault(bytes(message.goal_id.uuid).hex(), (time_s, message))
+    servers = {name: server for name, server in found.items() if server.goals}
+    if not servers:
         raise BagError(f"{path} holds no goal that began and ended; record the topic ~/goal_events of a server that gets goals")
-    begin_s = min(starts[goal_id][0] for goal_id in both)
+    begin_s = min(server.starts[server.goals[0]][0] for server in servers.values())
     outcomes: dict[str, list[Outcome]] = {}
-    for goal_id in both:
-        (at_s, start), (_, end) = starts[goal_id], ends[goal_id]
-        outcomes.setdefault(start.policy, []).append(_outcome(goal_id, at_s - begin_s, start, end))
-    last_s = max(ends[goal_id][0] for goal_id in both)
-    return Recording(outcomes, last_s - begin_s, device)
+    served_s, devices, last_s = {}, {}, begin_s
+    for name, server in servers.items():
+        for goal_id in server.goals:
+            (at_s, start), (end_s, end) = server.starts[goal_id], server.ends[goal_id]
+            policy = f"{start.policy} of {name}" if len(servers) > 1 else start.policy
+            if policy not in outcomes:
+                served_s[policy], devices[policy] = server.seconds_of(start.policy), server.device
+            outcomes.setdefault(policy, []).append(_outcome(goal_id, at_s - begin_s, start, end))
+            last_s = max(last_s, end_s)
+    return Recording(outcomes, last_s - begin_s, served_s, devices)
 
 
 def _outcome(goal_id: str, at_s: float, start: Any, end: Any) -> Outcome:
@@ -102,8 +131,8 @@ def _outcome(goal_id: str, at_s: float, start: Any, end: Any) -> Outcome:
     return Outcome(Arrival(at_s, request, Lengths(report.prompt_tokens, report.output_tokens)), report, ErrorCode(end.error_code), tokens)
 
 
-def _messages(path: Path) -> Iterator[tuple[float, str, Any]]:
-    """Time of reception in seconds, type and message."""
+def _messages(path: Path) -> Iterator[tuple[float, str, str, Any]]:
+    """Time of reception in seconds, topic, type and message."""
     try:
         from rosbags.highlevel import AnyReader, AnyReaderError
         from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -113,9 +142,20 @@ def _messages(path: Path) -> Iterator[tuple[float, str, Any]]:
     for file in sorted((share_dir() / "msg").glob("*.msg")):  # bags of Humble do not carry their definitions
         store.register(get_types_from_msg(file.read_text(), f"slice_ros/msg/{file.stem}"))
     try:
-        with AnyReader([path], default_typestore=store) as reader:
+        with AnyReader(_parts(path), default_typestore=store) as reader:
             wanted: Sequence[Any] = [connection for connection in reader.connections if connection.msgtype in (EVENT, STATUS)]
             for connection, time_ns, data in reader.messages(wanted) if wanted else ():
-                yield time_ns / 1e9, connection.msgtype, reader.deserialize(data, connection.msgtype)
+                yield time_ns / 1e9, connection.topic, connection.msgtype, reader.deserialize(data, connection.msgtype)
     except (AnyReaderError, OSError) as error:
-        raise BagError(f"{path} cannot be read as a bag: {error}") from error
+        hint = (
+            "" if path.is_file() or not path.exists() else "; one that was not closed may be read by its .db3 or .mcap file, or not at all"
+        )
+        raise BagError(f"{path} cannot be read as a bag: {error}{hint}") from error
+
+
+def _parts(path: Path) -> list[Path]:
+    """What to read: the directory, or the files in one whose recorder was killed, so that nothing, or no file, is said of them."""
+    about = path / "metadata.yaml"
+    if path.is_dir() and not (about.exists() and "files: []" not in about.read_text()):
+        return sorted([*path.glob("*.mcap"), *path.glob("*.db3")]) or [path]
+    return [path]

@@ -10,7 +10,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from slice_ros.ros.distributions import RCLError, refusal
+from slice_ros.ros.distributions import InvalidHandle, RCLError, refusal
 from slice_ros.ros.interfaces import SloStatus
 
 SUFFIX = "/slo_status"
@@ -36,8 +36,11 @@ class Feed:
         self.server = ""
 
     def servers(self) -> list[str]:
-        """Names of the servers that publish their status."""
-        topics = self._node.get_topic_names_and_types()
+        """Names of the servers that publish their status; none once ROS was shut down, as rqt does before its windows close."""
+        try:
+            topics = self._node.get_topic_names_and_types()
+        except (RCLError, InvalidHandle):
+            return []
         return sorted(topic[: -len(SUFFIX)] for topic, types in topics if topic.endswith(SUFFIX) and "slice_ros/msg/SloStatus" in types)
 
     def choose(self, server: str) -> None:
@@ -70,6 +73,8 @@ class Feed:
         return self._answers.popleft() if self._answers else ""
 
     def _ask(self) -> None:
+        if not self._node.context.ok():
+            self._wanted = ""
         if self._wanted and self._setter.service_is_ready():
             change = SetParameters.Request(parameters=[Parameter("scheduler.policy", value=self._wanted).to_parameter_msg()])
             self._setter.call_async(change).add_done_callback(self._answered)

@@ -18,7 +18,7 @@ COLOURS = ("bright_red", "bright_cyan", "bright_yellow", "bright_green", "bright
 """One for each kind of goal, in the order of their appearance."""
 
 MOST_ROWS, FEWEST_ROWS = 16, 3
-COLUMNS_SHOWN = 56
+COLUMNS_SHOWN = 55
 HEADLINES, FRAME = 5, 2
 """Lines of the headline in 80 columns, and of the mask's panel beside its rows."""
 FLEET_HEADLINES = 2
@@ -26,8 +26,14 @@ LONGEST_NAME = 26
 """Of a member."""
 
 
-def draw_status(status: Any, *, title: str = "", height: int = 50) -> RenderableType:
-    """The whole view, in as many lines as there are."""
+def draw_status(status: Any, *, title: str = "", height: int = 50, silent_s: float = 0.0) -> RenderableType:
+    """The whole view, in as many lines as there are.
+
+    Args:
+        silent_s: for how long nothing was heard.
+    """
+    if silent_s:
+        return Group(_silent(title, silent_s), draw_status(status, height=height - 1))
     colours = {figures.label: COLOURS[i % len(COLOURS)] for i, figures in enumerate(status.classes)}
     if status.members:  # a dispatcher takes no steps
         left = height - FLEET_HEADLINES - (HEADING + len(status.classes))
@@ -36,8 +42,10 @@ def draw_status(status: Any, *, title: str = "", height: int = 50) -> Renderable
     return Group(_headline(status, title), _class_table(status, colours), _mask_panel(status.mask, colours, rows))
 
 
-def draw_figures(status: Any) -> RenderableType:
-    """Headline, classes and the goals in hand, without the mask."""
+def draw_figures(status: Any, *, silent_s: float = 0.0) -> RenderableType:
+    """Headline, classes and the goals in hand, without the mask; ``silent_s`` as for :func:`draw_status`."""
+    if silent_s:
+        return Group(_silent("", silent_s), draw_figures(status))
     colours = {figures.label: COLOURS[i % len(COLOURS)] for i, figures in enumerate(status.classes)}
     if status.members:
         return Group(_fleet_headline(status, ""), _class_table(status, colours), *_members(status.members))
@@ -52,6 +60,10 @@ def draw_figures(status: Any) -> RenderableType:
             goals.add_row(goal_id, Text(label, style=colours.get(label, "")), _number(slack_ms, " ms"))
         parts.append(goals)
     return Group(*parts)
+
+
+def _silent(title: str, silent_s: float) -> RenderableType:
+    return Text.assemble(f"{title}   " if title else "", (f"nothing heard for {silent_s:.0f} s; this is what was heard last", "bold red"))
 
 
 def _headline(status: Any, title: str) -> RenderableType:
@@ -128,7 +140,7 @@ def _mask_panel(mask: Any, colours: dict[str, str], rows: int) -> Panel:
     last = min(mask.columns, first + COLUMNS_SHOWN)
     for row in range(len(mask.goals))[-rows:]:
         colour = colours.get(mask.labels[row], "white")
-        line = Text(f"{mask.labels[row]:>10.10} {mask.goals[row][:6]:6} ", style=colour)
+        line = Text(f"{mask.labels[row]:>11.11} {mask.goals[row][:6]:6} ", style=colour)
         for column in range(first, last):
             if column == mask.cursor:
                 line.append("│", style="dim")

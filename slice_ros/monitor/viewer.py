@@ -9,6 +9,7 @@ from typing import Any
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 
+from slice_ros.monitor.silence import Silence
 from slice_ros.ros.interfaces import SloStatus
 
 
@@ -18,6 +19,12 @@ class StatusViewer:
     def __init__(self, server: str = "/slice_server") -> None:
         self._server = server
         self.status: Any = None
+        self._silence = Silence()
+
+    @property
+    def silent_s(self) -> float:
+        """For how long the server has said nothing, where it should have."""
+        return self._silence.seconds(time.monotonic())
 
     def __enter__(self) -> StatusViewer:
         rclpy.init(args=[])
@@ -39,3 +46,4 @@ class StatusViewer:
 
     def _take(self, status: Any) -> None:
         self.status = status
+        self._silence.heard(time.monotonic())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from slice_ros.mask import DECODE
 from slice_ros.monitor.history import SPAN_S, Curve, History
 from slice_ros.monitor.qt import QtCore, QtGui, QtWidgets
+from slice_ros.monitor.silence import Silence
 from slice_ros.scheduling.policies import POLICIES
 
 POLL_MS = 100
@@ -34,6 +36,7 @@ class SloMonitor(QtWidgets.QWidget):
         self.setWindowTitle("SLO monitor")
         self._feed = feed
         self.history = History()
+        self._silence = Silence()
 
         self._servers = QtWidgets.QComboBox()
         self._servers.setSizeAdjustPolicy(QtWidgets.QComboBox.SizeAdjustPolicy.AdjustToContents)
@@ -44,11 +47,12 @@ class SloMonitor(QtWidgets.QWidget):
         self._policies.setToolTip("scheduling policy; goals go on as they are when it changes")
         self._policies.activated.connect(lambda _: self._feed.set_policy(self._policies.currentText()))
         self._headline = QtWidgets.QLabel("no server heard yet")
+        self._headline.setWordWrap(True)  # the window may be narrower than it is long
         self._complaint = QtWidgets.QLabel()
         self._complaint.setStyleSheet("color: #C00000")
 
         bar = QtWidgets.QHBoxLayout()
-        for widget in (QtWidgets.QLabel("server"), self._servers, QtWidgets.QLabel("policy"), self._policies, self._headline):
+        for widget in (QtWidgets.QLabel("server"), self._servers, QtWidgets.QLabel("policy"), self._policies):
             bar.addWidget(widget)
         bar.addStretch()
         bar.addWidget(self._complaint)
@@ -57,6 +61,7 @@ class SloMonitor(QtWidgets.QWidget):
         self._steps = Chart("time of a step: measured, and as the latency model predicted it", self._step_curves, unit=" ms")
         self._mask = MaskPanel(self)
         self._goals = GoalTable()
+        self._parts = (self._attainment, self._steps, self._mask, self._goals)
 
         grid = QtWidgets.QGridLayout()
         grid.addWidget(self._attainment, 0, 0)
@@ -69,7 +74,8 @@ class SloMonitor(QtWidgets.QWidget):
             grid.setRowStretch(row, stretch)
         layout = QtWidgets.QVBoxLayout(self)
         layout.addLayout(bar)
-        layout.addLayout(grid)
+        layout.addWidget(self._headline)
+        layout.addLayout(grid, 1)
 
         if server:
             self.choose(server)
@@ -80,7 +86,7 @@ class SloMonitor(QtWidgets.QWidget):
     def choose(self, server: str) -> None:
         """Show another server."""
         if server and server != self._feed.server:
-            self.history = History()
+            self.history, self._silence = History(), Silence()
             self._feed.choose(server)
             self._headline.setText(f"nothing heard from {server} yet")
 
@@ -99,11 +105,16 @@ class SloMonitor(QtWidgets.QWidget):
         """Take in what the feed heard, and paint it."""
         if complaint := self._feed.complaint():
             self._complaint.setText(complaint)
-        statuses = self._feed.take()
+        statuses, silent_s = self._feed.take(), 0.0
         for status in statuses:
             self.history.add(status)
         if statuses:
+            self._silence.heard(time.monotonic())
             self._show(statuses[-1])
+        elif silent_s := self._silence.seconds(time.monotonic()):
+            self._headline.setText(f"nothing heard from {self._feed.server} for {silent_s:.0f} s; this is what was heard last")
+        for part in (self._policies, *self._parts):
+            part.setEnabled(self.history.status is not None and not silent_s)
 
     def close_feed(self) -> None:
         """Hear nothing more."""
@@ -117,7 +128,6 @@ class SloMonitor(QtWidgets.QWidget):
         return QtGui.QColor(COLOURS[place % len(COLOURS)])
 
     def _show(self, status: Any) -> None:
-        self._policies.setEnabled(True)
         if not self._policies.view().isVisible():  # not while somebody is choosing
             self._policies.setCurrentText(status.policy)
         state = "" if status.engine_state == "ready" else f"   engine {status.engine_state}"
@@ -131,7 +141,7 @@ class SloMonitor(QtWidgets.QWidget):
             f"KV {status.kv_used}/{status.kv_total}   running {status.running}   queued {status.queued}{state}"
         )
         self._goals.show_status(status, self.colour_of)
-        for part in (self._attainment, self._steps, self._mask):
+        for part in self._parts[:3]:
             part.update()
 
     def _attainment_curves(self) -> list[tuple[str, Curve, Any]]:
@@ -177,7 +187,7 @@ class Chart(QtWidgets.QWidget):
         area = QtCore.QRectF(self.rect()).adjusted(left, line + 8, -10, -2 * line - 8)
         painter.fillRect(area, self.palette().color(QtGui.QPalette.ColorRole.Base))
         painter.setPen(text)
-        painter.drawText(QtCore.QRectF(0, 0, self.width(), line + 4), _int(Qt.AlignmentFlag.AlignCenter), self._title)
+        _draw_title(painter, self._title, self.width(), line + 4)
 
         top = self._top or _nice(max((v for _, curve, _ in curves for _, v in curve.points if not math.isnan(v)), default=1.0))
         for share in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -236,8 +246,8 @@ class MaskPanel(QtWidgets.QWidget):
         painter.setPen(text)
         title = "decode mask: a row a goal, a column a step; full: a token, dense: several, hatched: prompt, pale: planned"
         metrics = painter.fontMetrics()
-        line, left = metrics.height(), metrics.horizontalAdvance("m" * 11) + 8
-        painter.drawText(QtCore.QRectF(0, 0, self.width(), line + 4), _int(Qt.AlignmentFlag.AlignCenter), title)
+        line, left = metrics.height(), metrics.horizontalAdvance("best_effort 000000") + 12
+        _draw_title(painter, title, self.width(), line + 4)
         area = QtCore.QRectF(self.rect()).adjusted(left, line + 8, -10, -10)
         painter.fillRect(area, self.palette().color(QtGui.QPalette.ColorRole.Base))
         if not view.rows:
@@ -252,7 +262,7 @@ class MaskPanel(QtWidgets.QWidget):
             y = area.top() + index * height
             painter.setPen(colour)
             name = QtCore.QRectF(0, y, left - 4, height)
-            painter.drawText(name, _int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter), f"{row.label[:9]} {row.goal_id[:6]}")
+            painter.drawText(name, _int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter), f"{row.label[:11]} {row.goal_id[:6]}")
             for column, cell in enumerate(row.cells):
                 if cell:
                     begin, end = (round(area.left() + edge * width) for edge in (column, column + 1))  # whole pixels: equal gaps
@@ -291,6 +301,12 @@ class GoalTable(QtWidgets.QTableWidget):
                 if column == 3 and slack_ms < 0.0:
                     item.setForeground(QtGui.QColor("#C00000"))
                 self.setItem(index, column, item)
+
+
+def _draw_title(painter: Any, title: str, width: int, height: int) -> None:
+    """In the middle, or its beginning where it is too long."""
+    shown = painter.fontMetrics().elidedText(title, Qt.TextElideMode.ElideRight, width)
+    painter.drawText(QtCore.QRectF(0, 0, width, height), _int(Qt.AlignmentFlag.AlignCenter), shown)
 
 
 def _drafts(status: Any) -> str:
