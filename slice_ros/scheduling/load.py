@@ -10,7 +10,11 @@ from typing import NamedTuple
 MEMORY_S = 30.0
 """An arrival counts for about this long."""
 PRIOR_S = 5.0
-"""Before the first arrival there is taken to have been none for so long: how often goals arrive cannot be told from one or two."""
+"""Before the first arrival there is taken to have been none for so long: how often goals arrive cannot be told from one or two. ..."""
+PRIOR_GOALS = 8.0
+"""... After so many more it is half as long, and so on: from fifty it can be told, however fast they came, ..."""
+LEAST_PRIOR_GOALS = 5.0
+"""... but it is never shorter than the time of so many goals."""
 REMEMBERED = 32
 """So many of the latest arrivals tell how little time they leave: a tight goal that does not come again is forgotten."""
 BURST_WINDOWS = 4
@@ -74,6 +78,7 @@ class Load:
 
     def __init__(self) -> None:
         self._since_s: float | None = None
+        self._count = 0
         self._at_s = 0.0
         self._tokens = 0.0
         self._tokens_squared = 0.0
@@ -85,6 +90,7 @@ class Load:
     def observe(self, now: float, tokens: float, prompt_s: float, window_s: float, slack_s: float) -> None:
         """A goal arrived that will need ``tokens`` and ``prompt_s`` of prompt work within ``window_s``, and could wait ``slack_s``."""
         self._fade(now)
+        self._count += 1
         self._tokens += tokens
         self._tokens_squared += tokens * tokens
         self._prompt_s += prompt_s
@@ -97,7 +103,7 @@ class Load:
         age_s = self._fade(now)
         if self._tokens <= 0.0:
             return Traffic()
-        seconds = MEMORY_S * (1.0 - math.exp(-(PRIOR_S + age_s) / MEMORY_S))
+        seconds = MEMORY_S * (1.0 - math.exp(-(self._prior_s(age_s) + age_s) / MEMORY_S))
         window_s = min(arrival.window_s for arrival in self._latest)
         burst_s = BURST_WINDOWS * window_s
         burst = [arrival for arrival in self._latest if arrival.at_s > now - burst_s]
@@ -112,6 +118,11 @@ class Load:
             sum(arrival.tokens for arrival in burst) / burst_s,
             sum(arrival.prompt_s for arrival in burst) / burst_s,
         )
+
+    def _prior_s(self, age_s: float) -> float:
+        """For how long there is taken to have been no arrival before the first one."""
+        more = self._count - 1
+        return min(PRIOR_S, max(PRIOR_S * 0.5 ** (more / PRIOR_GOALS), LEAST_PRIOR_GOALS * age_s / more)) if more else PRIOR_S
 
     def _fade(self, now: float) -> float:
         if self._since_s is None:
