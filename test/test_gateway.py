@@ -257,10 +257,12 @@ def test_what_the_server_refuses_is_told_with_its_sentence(real):
 
 def test_it_tells_of_its_health_and_its_figures(real):
     base = real[0].removesuffix("/v1")
+    until_s = time.monotonic() + READY_S
+    while request(base, "/health")[0] != 200 and time.monotonic() < until_s:  # it has yet to hear the server's status
+        time.sleep(0.1)
     assert request(base, "/health")[0] == 200
     with openai.OpenAI(base_url=real[0], api_key="none") as client:
         client.completions.create(model="default", prompt="go", max_tokens=2)
-    until_s = time.monotonic() + READY_S
     status, text = request(base, "/metrics")
     while 'label="http"' not in text and time.monotonic() < until_s:  # the server tells of a goal twice a second
         time.sleep(0.2)

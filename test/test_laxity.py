@@ -13,6 +13,7 @@ from slice_ros.scheduling.load import Load, Traffic
 from slice_ros.scheduling.outlook import Outlook
 from slice_ros.scheduling.policies import Limits
 from slice_ros.scheduling.policies.laxity import RISK, backlog_s, laxity_s, prompts_s, too_early
+from slice_ros.scheduling.policies.promises import keepable
 from slice_ros.slo import RealTime
 
 ROWS = LatencyModel("a row costs a step", tuple(0.010 * rows for rows in range(1, 17)), prompt_token_s=0.001)
@@ -49,6 +50,17 @@ def test_what_is_due_first_has_to_fit_and_all_that_is_due_later_after_it():
 
 def test_where_rows_cost_nothing_tasks_share_their_steps():
     assert laxity(a_job(0.5, latency=FLAT), a_job(0.5, latency=FLAT), latency=FLAT) == pytest.approx(0.5 - 0.100)
+
+
+def test_tasks_of_two_adapters_share_no_steps():
+    first, second = (a_job(0.5, latency=FLAT) for _ in range(2))
+    second.task.adapter = "tuned"
+    assert laxity(first, second, latency=FLAT) == pytest.approx(0.5 - 0.200)
+    assert len(keepable([first, second], 0.0, FLAT, LIMITS)) == 2
+    tight = [a_job(0.15, latency=FLAT) for _ in range(2)]
+    assert len(keepable(tight, 0.0, FLAT, LIMITS)) == 2
+    tight[1].task.adapter = "tuned"
+    assert len(keepable(tight, 0.0, FLAT, LIMITS)) == 1
 
 
 def test_a_pace_that_counts_leaves_less_than_the_deadline():

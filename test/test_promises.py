@@ -236,8 +236,8 @@ def test_a_new_due_time_may_make_room_among_the_others():
 def test_a_first_token_is_due_by_ttft_and_the_others_by_the_end():
     promises = Promises(Traffic(), 5.0, PAPER, Limits(4))
     job = Outlook(a_task("g", CONTROL), 0, 10, None, 0.014, prompt_s=0.1, likely=10, needed=12.0, end_s=6.5, due_s=5.5)
-    assert list(promises.lumps(job)) == [(0.5, 1.0, 1.0, 0.1, 0.0), (1.5, 9.0, 10.0, 0.0, 0.0)]
+    assert list(promises.lumps(job)) == [Lump(0.5, 1.0, 1.0, 0.1, 0.0), Lump(1.5, 9.0, 10.0, 0.0, 0.0)]
     of_two = replace(job, likely=2, needed=2.0)
-    assert list(promises.lumps(of_two)) == [(0.5, 1.0, 1.0, 0.1, 0.0), (1.5, 1.0, 2.0, 0.0, 0.0)]
+    assert list(promises.lumps(of_two)) == [Lump(0.5, 1.0, 1.0, 0.1, 0.0), Lump(1.5, 1.0, 2.0, 0.0, 0.0)]
     begun = replace(job, tokens=1, prompt_s=0.0)
-    assert list(promises.lumps(begun)) == [(1.5, 9.0, 9.0, 0.0, 0.0)]
+    assert list(promises.lumps(begun)) == [Lump(1.5, 9.0, 9.0, 0.0, 0.0)]

@@ -9,7 +9,7 @@ from slice_ros.latency.model import LatencyModel
 from slice_ros.scheduling.load import Traffic
 from slice_ros.scheduling.outlook import CAUTION, Outlook
 from slice_ros.scheduling.policies.base import Limits
-from slice_ros.scheduling.policies.promises import UNLIKELY, Lump, Promises, token_s_by_width
+from slice_ros.scheduling.policies.promises import UNLIKELY, Due, Lump, Promises, token_s_by_width
 
 RISK = 0.01
 """How likely it may be that more real-time work has piled up than is reckoned with."""
@@ -71,20 +71,21 @@ def _lumps_once_begun(job: Outlook, now: float) -> list[Lump]:
     first_s = job.prompt_s + job.token_s
     pace_s = job.task.slo.tpot_s or 0.0
     soon, left = float(max(job.short, 1)), job.expected
-    lumps = [Lump(first_s + (soon - 1.0) * pace_s, soon, soon, job.prompt_s, 0.0)]
+    lumps = [Lump(first_s + (soon - 1.0) * pace_s, soon, soon, job.prompt_s, 0.0, job.task.adapter)]
     if left > soon:
         end_s = min(first_s + (left - 1.0) * pace_s, job.due_end_s - now)
-        lumps.append(Lump(end_s, left - soon, left, 0.0, job.deviation**2))
+        lumps.append(Lump(end_s, left - soon, left, 0.0, job.deviation**2, job.task.adapter))
     return lumps
 
 
 def _demand(lumps: Sequence[Lump], demand: Promises, latency: LatencyModel) -> Iterator[tuple[float, float, float]]:
     """For each due time, how long all takes that is due until then: with caution, and in the mean."""
-    tokens = serial_s = variance = longest = 0.0
+    tokens = serial_s = variance = 0.0
+    due = Due(demand)
     for lump in lumps:
         tokens, serial_s, variance = tokens + lump.tokens, serial_s + lump.serial_s, variance + lump.variance
-        longest = max(longest, lump.longest)
-        mean_s = demand.seconds(tokens, longest)
+        due.add(lump)
+        mean_s = due.seconds()
         cautious_s = mean_s + CAUTION * math.sqrt(variance) * mean_s / max(tokens, 1.0) + serial_s
         yield lump.due_s, cautious_s * (1.0 + latency.margin), mean_s + serial_s
 
@@ -125,8 +126,8 @@ def _lumps(job: Outlook, now: float, latency: LatencyModel) -> Iterator[Lump]:
     end_s = min(job.end_s, job.due_end_s) if job.tokens else max(job.due_end_s, job.due_s)
     if job.due_s < end_s:
         soon = min(left, max(job.short - job.tokens, 1.0) if job.tokens else 1.0)
-        yield Lump(job.due_s - now, soon, soon, serial_s, 0.0)
+        yield Lump(job.due_s - now, soon, soon, serial_s, 0.0, job.task.adapter)
         if left > soon and end_s < math.inf:
-            yield Lump(end_s - now, left - soon, left, 0.0, job.deviation**2)
+            yield Lump(end_s - now, left - soon, left, 0.0, job.deviation**2, job.task.adapter)
     elif end_s < math.inf:
-        yield Lump(end_s - now, left, left, serial_s, job.deviation**2)
+        yield Lump(end_s - now, left, left, serial_s, job.deviation**2, job.task.adapter)

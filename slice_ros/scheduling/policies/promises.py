@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from heapq import heappop, heappush
 from itertools import pairwise
@@ -51,20 +51,21 @@ def keepable(jobs: Sequence[Outlook], now: float, latency: LatencyModel, limits:
     kept: dict[int, list[Lump]] = {}
     left_out: set[int] = set()
     most_work: list[tuple[float, int]] = []
-    tokens = serial_s = longest = 0.0
+    due = Due(promises)
+    serial_s = 0.0
     for lump, i in lumps:
         if i in left_out:
             continue
         if i not in kept:
             heappush(most_work, (-jobs[i].needed_s / jobs[i].task.slo.weight, i))
         kept.setdefault(i, []).append(lump)
-        tokens, serial_s, longest = tokens + lump.tokens, serial_s + lump.serial_s, max(longest, lump.longest)
-        while kept and promises.seconds(tokens, longest) + serial_s > lump.due_s:
+        due.add(lump)
+        serial_s += lump.serial_s
+        while kept and due.seconds() + serial_s > lump.due_s:
             worst = heappop(most_work)[1]  # of equals the one that came first: the others can be late for longer
             left_out.add(worst)
-            for gone in kept.pop(worst):
-                tokens, serial_s = tokens - gone.tokens, serial_s - gone.serial_s
-            longest = max((lump.longest for lumps in kept.values() for lump in lumps), default=0.0)
+            serial_s -= sum(gone.serial_s for gone in kept.pop(worst))
+            due = Due(promises, (lump for lumps in kept.values() for lump in lumps))
     return [job for i, job in enumerate(jobs) if i not in left_out]
 
 
@@ -116,7 +117,7 @@ class Promises:
     def _fit(self, even: _Even, lumps: Sequence[Lump], from_s: float = 0.0) -> bool:
         """Whether all is in time that is due at ``from_s`` or later."""
         tokens = serial_s = variance = longest = 0.0
-        for due_s, lump_tokens, lump_longest, lump_serial_s, lump_variance in lumps:
+        for due_s, lump_tokens, lump_longest, lump_serial_s, lump_variance, _ in lumps:
             tokens += lump_tokens
             serial_s += lump_serial_s
             variance += lump_variance
@@ -139,9 +140,9 @@ class Promises:
         left = needed = job.steps_to(min(job.needed, job.likely))
         serial_s = job.prompt_s + left * self._latency.kv_s(job.kv_tokens)
         if job.due_s < job.end_s and not job.tokens and left > 1.0:
-            yield Lump(max(job.due_s - self._now, job.token_s), 1.0, 1.0, serial_s, 0.0)
+            yield Lump(max(job.due_s - self._now, job.token_s), 1.0, 1.0, serial_s, 0.0, job.task.adapter)
             left, serial_s = left - 1.0, 0.0
-        yield Lump(max(job.end_s - self._now, job.token_s), left, needed, serial_s, 0.0)
+        yield Lump(max(job.end_s - self._now, job.token_s), left, needed, serial_s, 0.0, job.task.adapter)
 
     def seconds(self, tokens: float, longest: float) -> float:
         """Time of so many tokens, ``longest`` of them one task's: as that takes part in every step, of mean width tokens / longest.
@@ -156,14 +157,37 @@ class Promises:
         return min(seconds, longest * (self._row_s[narrow] + (width - narrow) * (self._row_s[narrow + 1] - self._row_s[narrow])))
 
 
+class Due:
+    """Tokens that are due by some time, and how long they take: of each adapter by themselves, as no step holds two.
+
+    Args:
+        promises: tells how long tokens take.
+        lumps: what is due.
+    """
+
+    def __init__(self, promises: Promises, lumps: Iterable[Lump] = ()) -> None:
+        self._promises = promises
+        self._of: dict[str, tuple[float, float]] = {}
+        for lump in lumps:
+            self.add(lump)
+
+    def add(self, lump: Lump) -> None:
+        tokens, longest = self._of.get(lump.adapter, (0.0, 0.0))
+        self._of[lump.adapter] = tokens + lump.tokens, max(longest, lump.longest)
+
+    def seconds(self) -> float:
+        return sum([self._promises.seconds(tokens, longest) for tokens, longest in self._of.values()])
+
+
 class Lump(NamedTuple):
-    """Work that is due at a time from now: tokens, those of the longest task in it, serial work, variance of the tokens."""
+    """Work that is due at a time from now: tokens, those of the longest task in it, serial work, variance of the tokens, adapter."""
 
     due_s: float
     tokens: float
     longest: float
     serial_s: float
     variance: float
+    adapter: str = ""
 
 
 class _Even(NamedTuple):
