@@ -64,8 +64,9 @@ def keepable(jobs: Sequence[Outlook], now: float, latency: LatencyModel, limits:
         while kept and due.seconds() + serial_s > lump.due_s:
             worst = heappop(most_work)[1]  # of equals the one that came first: the others can be late for longer
             left_out.add(worst)
-            serial_s -= sum(gone.serial_s for gone in kept.pop(worst))
-            due = Due(promises, (lump for lumps in kept.values() for lump in lumps))
+            gone = kept.pop(worst)
+            serial_s -= sum([lump.serial_s for lump in gone])
+            due.remove(gone, (lump for lumps in kept.values() for lump in lumps))
     return [job for i, job in enumerate(jobs) if i not in left_out]
 
 
@@ -158,22 +159,24 @@ class Promises:
 
 
 class Due:
-    """Tokens that are due by some time, and how long they take: of each adapter by themselves, as no step holds two.
+    """Tokens that are due by some time, and how long they take: of each adapter by themselves, as no step holds two."""
 
-    Args:
-        promises: tells how long tokens take.
-        lumps: what is due.
-    """
-
-    def __init__(self, promises: Promises, lumps: Iterable[Lump] = ()) -> None:
+    def __init__(self, promises: Promises) -> None:
         self._promises = promises
         self._of: dict[str, tuple[float, float]] = {}
-        for lump in lumps:
-            self.add(lump)
+        """Of each adapter, tokens and those of the longest task."""
 
     def add(self, lump: Lump) -> None:
         tokens, longest = self._of.get(lump.adapter, (0.0, 0.0))
         self._of[lump.adapter] = tokens + lump.tokens, max(longest, lump.longest)
+
+    def remove(self, gone: Sequence[Lump], others: Iterable[Lump]) -> None:
+        """Give up a task's lumps; ``others`` are those that stay."""
+        adapter = gone[0].adapter
+        longest = max((lump.longest for lump in others if lump.adapter == adapter), default=0.0)
+        tokens, _ = self._of.pop(adapter)
+        if longest:
+            self._of[adapter] = tokens - sum([lump.tokens for lump in gone]), longest
 
     def seconds(self) -> float:
         return sum([self._promises.seconds(tokens, longest) for tokens, longest in self._of.values()])
