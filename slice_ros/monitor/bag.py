@@ -76,12 +76,15 @@ class _Served:
         """Those that both began and ended, in order of arrival."""
         return [goal_id for goal_id in self.starts if goal_id in self.ends]
 
-    def seconds_of(self, policy: str) -> float:
-        """For how long a policy was in force: from each goal of it on until the next one comes, the last one until all have ended."""
-        arrivals = [self.starts[goal_id] for goal_id in self.goals]
-        last_s = max(self.ends[goal_id][0] for goal_id in self.goals)
-        until_s = [*(at_s for at_s, _ in arrivals[1:]), last_s]
-        return sum(end_s - at_s for (at_s, start), end_s in zip(arrivals, until_s, strict=True) if start.policy == policy)
+    def served_s(self) -> Mapping[str, float]:
+        """For how long each policy was in force: from each goal of it on until the next one comes, the last one until all have ended."""
+        goals = self.goals
+        arrivals = [self.starts[goal_id] for goal_id in goals]
+        until_s = [*(at_s for at_s, _ in arrivals[1:]), max(self.ends[goal_id][0] for goal_id in goals)]
+        seconds: dict[str, float] = defaultdict(float)
+        for (at_s, start), end_s in zip(arrivals, until_s, strict=True):
+            seconds[start.policy] += end_s - at_s
+        return seconds
 
 
 def read_bag(path: Path) -> Recording:
@@ -104,12 +107,12 @@ def read_bag(path: Path) -> Recording:
     outcomes: dict[str, list[Outcome]] = {}
     served_s, devices, last_s = {}, {}, begin_s
     for name, server in servers.items():
+        suffix = f" of {name}" if len(servers) > 1 else ""
+        for policy, seconds in server.served_s().items():
+            served_s[policy + suffix], devices[policy + suffix] = seconds, server.device
         for goal_id in server.goals:
             (at_s, start), (end_s, end) = server.starts[goal_id], server.ends[goal_id]
-            policy = f"{start.policy} of {name}" if len(servers) > 1 else start.policy
-            if policy not in outcomes:
-                served_s[policy], devices[policy] = server.seconds_of(start.policy), server.device
-            outcomes.setdefault(policy, []).append(_outcome(goal_id, at_s - begin_s, start, end))
+            outcomes.setdefault(start.policy + suffix, []).append(_outcome(goal_id, at_s - begin_s, start, end))
             last_s = max(last_s, end_s)
     return Recording(outcomes, last_s - begin_s, served_s, devices)
 
@@ -147,10 +150,7 @@ def _messages(path: Path) -> Iterator[tuple[float, str, str, Any]]:
             for connection, time_ns, data in reader.messages(wanted) if wanted else ():
                 yield time_ns / 1e9, connection.topic, connection.msgtype, reader.deserialize(data, connection.msgtype)
     except (AnyReaderError, OSError) as error:
-        hint = (
-            "" if path.is_file() or not path.exists() else "; one that was not closed may be read by its .db3 or .mcap file, or not at all"
-        )
-        raise BagError(f"{path} cannot be read as a bag: {error}{hint}") from error
+        raise BagError(f"{path} cannot be read as a bag: {error}") from error
 
 
 def _parts(path: Path) -> list[Path]:
