@@ -24,7 +24,7 @@ from slice_ros import client, schemas
 from slice_ros.client import GoalFailed, SliceClient
 from slice_ros.goal import ChatMessage, ErrorCode, Sampling, joined
 from slice_ros.ros import qos
-from slice_ros.ros.interfaces import CheckSlo, Generate, GoalEvent
+from slice_ros.ros.interfaces import CheckSlo, Generate, GoalEvent, SloStatus
 from slice_ros.scheduling.events import Progress
 from slice_ros.scheduling.task import SloReport
 from slice_ros.server.node import SliceServer
@@ -527,6 +527,19 @@ def test_of_two_servers_of_one_name_that_start_together_one_stays():
         peer.client.wait_for_server(READY_S)
         assert peer.run(peer.client.generate("x", max_tokens=2)).report.output_tokens == 2
         peer.close()
+
+
+def test_a_server_gives_way_to_an_older_one_alone():
+    server = SliceServer()
+    try:
+        started = server._telling.instance
+        for newer_or_itself in (started + 1, started):
+            server._meet(SloStatus(instance=newer_or_itself))
+            assert not server.conflict
+        server._meet(SloStatus(instance=started - 1))
+        assert "running already" in server.conflict
+    finally:
+        server.destroy_node()
 
 
 @pytest.mark.parametrize(
