@@ -7,6 +7,7 @@ watched and goals are canceled; afterwards every goal's verdict is recomputed fr
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import shutil
 import sys
@@ -54,11 +55,16 @@ PROCESSES = 4
 
 
 class Look(NamedTuple):
-    """What a server holds at one moment: bytes of its processes, and goals."""
+    """What a server holds at one moment, bytes of its processes and goals, and how many seconds of processor time were taken by then.
+
+    Those of clients are NaN where one of them has just left.
+    """
 
     node: int
     engine: int
     in_hand: int
+    node_busy_s: float
+    clients_busy_s: float
 
 
 class Observer:
@@ -157,8 +163,6 @@ class Soak:
         self._rng, self._slowness = random.Random(seed), slowness
         self._clients: list[LoadClient] = []
         self._looks: list[Look] = []
-        self._busy_s: dict[str, list[tuple[float, float]]] = {}
-        """Of each part, how much processor time node and clients had taken at each look."""
         self.figures: dict[str, object] = {}
         self.checks: list[Check] = []
 
@@ -223,16 +227,18 @@ class Soak:
         observer.until(lambda: all(client.records.exists() for client in started), READY_S)
         go.touch()
         deadline_s = time.monotonic() + self._seconds + 300.0
-        look_s, busy = 0.0, self._busy_s.setdefault(name, [])
+        look_s = 0.0
         while any(client.is_running for client in started) and time.monotonic() < deadline_s:
             observer.turn()
             observer.cancel_now_and_then()
             if (now := time.monotonic()) >= look_s and (engine := self._server.engine_pid) is not None:
                 status = observer.status
                 node, parked = Footprint.of(self._server.pid).memory, status.kv_parked_bytes  # kept of goals which gave way, as it may
-                self._looks.append(Look(node, Footprint.of(engine).memory - parked, status.queued + status.running))
-                with suppress(psutil.Error):  # one has just left
-                    busy.append((busy_s(self._server.pid), sum(busy_s(client.pid) for client in started)))
+                clients_busy_s = math.nan
+                with suppress(psutil.Error):
+                    clients_busy_s = sum(busy_s(client.pid) for client in started)
+                memory, in_hand = Footprint.of(engine).memory - parked, status.queued + status.running
+                self._looks.append(Look(node, memory, in_hand, busy_s(self._server.pid), clients_busy_s))
                 look_s = now + LOOK_PERIOD_S
         return started
 
@@ -313,7 +319,7 @@ class Soak:
             else:
                 self.figures[f"memory of the {what}, from the second fifth to the last"] = growth
         streamed = sum(record.report.get("output_tokens", 0) for record in steady.values())
-        busy = self._busy_s["steady"]
+        busy = [(look.node_busy_s, look.clients_busy_s) for look in looks if not math.isnan(look.clients_busy_s)] or [(math.nan, math.nan)]
         node_us, client_us = (1e6 * (end - begin) / max(1, streamed) for begin, end in zip(busy[0], busy[-1], strict=True))
         self.figures |= {
             "processor time per streamed token": f"{node_us:.0f} µs of the node, {client_us:.0f} µs of its client; {streamed} tokens",
