@@ -1,4 +1,4 @@
-"""What one ``llama_decode`` computes."""
+"""What a step computes, for ``llama_decode``."""
 
 from __future__ import annotations
 
@@ -23,17 +23,21 @@ class Batch:
         self._wants_logits = memoryview(logits)
         self._arrays = {"token": tokens, "pos": positions_of, "n_seq_id": ones, "seq_id": lists, "logits": logits}
         self._struct = llama_cpp.llama_batch()
-        for name, kind in llama_cpp.llama_batch._fields_:
-            if name in self._arrays:
-                setattr(self._struct, name, ctypes.cast(self._arrays[name].buffer_info()[0], kind))
+        self._kinds = {name: kind for name, kind in llama_cpp.llama_batch._fields_ if name in self._arrays}
+        self._first = -1
         self.size = 0
 
     def clear(self) -> None:
         self.size = 0
 
-    def filled(self) -> llama_cpp.llama_batch:
-        """The tokens that were added, for ``llama_decode``."""
-        self._struct.n_tokens = self.size
+    def filled(self, first: int = 0, end: int | None = None) -> llama_cpp.llama_batch:
+        """The tokens that were added, or these of them, for one ``llama_decode``; valid until it is asked for others."""
+        if first != self._first:  # mostly it is 0 again
+            self._first = first
+            for name, kind in self._kinds.items():
+                values = self._arrays[name]
+                setattr(self._struct, name, ctypes.cast(values.buffer_info()[0] + first * values.itemsize, kind))
+        self._struct.n_tokens = (self.size if end is None else end) - first
         return self._struct
 
     def add(self, tokens: array[int], first: int, count: int, sequence: int, wanted: int) -> None:

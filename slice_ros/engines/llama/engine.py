@@ -24,6 +24,7 @@ from slice_ros.engines.llama.host_cache import HostCache
 from slice_ros.engines.llama.kv_cache import KvCache, Worth
 from slice_ros.engines.llama.loading import device_name, load
 from slice_ros.engines.llama.memory import Memory
+from slice_ros.engines.llama.parts import parts_of, tile_of
 from slice_ros.engines.llama.reasoning import Block
 from slice_ros.engines.llama.sampler import Candidates, Sampler, logprob, make_chain, most_likely
 from slice_ros.engines.llama.text import TextStream
@@ -31,7 +32,7 @@ from slice_ros.engines.llama.tools.reader import CallReader
 from slice_ros.engines.llama.tools.tool import choose, parse
 from slice_ros.engines.llama.vocabulary import Vocabulary
 from slice_ros.goal import ErrorCode, FinishReason, GoalError, GoalRequest, TokenLogprob, ToolCall
-from slice_ros.mask import Column
+from slice_ros.mask import Cell, Column
 from slice_ros.scheduling.engine import EngineError, EngineInfo, KvFullError, KvUse, Output
 
 NO_TOKENS = array("i")
@@ -110,6 +111,10 @@ class _Goal:
         return max(0, end - max(self.computed, self.rated - 1))
 
 
+_Filled = tuple[str, _Goal, int, int, int]
+"""Of a cell its goal, how many of its tokens are computed, how many drafted ones, and of how many of them logits are wanted."""
+
+
 class LlamaEngine:
     """The ``Engine`` on llama.cpp's low-level API.
 
@@ -136,6 +141,7 @@ class LlamaEngine:
         self._block_end = array("i") if marks is None else self._vocabulary.tokenize(f"\n{marks.end}\n\n", add_special=False)
         self._marks = {token: name.encode() for name, token in self._vocabulary.control.items() if marks is not None and name in marks}
         self._batch = Batch(n_batch, n_ctx)
+        self._tile = tile_of(config, memory)
         self._beside = ThreadPoolExecutor(1, "masks")
         self._candidates = Candidates(self._vocabulary.size)
         self._habits = Habits()
@@ -283,13 +289,19 @@ class LlamaEngine:
         return len(goal.draft)
 
     def step(self, column: Column) -> list[Output]:
-        goals = self._fill(column)
+        goals = self._fill(sorted(column, key=_is_decode) if self._tile else column)
         if not goals:
             return []
         self._adapters.use(goals[0][1].adapter)
         self._cache.make_room(self._batch.size)
-        self._decode([grammar for _, goal, count, *_ in goals if goal.sampler and count == goal.pending and (grammar := goal.grammar)])
-        wanting = 0
+        grammars = [grammar for _, goal, count, *_ in goals if goal.sampler and count == goal.pending and (grammar := goal.grammar)]
+        look = self._beside.submit(_look_ahead, grammars) if grammars else None
+        try:
+            early = self._decode(goals)
+        finally:
+            if look is not None:
+                wait((look,))
+        wanting = -len(early)
         for _, goal, count, drafted, wanted in goals:  # a GPU has only begun to compute: this costs nothing there
             assert goal.sequence is not None
             goal.computed += count
@@ -299,7 +311,7 @@ class LlamaEngine:
             wanting += wanted
         if not wanting:
             llama_cpp.llama_synchronize(self._context)  # the next step would seem to take this one's time
-        logits = self._logits(wanting)
+        logits = self._logits(wanting) if not len(early) else np.concatenate((early, self._logits(wanting)))
         best = most_likely(logits)
         outputs, row = [], 0
         for goal_id, goal, count, drafted, wanted in goals:
@@ -354,11 +366,8 @@ class LlamaEngine:
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
-    def _fill(self, column: Column) -> list[tuple[str, _Goal, int, int, int]]:
+    def _fill(self, column: Sequence[Cell]) -> list[_Filled]:
         """Put the column into the batch; changes nothing else.
-
-        Returns:
-            Of each cell its goal, how many of its tokens are computed, how many drafted ones, and of how many of them logits are wanted.
 
         Raises:
             ValueError: the column asks for something that cannot be: the caller's mistake.
@@ -388,19 +397,46 @@ class LlamaEngine:
             raise ValueError("the goals in the step have different adapters")
         return goals
 
-    def _decode(self, grammars: Sequence[Grammar] = ()) -> None:
-        """Run llama.cpp over the batch, and meanwhile find out what the grammars allow next.
+    def _decode(self, goals: Sequence[_Filled]) -> npt.NDArray[np.float32]:
+        """Run llama.cpp over the batch, in parts where that is quicker.
+
+        Returns:
+            The logits of all parts but the last.
+
+        Raises:
+            KvFullError: no cells for it; nothing of it was computed.
+            EngineError: what the context holds now is unknown.
+        """
+        early = self._latest_logits[:0]
+        if self._batch.size < self._tile or not self._tile:
+            self._compute(0, self._batch.size)
+            return early
+        prompts = sum([count > 1 for _, _, count, *_ in goals])
+        first, parts = 0, parts_of(prompts, [count + drafted for _, _, count, drafted, _ in goals], self._tile)
+        for part in parts:
+            end = first + sum([count + drafted for _, _, count, drafted, _ in goals[part]])
+            try:
+                self._compute(first, end)
+            except KvFullError:
+                for _, goal, *_ in goals[: part.start]:
+                    assert goal.sequence is not None
+                    self._cache.undo(goal.sequence)
+                raise
+            if part != parts[-1]:
+                early = np.concatenate((early, self._logits(sum([wanted for *_, wanted in goals[part]]))))
+            first = end
+        return early
+
+    def _compute(self, first: int, end: int) -> None:
+        """Run llama.cpp over these tokens of the batch.
 
         Raises:
             KvFullError: no cells for it; llama.cpp restored the state before the call.
             EngineError: what the context holds now is unknown.
         """
-        look = self._beside.submit(_look_ahead, grammars) if grammars else None
-        status = llama_cpp.llama_decode(self._context, self._batch.filled())
+        status = llama_cpp.llama_decode(self._context, self._batch.filled(first, end))
         while status == 1 and self._cache.forget_one():  # layers with a window count their own cells
-            status = llama_cpp.llama_decode(self._context, self._batch.filled())
-        if look is not None:
-            wait((look,))
+            status = llama_cpp.llama_decode(self._context, self._batch.filled(first, end))
         if status == 0:
             return
         if status == 1:
@@ -602,10 +638,14 @@ class LlamaEngine:
         self._batch.clear()
         self._batch.add(array("i", [0]), 0, 1, 0, wanted=1)
         try:
-            self._decode()
+            self._compute(0, 1)
             llama_cpp.llama_synchronize(self._context)
         finally:
             llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
+
+
+def _is_decode(cell: Cell) -> bool:
+    return cell.prompt_tokens < 2
 
 
 def _look_ahead(grammars: Sequence[Grammar]) -> None:

@@ -181,6 +181,10 @@ class KvCache:
             llama_cpp.llama_memory_seq_rm(self._memory, sequence, self._cells.length(sequence) - count, -1)
             self._cells.cut(sequence, count)
 
+    def undo(self, sequence: int) -> None:
+        """Forget cells that llama.cpp computed of an open sequence in a step that failed."""
+        llama_cpp.llama_memory_seq_rm(self._memory, sequence, self._cells.length(sequence), -1)
+
     def offer(self, sequence: int, tokens: array[int]) -> None:
         """Let others share the cells of an open sequence, which are those of these tokens."""
         if self._most_kept:

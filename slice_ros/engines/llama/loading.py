@@ -131,11 +131,23 @@ def physical_cores() -> int:
         return len(cores)
 
 
+def gpu_device(config: LlamaConfig) -> int | None:
+    """Where ggml has the GPU that layers of the model are on; ``None`` if they are on none."""
+    return _device(1) if config.n_gpu_layers else None
+
+
+def _device(kind: int) -> int | None:
+    """Where ggml has its first device of a kind: 0 is a CPU, 1 a GPU."""
+    by_type = llama_cpp.llama_cpp._lib.ggml_backend_dev_by_type
+    by_type.restype = ctypes.c_void_p
+    address: int | None = by_type(kind)
+    return address
+
+
 def device_name(config: LlamaConfig) -> str:
     """What computes, as ggml describes it."""
-    library = llama_cpp.llama_cpp._lib
-    by_type, description = library.ggml_backend_dev_by_type, library.ggml_backend_dev_description
-    by_type.restype, description.argtypes, description.restype = ctypes.c_void_p, [ctypes.c_void_p], ctypes.c_char_p
-    gpu = by_type(1) if config.n_gpu_layers else None
-    name = description(gpu or by_type(0)) or b"CPU"
+    description = llama_cpp.llama_cpp._lib.ggml_backend_dev_description
+    description.argtypes, description.restype = [ctypes.c_void_p], ctypes.c_char_p
+    gpu = gpu_device(config)
+    name = description(gpu or _device(0)) or b"CPU"
     return str(name.decode("utf-8", "replace").strip()) + ("" if gpu else f", {config.n_threads or physical_cores()} threads")

@@ -41,8 +41,8 @@ TOGETHER = 1.25
 SHORTEST_CHUNK = 16
 """Prompts are not cut to pieces shorter than this, in tokens, ..."""
 WHOLE_TOKENS = 64
-"""... and where looking back takes time, so that the step has a multiple of this: kernels for attention compute so many tokens at a time,
-and fewer take no less (llama.cpp's on a CPU: 63 tokens behind 512 others took 171 ms, 64 took 81)."""
+"""... and where looking back takes time, so that those of a step are a multiple of this: kernels for attention compute so many tokens at a
+time, and fewer take no less (llama.cpp's on a CPU: 63 tokens behind 512 others took 171 ms, 64 took 81)."""
 SPARE_SHARE = 0.02
 """Share of the time that goes to the oldest task that nothing was promised to, of each class, ..."""
 PUT_OFF_STEPS = 10
@@ -341,7 +341,7 @@ def choose_rows(
         chunk, share = 0, 1.0
         if job.prompt_left:
             room_s = min(most_s - decode_s - serial_s - own_s - latency.chunk_s, prompts_s)
-            chunk = _chunk(job, budget, room_s, latency, must=must, before=limits.max_step_tokens - budget)
+            chunk = _chunk(job, budget, room_s, latency, must=must, before=sum([tokens for _, tokens in rows]))
             if not chunk:
                 continue
             share = 1.0 if not is_real_time and _pays(job, len(rows), row_s) else chunk / job.prompt_left
@@ -466,7 +466,7 @@ def _chunk(job: Outlook, budget: int, room_s: float, latency: LatencyModel, *, m
 
     Args:
         budget: tokens that the step still holds.
-        before: those that it has.
+        before: those of other prompts that it has.
     """
     tokens = min(job.prompt_left, budget)
     if latency.prompt_tokens_s(tokens, job.kv_tokens) <= room_s:
@@ -505,4 +505,4 @@ def _with_row(rows: Rows, job: Outlook, now: float, laxity_s: float, latency: La
     tokens = sum(chunk for _, chunk in rows)
     step_s = latency.step_s(len(rows) + 1, tokens, 1 + sum(chunk > 0 for _, chunk in rows))
     room_s = min(min(laxity_s, slack_s) - step_s, _worthwhile_s(job, step_s_by_rows(latency, limits), latency))
-    return [*rows, (job, _chunk(job, budget, room_s, latency, must=True, before=limits.max_step_tokens - budget))]
+    return [*rows, (job, _chunk(job, budget, room_s, latency, must=True, before=tokens))]

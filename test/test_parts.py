@@ -1,0 +1,117 @@
+"""On a CPU a step's prompts and decodes are computed apart, and each goal gets what it would get alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import llama_cpp
+import pytest
+from engines import exact_engine, serve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slice_ros.engines.llama import LlamaConfig, LlamaEngine, parts
+from slice_ros.engines.llama.memory import Memory
+from slice_ros.engines.llama.parts import TILE, parts_of, tile_of
+from slice_ros.goal import GoalRequest
+from slice_ros.mask import Cell
+from slice_ros.scheduling.engine import KvFullError
+from slice_ros.slo import Slo
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[LlamaEngine]:
+    engine = exact_engine(tmp_path)
+    yield engine
+    engine.shutdown()
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens each call of ``llama_decode`` had."""
+    counts: list[int] = []
+    decode = llama_cpp.llama_decode
+
+    def counted(context: object, batch: llama_cpp.llama_batch) -> int:
+        counts.append(batch.n_tokens)
+        return int(decode(context, batch))
+
+    monkeypatch.setattr(llama_cpp, "llama_decode", counted)
+    return counts
+
+
+@given(st.integers(0, 6), st.lists(st.integers(1, 40), min_size=1, max_size=40), st.integers(1, 64))
+def test_parts_are_the_cells_in_order_and_decodes_share_none_with_prompts(prompts: int, tokens: list[int], tile: int) -> None:
+    prompts = min(prompts, len(tokens))
+    found = parts_of(prompts, tokens, tile)
+    cells = list(range(len(tokens)))
+    assert [cell for part in found for cell in cells[part]] == cells
+    if sum(tokens) < tile or prompts == len(tokens):
+        assert len(found) == 1
+        return
+    assert prompts in {part.start for part in found}
+    for part in found:
+        if part.start >= prompts:
+            assert sum(tokens[part]) < tile or part.stop == part.start + 1
+
+
+def test_only_kernels_that_compute_tiles_have_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, plain = LlamaConfig(tmp_path / "model.gguf", n_gpu_layers=0), Memory()
+    assert tile_of(config, plain) == TILE
+    for other in ({"flash_attn": False}, {"type_k": "q8_0", "type_v": "q8_0"}, {"type_k": "f32"}, {"rpc_servers": ("10.0.0.2:50052",)}):
+        assert tile_of(replace(config, **other), plain) == 0
+    assert tile_of(config, Memory(is_state=True)) == tile_of(config, Memory(window=512)) == 0
+    monkeypatch.setattr(parts, "gpu_device", lambda _: 1)
+    assert tile_of(config, plain) == 0
+
+
+def test_goals_in_parts_get_what_each_would_get_alone(engine: LlamaEngine, decoded: list[int]) -> None:
+    rng = random.Random(7)
+    letters = "abcdefgh "
+    requests = [
+        GoalRequest(
+            f"goal {i}",
+            Slo(),
+            rng.randint(1, 40),
+            prompt="".join(rng.choice(letters) for _ in range(rng.choice((1, 5, 30, 90)))),
+            regex=rng.choice(("", "", "I turn (left|right) now")),
+            logprobs=rng.random() < 0.3,
+        )
+        for i in range(36)
+    ]
+    alone = serve(engine, requests, rng, calm=True)
+    engine._tile = 12
+    del decoded[:]
+    for first in range(0, len(requests), 12):
+        for goal_id, mine in serve(engine, requests[first : first + 12], rng, drafts=True).items():
+            wanted = alone[goal_id]
+            assert (mine.text, mine.tokens, mine.finish, mine.computed) == (wanted.text, wanted.tokens, wanted.finish, wanted.computed)
+            assert [one.token for one in mine.logprobs] == [one.token for one in wanted.logprobs]
+            assert [one.logprob for one in mine.logprobs] == pytest.approx([one.logprob for one in wanted.logprobs], abs=1e-3)
+    assert sum(count < 12 for count in decoded) > 20
+
+
+def test_a_step_whose_last_part_finds_no_room_has_computed_nothing(tmp_path: Path, decoded: list[int]) -> None:
+    exact_engine(tmp_path).shutdown()
+    path = tmp_path / "small.gguf"
+    engine = LlamaEngine(LlamaConfig(path, n_ctx=256, prefix_cache=0, host_cache_mib=0, type_k="f32", type_v="f32", n_gpu_layers=0))
+    engine._tile = 16
+    for goal_id, prompt in (("decoding", "x" * 200), ("other", "y" * 10), ("prompt", "z" * 46)):
+        engine.prepare(GoalRequest(goal_id, Slo(), 9, prompt=prompt))
+        engine.open(goal_id)
+    (_, first) = engine.step((Cell("decoding", 200), Cell("other", 10)))
+    used = engine.kv.used
+    del decoded[:]
+    with pytest.raises(KvFullError, match="a step of 48 tokens"):
+        engine.step((Cell("decoding"), Cell("prompt", 46), Cell("other")))
+    assert decoded == [46, 2]
+    assert engine.kv.used == used
+    engine.close("decoding")
+    outputs = engine.step((Cell("prompt", 46), Cell("other")))
+    assert [output.goal_id for output in outputs] == ["prompt", "other"]
+    assert first.tokens == 1
+    assert engine.kv.used == 10 + 1 + 46
+    engine.shutdown()
