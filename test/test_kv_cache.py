@@ -12,6 +12,7 @@ import pytest
 
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.cells import Cells
+from slice_ros.engines.llama.keeping import LEAST
 from slice_ros.engines.llama.prefixes import Prefixes
 from slice_ros.engines.llama.shapes import START_SHAPE, make_start_model
 from slice_ros.goal import GoalRequest
@@ -166,6 +167,20 @@ def test_what_is_kept_stays_within_its_bound_and_the_least_recently_used_goes_fi
     for name, computed in (("a", 1), ("c", 1), ("d", 1)):
         assert run(engine, goal(f"{name} at last", name * 149 + "?", max_tokens=2))[1] == computed
     assert run(engine, goal("b at last", "b" * 149 + "?", max_tokens=2))[1] > 1
+    engine.shutdown()
+
+
+def test_little_is_kept_of_what_nobody_has_begun_with_again_and_what_is_shared_stays(model_path: Path) -> None:
+    engine = an_engine(model_path, n_ctx=8192)  # a small model on a CPU: each cell that is kept makes each step longer
+    run(engine, goal("first"))
+    run(engine, goal("second"))
+    shared = engine.kv.cached
+    for number in range(30):
+        run(engine, goal(f"other {number}", prompt=f"{number} is a prompt that begins like no other: {'x' * 60}"))
+    assert shared + LEAST - 150 < engine.kv.cached <= shared + LEAST
+    run(engine, goal("of a session", prompt="y" * 500, session_id="chat"))
+    assert engine.kv.cached > shared + LEAST - 150 + 500
+    assert run(engine, goal("third"))[1] == 1
     engine.shutdown()
 
 

@@ -21,6 +21,7 @@ from slice_ros.engines.llama.config import LlamaConfig
 from slice_ros.engines.llama.grammar import Grammar, Grammars
 from slice_ros.engines.llama.habits import Habits, common
 from slice_ros.engines.llama.host_cache import HostCache
+from slice_ros.engines.llama.keeping import most_untried
 from slice_ros.engines.llama.kv_cache import KvCache, Worth
 from slice_ros.engines.llama.loading import device_name, load
 from slice_ros.engines.llama.memory import Memory
@@ -146,7 +147,8 @@ class LlamaEngine:
         self._candidates = Candidates(self._vocabulary.size)
         self._habits = Habits()
         self._logits_at, self._latest_logits = (0, 0), np.empty((0, self._vocabulary.size), np.float32)
-        self._cache = KvCache(self._context, config.n_seq_max, config.prefix_cache, memory, config.checkpoint_tokens)
+        untried = most_untried(config, self._model, memory)
+        self._cache = KvCache(self._context, config.n_seq_max, config.prefix_cache, untried, memory, config.checkpoint_tokens)
         self._host = HostCache(self._context, self._cache, config.n_seq_max, config.host_cache_mib << 20, memory)
         self._warm_up()
 

@@ -18,7 +18,7 @@ from slice_ros.engines.llama.memory import Memory
 from slice_ros.engines.llama.prefixes import Prefixes
 
 LEAST_SHARED = 16
-"""A checkpoint is worth a sequence, and a step that ends there, if it saves so many tokens."""
+"""A checkpoint is worth a sequence, and a step that ends there, if it saves so many tokens; so is one that is kept."""
 
 
 class Worth(IntEnum):
@@ -37,6 +37,8 @@ class _Kept:
     owner: str
     worth: Worth
     used_at: int
+    is_tried: bool = False
+    """Whether another sequence has gone on from it."""
 
 
 class KvCache:
@@ -49,11 +51,12 @@ class KvCache:
         context: llama.cpp's context; its memory holds nothing.
         sequences: how many may hold cells at once.
         most_kept: cells that no open sequence holds, at most; 0 keeps nothing and shares nothing.
+        most_untried: of these, cells whose beginning has not come again, at most.
         memory: what sequences can go on from.
         checkpoint_tokens: where it needs them, a checkpoint of prompts is kept after so many; 0 = none.
     """
 
-    def __init__(self, context: Any, sequences: int, most_kept: int, memory: Memory, checkpoint_tokens: int) -> None:
+    def __init__(self, context: Any, sequences: int, most_kept: int, most_untried: int, memory: Memory, checkpoint_tokens: int) -> None:
         self._context = context
         self._memory = llama_cpp.llama_get_memory(context)
         self._kind = memory
@@ -62,7 +65,7 @@ class KvCache:
         self.total: int = llama_cpp.llama_n_ctx(context)
         self.version = 0
         """Another one means that other prefixes may be found."""
-        self._most_kept = most_kept
+        self._most_kept, self._most_untried = most_kept, most_untried
         self._free = deque(range(sequences))
         self._open: set[int] = set()
         self._kept: dict[int, _Kept] = {}
@@ -118,7 +121,7 @@ class KvCache:
             llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
             return 0
         self._cells.share(source, sequence, count)
-        self._touch(source)
+        self._touch(source, is_tried=count >= LEAST_SHARED)
         self._checkpoints[sequence] = count, count + self._checkpoint_tokens
         return count
 
@@ -198,11 +201,12 @@ class KvCache:
         self._prefixes.drop(sequence)
         holder = self._holder(tokens)
         if holder >= 0 or not self._most_kept:
-            self._touch(holder)  # nothing but a copy, or of no use
+            self._touch(holder, is_tried=True)  # nothing but a copy, or of no use
             self._release(sequence)
         else:
             self._keep(sequence, tokens, owner, worth)
         self._give_way(self.kept - self._most_kept)
+        self._forget_untried()
         self.version += 1
 
     def forget_one(self) -> bool:
@@ -266,10 +270,11 @@ class KvCache:
         self._touch(sequence)
         self.version += 1
 
-    def _touch(self, sequence: int) -> None:
-        if sequence in self._kept:
+    def _touch(self, sequence: int, *, is_tried: bool = False) -> None:
+        if (kept := self._kept.get(sequence)) is not None:
             self._clock += 1
-            self._kept[sequence].used_at = self._clock
+            kept.used_at = self._clock
+            kept.is_tried |= is_tried
 
     def _rank(self, sequence: int) -> tuple[Worth, int]:
         """The kept sequence that has the lowest gives way first."""
@@ -288,6 +293,17 @@ class KvCache:
                 self._release(sequence)
             else:
                 self._cut(sequence, self._cells.used - least)
+
+    def _forget_untried(self) -> None:
+        """Release the oldest of those whose beginning has not come again, as far as they are too many."""
+        untried = [sequence for sequence, kept in self._kept.items() if kept.worth is Worth.PREFIX and not kept.is_tried]
+        cells = {sequence: self._cells.alone(sequence) for sequence in sorted(untried, key=self._rank)}
+        excess = sum(cells.values()) - self._most_untried
+        for sequence, count in cells.items():
+            if excess <= 0:
+                break
+            excess -= count
+            self._release(sequence)
 
     def _cut(self, sequence: int, count: int) -> None:
         """Take so many cells from a sequence's end."""
