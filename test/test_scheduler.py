@@ -289,6 +289,30 @@ def test_to_cancel_what_has_ended_or_never_was_changes_nothing():
     assert [(end.goal_id, end.error_code) for end in bench.ends] == [("a", ErrorCode.NONE), ("b", ErrorCode.NONE)]
 
 
+def test_who_hangs_up_in_time_with_some_of_an_answer_wanted_no_more_of_it():
+    bench = Bench(policy := Fixed(everyone()), lengths={})
+    for number in range(FEW):
+        bench.submit(a_goal(f"{number}", slo=CONTROL, label="control", max_tokens=40, submitted_s=bench.clock.now()))
+        bench.turn(7)
+        bench.scheduler.cancel(f"{number}")
+        bench.scheduler.turn()
+    assert policy.ends == [(f"{number}", True) for number in range(FEW)]
+    lengths = bench.scheduler._experience.lengths
+    assert lengths.expected("control", 0, 40)[0] == pytest.approx(7, abs=1)
+    assert lengths.at_least("control", 0, 40, 0.02) == 7
+
+
+def test_neither_a_late_goal_that_is_canceled_nor_one_without_a_token_says_how_long_answers_are():
+    bench = Bench(policy := Fixed(everyone()), lengths={})
+    bench.submit(a_goal("late", slo=BestEffort(deadline_s=0.1), max_tokens=100), a_goal("new", slo=CONTROL))
+    bench.scheduler.cancel("new")
+    while bench.clock.now() < 0.2:
+        bench.scheduler.turn()
+    bench.scheduler.cancel("late")
+    bench.scheduler.turn()
+    assert policy.ends == [("new", False), ("late", False)]
+
+
 def test_cancelling_every_goal_of_a_matrix_leaves_no_column_to_compute():
     policy = Fixed(everyone(10))
     bench = Bench(policy)
@@ -298,7 +322,7 @@ def test_cancelling_every_goal_of_a_matrix_leaves_no_column_to_compute():
     bench.scheduler.cancel("b")
     assert not bench.scheduler.turn()
     assert len(bench.ends) == 2
-    assert policy.ends == [("a", False), ("b", False)]
+    assert [goal_id for goal_id, _ in policy.ends] == ["a", "b"]
 
 
 # ---- plans

@@ -340,13 +340,18 @@ class Scheduler:
                 continue
             self._reasoning.pop(task.goal_id, None)
             self._engine.close(task.goal_id)
-            self._policy.ended(task, completed=error is None)
-            self._experience.ended(task, completed=error is None)
+            is_whole = error is None or self._had_enough(task, error.code)
+            self._policy.ended(task, completed=is_whole)
+            self._experience.ended(task, completed=is_whole)
             code, message = (ErrorCode.NONE, "") if error is None else (error.code, error.message)
             self._events.append(Finished(task.goal_id, reason, code, message, task.report(completed=error is None)))
             stranded, failure = self._dependencies.ended(task.goal_id, succeeded=error is None)
             ends.extend((self._tasks[goal_id], failure) for goal_id in reversed(stranded))
         self._replan()
+
+    def _had_enough(self, task: Task, code: ErrorCode) -> bool:
+        """Whether whoever sent a goal hung up with some of its answer and in time: goals of its kind may need no more than that."""
+        return code is ErrorCode.CANCELED and task.tokens > 0 and not task.is_lost(self._clock.now())
 
     # ---- planning
 
