@@ -13,7 +13,7 @@ from engines import exact_engine, serve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slice_ros.engines.llama import LlamaConfig, LlamaEngine, parts
+from slice_ros.engines.llama import LlamaConfig, LlamaEngine, loading
 from slice_ros.engines.llama.memory import Memory
 from slice_ros.engines.llama.parts import TILE, parts_of, tile_of
 from slice_ros.goal import GoalRequest
@@ -58,14 +58,16 @@ def test_parts_are_the_cells_in_order_and_decodes_share_none_with_prompts(prompt
             assert sum(tokens[part]) < tile or part.stop == part.start + 1
 
 
-def test_only_kernels_that_compute_tiles_have_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, plain = LlamaConfig(tmp_path / "model.gguf", n_gpu_layers=0), Memory()
-    assert tile_of(config, plain) == TILE
+def test_only_kernels_that_compute_tiles_have_parts(engine: LlamaEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, model, plain = LlamaConfig(tmp_path / "model.gguf", n_gpu_layers=0), engine._model, Memory()
+    assert tile_of(config, model, plain) == TILE
     for other in ({"flash_attn": False}, {"type_k": "q8_0", "type_v": "q8_0"}, {"type_k": "f32"}, {"rpc_servers": ("10.0.0.2:50052",)}):
-        assert tile_of(replace(config, **other), plain) == 0
-    assert tile_of(config, Memory(is_state=True)) == tile_of(config, Memory(window=512)) == 0
-    monkeypatch.setattr(parts, "gpu_device", lambda _: 1)
-    assert tile_of(config, plain) == 0
+        assert tile_of(replace(config, **other), model, plain) == 0
+    assert tile_of(config, model, Memory(is_state=True)) == tile_of(config, model, Memory(window=512)) == 0
+    monkeypatch.setattr(loading, "gpu_device", lambda _: 1)
+    layers = llama_cpp.llama_model_n_layer(model)
+    for on_gpu, tile in ((-1, 0), (layers, 0), (layers - 1, TILE)):  # with one on the CPU, that one takes the time
+        assert tile_of(replace(config, n_gpu_layers=on_gpu), model, plain) == tile
 
 
 def test_goals_in_parts_get_what_each_would_get_alone(engine: LlamaEngine, decoded: list[int]) -> None:

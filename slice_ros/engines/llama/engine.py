@@ -142,7 +142,7 @@ class LlamaEngine:
         self._block_end = array("i") if marks is None else self._vocabulary.tokenize(f"\n{marks.end}\n\n", add_special=False)
         self._marks = {token: name.encode() for name, token in self._vocabulary.control.items() if marks is not None and name in marks}
         self._batch = Batch(n_batch, n_ctx)
-        self._tile = tile_of(config, memory)
+        self._tile = tile_of(config, self._model, memory)
         self._beside = ThreadPoolExecutor(1, "masks")
         self._candidates = Candidates(self._vocabulary.size)
         self._habits = Habits()

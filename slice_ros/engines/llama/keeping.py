@@ -7,7 +7,7 @@ from typing import Any
 import llama_cpp
 
 from slice_ros.engines.llama.config import LlamaConfig
-from slice_ros.engines.llama.loading import gpu_device
+from slice_ros.engines.llama.loading import is_on_cpu
 from slice_ros.engines.llama.memory import Memory
 
 WEIGHTS_A_CELL = 220
@@ -26,7 +26,7 @@ def most_untried(config: LlamaConfig, model: Any, memory: Memory) -> int:
     as may be kept would make steps half as long again. What is shared, or of a session, is kept all the same; so is all of a model that
     cannot go on from anywhere, whose checkpoints wait for others to part there.
     """
-    if gpu_device(config) is not None or not memory.goes_on_anywhere:
+    if not (is_on_cpu(config, model) and memory.goes_on_anywhere):
         return config.prefix_cache
     heads = llama_cpp.llama_model_n_layer(model) * max(1, llama_cpp.llama_model_n_head(model))
     cells = int(SHARE * llama_cpp.llama_model_n_params(model) / (WEIGHTS_A_CELL * heads))

@@ -136,6 +136,13 @@ def gpu_device(config: LlamaConfig) -> int | None:
     return _device(1) if config.n_gpu_layers else None
 
 
+def is_on_cpu(config: LlamaConfig, model: Any) -> bool:
+    """Whether a CPU computes any of the model's layers."""
+    if config.rpc_servers:
+        return False
+    return gpu_device(config) is None or 0 <= config.n_gpu_layers < llama_cpp.llama_model_n_layer(model)
+
+
 def _device(kind: int) -> int | None:
     """Where ggml has its first device of a kind: 0 is a CPU, 1 a GPU."""
     by_type = llama_cpp.llama_cpp._lib.ggml_backend_dev_by_type

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from slice_ros.engines.llama.config import LlamaConfig
-from slice_ros.engines.llama.loading import gpu_device
+from slice_ros.engines.llama.loading import is_on_cpu
 from slice_ros.engines.llama.memory import Memory
 
 TILE = 64
 """Tokens that llama.cpp's flash attention computes at once on a CPU, where there are so many (its ``GGML_FA_TILE_Q``)."""
 
 
-def tile_of(config: LlamaConfig, memory: Memory) -> int:
+def tile_of(config: LlamaConfig, model: Any, memory: Memory) -> int:
     """Of how many tokens on a part has all of them look at what any of them looks back on; 0 where there is no such number.
 
     A prompt's tokens look back on the same cells, and are quicker together. Decodes look back on different ones: beside a prompt, each of
     theirs takes as long as 64. Models of which a part cannot be taken back, when there is no room for the next one, have none.
     """
     is_plain = config.flash_attn and config.type_k == config.type_v and config.type_k in ("f16", "f32")
-    is_on_cpu = gpu_device(config) is None and not config.rpc_servers
-    return TILE if is_plain and is_on_cpu and memory.goes_on_anywhere else 0
+    return TILE if is_plain and is_on_cpu(config, model) and memory.goes_on_anywhere else 0
 
 
 def parts_of(prompts: int, tokens: Sequence[int], tile: int) -> list[slice]:
