@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -260,6 +261,15 @@ def test_figures_are_drawn(tmp_path, more):
     assert bench(*QUICK, *more, "--plot", plot, "--timeline", timeline) == 0
     for path in (plot, timeline):
         assert min(png_size(path)) > 500
+
+
+@pytest.mark.parametrize("names", [("llama-server", "slack"), ("slack", "llama-server", "llama-cpp-python", LIMIT), tuple(POLICIES)])
+def test_no_two_lines_of_a_figure_look_alike_and_a_policy_looks_the_same_in_all(names):
+    row = run_case(Case("slack", load_workload("robot-mix"), 1.0, 0, 2.0), Simulated(LatencyModel.profile("rtx4060ti-chatglm2-6b-int4")))
+    styles = plots._styles([replace(row, policy=name) for name in names])
+    assert set(styles) == set(names)
+    assert len({style["color"] for style in styles.values()}) == len(names)
+    assert styles["slack"] == plots._styles([row])["slack"]
 
 
 def test_no_legend_covers_what_is_drawn(tmp_path, monkeypatch):

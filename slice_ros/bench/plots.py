@@ -146,7 +146,8 @@ def _attainment(rows: Sequence[Row], panels: Sequence[Axes], x_of: Callable[[Row
             axes.plot(xs, means, label=policy, **style)
             if policy != LIMIT:
                 _, halves = _curve(mixed, policy, x_of, attrgetter(name), confidence)
-                low, high = ([value + sign * half for value, half in zip(means, halves, strict=True)] for sign in (-1, 1))
+                low = [max(0.0, value - half) for value, half in zip(means, halves, strict=True)]
+                high = [min(1.0, value + half) for value, half in zip(means, halves, strict=True)]
                 axes.fill_between(xs, low, high, color=style["color"], alpha=0.18, linewidth=0)
             if alone and name == "attainment_rt" and policy != LIMIT:
                 thin = style | {"linestyle": ":", "marker": "", "linewidth": 1.2}
@@ -185,14 +186,18 @@ def _curve(
 
 
 def _styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """A policy looks the same in every figure: the colour goes with its place among all policies."""
-    order = [*POLICIES, *(row.policy for row in rows if row.policy != LIMIT), LIMIT]
-    names = sorted({row.policy for row in rows}, key=order.index)
-    styles = {}
-    for name in names:
-        color, marker = STYLES[order.index(name) % len(STYLES)]
-        styles[name] = LIMIT_STYLE if name == LIMIT else {"color": color, "marker": marker, "markersize": 5, "linewidth": 1.8}
-    return styles
+    """A policy looks the same in every figure: its colour goes with its place among all policies. Others get those that are left."""
+    names = dict.fromkeys(row.policy for row in rows)
+    policies = [name for name in POLICIES if name in names]
+    others = [name for name in names if name not in policies and name != LIMIT]
+    places = {name: list(POLICIES).index(name) % len(STYLES) for name in policies}
+    free = [place for place in range(len(STYLES)) if place not in places.values()] or [0]
+    places |= {name: free[i % len(free)] for i, name in enumerate(others)}
+    styles: dict[str, dict[str, Any]] = {}
+    for name, place in places.items():
+        color, marker = STYLES[place]
+        styles[name] = {"color": color, "marker": marker, "markersize": 5, "linewidth": 1.8}
+    return styles | ({LIMIT: LIMIT_STYLE} if LIMIT in names else {})
 
 
 def _mean_e2e_s(row: Row, label: str) -> float:
