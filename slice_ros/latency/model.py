@@ -119,9 +119,13 @@ class LatencyModel:
         """How many so many KV tokens of a row count for: those beyond the window in the other layers alone."""
         return kv_tokens - self.windowed * max(0, kv_tokens - self.window) if self.windowed else kv_tokens
 
+    def all_attended(self, kv_tokens: Sequence[int]) -> Sequence[float]:
+        """How many those of each row count for."""
+        return [self.attended(tokens) for tokens in kv_tokens] if self.windowed else kv_tokens
+
     def kv_s(self, kv_tokens: int) -> float:
         """Predicted seconds that so many KV tokens of a row add to a step."""
-        return self.kv_token_s * self.attended(kv_tokens)
+        return self.kv_token_s * (self.attended(kv_tokens) if self.windowed else kv_tokens)
 
     def column_s(self, column: Column, kv_tokens: Sequence[int] = ()) -> float:
         """Predicted seconds of one column of a mask matrix.
@@ -129,7 +133,7 @@ class LatencyModel:
         Args:
             kv_tokens: of each cell; none where the cache is empty.
         """
-        attended = [self.attended(tokens) for tokens in kv_tokens]
+        attended = self.all_attended(kv_tokens)
         prompts = [cell.prompt_tokens for cell in column if cell.prompt_tokens]
         back = 0.0
         if prompts and self.prompt_kv_token_s:

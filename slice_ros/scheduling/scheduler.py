@@ -502,7 +502,7 @@ class Scheduler:
         self._taken_s += now - began
         rows = rows_of(column)
         self._meter.add(now - began, predicted_s, calibrated_s, rows - len(column), outputs)
-        rows_s = calibrated.step_s(rows, kv_tokens=sum([calibrated.attended(tokens) for tokens in kv_tokens]))
+        rows_s = calibrated.step_s(rows, kv_tokens=sum(calibrated.all_attended(kv_tokens)))
         self._pace.observe(rows_s, max(0.0, calibrated_s - rows_s), now - began)
         drafted = {cell.goal_id: cell.drafted for cell in column} if rows > len(column) else None
         for goal_id, text, tokens, pending, finish, logprobs, failure, calls, right, saved, reasoning, is_reasoning in outputs:

@@ -321,9 +321,9 @@ def choose_rows(
     soonest_s = min((_rest_s(job) for job in jobs if job.is_crowded), default=0.0)
     serial_s = step_s = real_time_s = others_prompts_s = hopeless_s = 0.0
     slack_s = math.inf
-    budget, together = limits.max_step_tokens, _rows_together(row_s, len(jobs))
-    overhead_s = row_s[1] + latency.chunk_s
     any_real_time = any(job.is_promised and job.is_real_time for job in jobs)
+    budget, together = limits.max_step_tokens, _rows_together(row_s, len(jobs)) if any_real_time else 1
+    overhead_s = row_s[1] + latency.chunk_s
     for job in jobs:
         if rows and job.task.adapter != rows[0][0].task.adapter:
             continue  # its turn comes in another step
@@ -336,7 +336,7 @@ def choose_rows(
             prompts_s = math.inf if job.task.is_decoding else SHARE * (slack_s - step_s)  # what is decoding has but forced tokens left
         else:
             others_s = real_time_s + laxity_s if any_real_time else max(laxity_s, overhead_s / DEAREST_OVERHEAD)
-            most_s, prompts_s = min(slack_s, others_s), _worthwhile_s(job, row_s, latency) - others_prompts_s
+            most_s, prompts_s = min(slack_s, others_s), (_worthwhile_s(job, row_s, latency) if job.prompt_left else 0.0) - others_prompts_s
         most_s = max(most_s, step_s)  # what makes the step no longer than it is does no harm
         chunk, share = 0, 1.0
         if job.prompt_left:
