@@ -22,13 +22,14 @@ from rich.table import Table
 
 from slice_ros.engines.llama import LlamaConfig, LlamaEngine
 from slice_ros.engines.llama.architectures import SHAPES
+from slice_ros.engines.llama.parts import Tiles
 from slice_ros.goal import GoalRequest
 from slice_ros.mask import Cell, Column
 from slice_ros.slo import BestEffort
 
 CONTEXT = 16384
 DECODES = (1, 3, 7, 15)
-CHUNKS = (16, 32, 48, 64, 128)
+CHUNKS = (16, 32, 48, 60, 64, 128)
 KEPT = (0, 1000, 2000)
 DECODE_KV = (80, 220)
 """KV tokens of the goals that decode, from and to."""
@@ -44,7 +45,7 @@ class Probe:
 
     def __init__(self, path: Path, threads: int) -> None:
         self.engine = LlamaEngine(LlamaConfig(path, n_ctx=CONTEXT, n_threads=threads, n_gpu_layers=0, prefix_cache=0))
-        self.tile = self.engine._tile
+        self.tiles = self.engine._tiles
         self._rng = random.Random(0)
         self._goals = 0
 
@@ -85,9 +86,9 @@ def beside_decodes(probe: Probe, repeats: int) -> Table:
     for decodes in DECODES:
         cells = []
         for tokens in CHUNKS:
-            taken_ms: dict[int, list[float]] = {0: [], probe.tile: []}
+            taken_ms: dict[Tiles | None, list[float]] = {None: [], probe.tiles: []}
             for _ in range(repeats):
-                for probe.engine._tile, values in taken_ms.items():
+                for probe.engine._tiles, values in taken_ms.items():
                     values.append(probe.chunk_ms(tokens, goals[:decodes]))
             cells.append(", ".join(f"{median(values):.0f}" for values in taken_ms.values()))
         table.add_row(str(decodes), *cells)
@@ -120,7 +121,7 @@ def main() -> int:
     arguments = parser.parse_args()
     probe = Probe(arguments.model or shaped_model(arguments.shape, "q4_0"), arguments.threads)
     console = Console()
-    if probe.tile:
+    if probe.tiles:
         console.print(beside_decodes(probe, arguments.repeat))
     else:
         print("parts: this model has none", file=sys.stderr)

@@ -174,13 +174,48 @@ def test_little_is_kept_of_what_nobody_has_begun_with_again_and_what_is_shared_s
     engine = an_engine(model_path, n_ctx=8192)  # a small model on a CPU: each cell that is kept makes each step longer
     run(engine, goal("first"))
     run(engine, goal("second"))
-    shared = engine.kv.cached
     for number in range(30):
-        run(engine, goal(f"other {number}", prompt=f"{number} is a prompt that begins like no other: {'x' * 60}"))
-    assert shared + LEAST - 150 < engine.kv.cached <= shared + LEAST
+        run(engine, goal(f"other {number}", prompt=chr(200 + number) * 100))
+    assert LEAST <= engine.kv.cached <= len(SYSTEM) + LEAST
     run(engine, goal("of a session", prompt="y" * 500, session_id="chat"))
-    assert engine.kv.cached > shared + LEAST - 150 + 500
+    assert engine.kv.cached >= LEAST + 500
     assert run(engine, goal("third"))[1] == 1
+    engine.shutdown()
+
+
+def test_a_long_beginning_is_kept_from_its_first_token_on_and_then_all_of_it(model_path: Path) -> None:
+    engine = an_engine(model_path, n_ctx=8192, n_batch=1024)
+    beginning = SYSTEM + "w" * 300
+    computed = [run(engine, goal(f"{number}", prompt=f"{beginning}, {number}"))[1] for number in range(4)]
+    assert computed[0] > LEAST + 200
+    assert computed[1] <= computed[0] - LEAST + 16
+    assert computed[2] == computed[3] == 1
+    engine.shutdown()
+
+
+def test_what_a_burst_shares_is_kept_and_what_each_has_alone_is_not(model_path: Path) -> None:
+    engine = an_engine(model_path, n_ctx=8192)
+    for number in range(6):
+        start(engine, goal(f"{number}", prompt=f"{SYSTEM}{number}"))
+    for number in range(6):
+        engine.close(f"{number}")
+    for number in range(20):
+        run(engine, goal(f"other {number}", prompt=chr(200 + number) * 100))
+    assert run(engine, goal("another", prompt=f"{SYSTEM}x"))[1] == 1
+    for number in range(30):  # with a beginning in common
+        run(engine, goal(f"like others {number}", prompt=SYSTEM[:33] + chr(200 + number) * 200))
+    assert engine.kv.cached <= len(SYSTEM) + LEAST + 16
+    engine.shutdown()
+
+
+def test_what_a_goal_that_waits_was_told_is_cached_stays(model_path: Path) -> None:
+    engine = an_engine(model_path, n_ctx=8192)
+    run(engine, goal("first"))
+    engine.prepare(goal("waits", prompt=f"{SYSTEM}!"))
+    assert engine.cached("waits") == len(SYSTEM)
+    for number in range(20):
+        run(engine, goal(f"other {number}", prompt=chr(200 + number) * 100))
+    assert engine.cached("waits") == len(SYSTEM)
     engine.shutdown()
 
 

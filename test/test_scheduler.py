@@ -18,6 +18,7 @@ from slice_ros.scheduling.admission import Admission
 from slice_ros.scheduling.engine import Output
 from slice_ros.scheduling.events import Checked, Finished, Progress, Snapshot
 from slice_ros.scheduling.lengths import FEW
+from slice_ros.scheduling.lengths import Lengths as Lengths_
 from slice_ros.scheduling.policies import POLICIES, make_policy
 from slice_ros.scheduling.policies.base import next_cell
 from slice_ros.scheduling.residency import LONGEST_COPY_S
@@ -289,28 +290,52 @@ def test_to_cancel_what_has_ended_or_never_was_changes_nothing():
     assert [(end.goal_id, end.error_code) for end in bench.ends] == [("a", ErrorCode.NONE), ("b", ErrorCode.NONE)]
 
 
-def test_who_hangs_up_in_time_with_some_of_an_answer_wanted_no_more_of_it():
-    bench = Bench(policy := Fixed(everyone()), lengths={})
-    for number in range(FEW):
-        bench.submit(a_goal(f"{number}", slo=CONTROL, label="control", max_tokens=40, submitted_s=bench.clock.now()))
-        bench.turn(7)
-        bench.scheduler.cancel(f"{number}")
-        bench.scheduler.turn()
-    assert policy.ends == [(f"{number}", True) for number in range(FEW)]
-    lengths = bench.scheduler._experience.lengths
-    assert lengths.expected("control", 0, 40)[0] == pytest.approx(7, abs=1)
-    assert lengths.at_least("control", 0, 40, 0.02) == 7
-
-
-def test_neither_a_late_goal_that_is_canceled_nor_one_without_a_token_says_how_long_answers_are():
-    bench = Bench(policy := Fixed(everyone()), lengths={})
-    bench.submit(a_goal("late", slo=BestEffort(deadline_s=0.1), max_tokens=100), a_goal("new", slo=CONTROL))
-    bench.scheduler.cancel("new")
-    while bench.clock.now() < 0.2:
-        bench.scheduler.turn()
-    bench.scheduler.cancel("late")
+def hang_up(bench, goal_id, turns, **fields):
+    """A goal whose client has had enough after so many tokens."""
+    bench.submit(a_goal(goal_id, label="kind", max_tokens=40, submitted_s=bench.clock.now(), **fields))
+    bench.turn(turns)
+    bench.scheduler.cancel(goal_id)
     bench.scheduler.turn()
-    assert policy.ends == [("new", False), ("late", False)]
+
+
+def test_where_most_clients_hang_up_in_time_answers_may_be_as_short_and_as_long_as_ever():
+    bench = Bench(Fixed(everyone()), lengths={})
+    lengths = bench.scheduler._experience.lengths
+    for number in range(FEW):
+        hang_up(bench, f"{number}", 7, slo=CONTROL)
+    assert lengths.at_least("kind", 0, 40, 0.02) == 7
+    assert lengths.at_most("kind", 0, 40, 0.02) == 40
+    assert lengths.expected("kind", 0, 40) == Lengths_().expected("kind", 0, 40)
+    for number in range(FEW, 3 * FEW):
+        bench.submit(a_goal(f"{number}", label="kind", max_tokens=40))
+    bench.drain()
+    assert lengths.at_least("kind", 0, 40, 0.02) == 40, "most answers come to their end"
+
+
+@pytest.mark.parametrize(
+    ("fields", "turns"),
+    [
+        ({"slo": CONTROL}, 0),
+        ({"slo": BestEffort(deadline_s=0.1)}, 30),
+        ({"slo": BestEffort(tpot_ms=1.0)}, 4),
+        ({"slo": BestEffort()}, 4),
+    ],
+    ids=["no token", "late", "slow", "no bound"],
+)
+def test_a_goal_that_is_canceled_for_another_reason_says_nothing_of_lengths(fields, turns):
+    bench = Bench(Fixed(everyone()), lengths={})
+    for number in range(2 * FEW):
+        hang_up(bench, f"{number}", turns, **fields)
+    assert bench.scheduler._experience.lengths.at_least("kind", 0, 40, 0.02) == 1
+
+
+def test_a_goal_that_is_canceled_while_it_reasons_has_no_answer():
+    bench, task = Bench(), a_task("a", CONTROL)
+    task.token_times_s = [0.0, 0.01]
+    assert bench.scheduler._had_enough(task, ErrorCode.CANCELED)
+    assert not bench.scheduler._had_enough(task, ErrorCode.SUPERSEDED)
+    task.is_reasoning = True
+    assert not bench.scheduler._had_enough(task, ErrorCode.CANCELED)
 
 
 def test_cancelling_every_goal_of_a_matrix_leaves_no_column_to_compute():
@@ -322,7 +347,7 @@ def test_cancelling_every_goal_of_a_matrix_leaves_no_column_to_compute():
     bench.scheduler.cancel("b")
     assert not bench.scheduler.turn()
     assert len(bench.ends) == 2
-    assert [goal_id for goal_id, _ in policy.ends] == ["a", "b"]
+    assert policy.ends == [("a", False), ("b", False)]
 
 
 # ---- plans

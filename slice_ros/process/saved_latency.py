@@ -12,6 +12,7 @@ import llama_cpp
 
 from slice_ros.engines.calibration import measure_latency
 from slice_ros.engines.llama import LlamaConfig
+from slice_ros.engines.llama.loading import gpu_device
 from slice_ros.engines.llama.parts import TILE
 from slice_ros.latency.model import LatencyError, LatencyModel
 from slice_ros.paths import cache_dir, replacing
@@ -57,7 +58,7 @@ def saved_path(info: EngineInfo, config: LlamaConfig, max_batch: int) -> Path:
         *(model.stat().st_size, header),
         *(info.device, info.context_tokens, info.max_step_tokens, min(max_batch, info.max_sequences)),
         *(config.n_gpu_layers, config.main_gpu, config.tensor_split, config.cuda_graphs, config.rpc_servers),
-        *(config.flash_attn, config.type_k, config.type_v, config.swa_full, TILE),
+        *(config.flash_attn, config.type_k, config.type_v, config.swa_full, TILE if gpu_device(config) is None else 0),
     )
     digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     return cache_dir() / "latency" / f"{model.stem}-{digest}.yaml"

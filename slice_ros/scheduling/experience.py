@@ -32,8 +32,10 @@ class Experience:
             self.load.observe(task.arrival_s, job.steps_to(job.needed), latency.prompt_s(task.prompt_tokens), window_s, slack_s)
 
     def ended(self, task: Task, *, completed: bool) -> None:
-        """A task is gone; with ``completed`` its number of output tokens is its answer's length, or all that was wanted of it."""
+        """A task is gone; with ``completed`` its number of output tokens is its answer's length."""
         self.drafts.ended(task.kind, task.drafts)
+        if task.hung_up:
+            self.lengths.hung_up(task.kind, task.tokens)
         if completed:
             self.lengths.observe(task.kind, task.tokens, task.steps)
             if task.reasoned:

@@ -26,9 +26,14 @@ class Lengths:
 
     def observe(self, kind: str, tokens: int, steps: int = 0) -> None:
         """An answer of that kind ended after so many tokens, which so many steps brought; 0 = as many as tokens."""
-        if kind not in self._kinds:
-            self._kinds[kind] = _Kind()
-        self._kinds[kind].observe(tokens, steps or tokens)
+        self._kinds.setdefault(kind, _Kind()).observe(tokens, steps or tokens)
+
+    def hung_up(self, kind: str, tokens: int) -> None:
+        """A client hung up in time with so many tokens of an answer of that kind. Where most of its kind end so, answers may be as short.
+
+        How long they may be, it does not say: it may have been for another reason.
+        """
+        self._kinds.setdefault(kind, _Kind()).hung_up(tokens)
 
     def knows(self, kind: str) -> bool:
         """Whether enough has ended of a kind to say something about it."""
@@ -42,13 +47,13 @@ class Lengths:
     def expected(self, kind: str, tokens: int, max_tokens: int) -> tuple[float, float]:
         """Length of an answer that has ``tokens`` tokens and goes on, at most ``max_tokens``: its mean and standard deviation."""
         known = self._kinds.get(kind)
-        mean, deviation = _prior(tokens, max_tokens) if known is None else known.beyond(tokens, max_tokens)
+        mean, deviation = known.beyond(tokens, max_tokens) if known else _prior(tokens, max_tokens)
         return min(max(mean, tokens + 1.0), float(max_tokens)), deviation
 
     def at_least(self, kind: str, tokens: int, max_tokens: int, risk: float) -> int:
         """The length that an answer with ``tokens`` tokens that goes on falls short of with probability ``risk`` at most."""
         known = self._kinds.get(kind)
-        low = 0 if known is None or len(known) < FEW else known.quantile_beyond(tokens, risk)
+        low = 0 if known is None else known.at_least(tokens, risk)
         return min(max(low, tokens + 1), max_tokens)
 
     def at_most(self, kind: str, tokens: int, max_tokens: int, risk: float) -> int:
@@ -64,6 +69,8 @@ class _Kind:
         self._latest: deque[tuple[int, int]] = deque()
         self._sums = [0, 0]  # tokens and steps of these
         self._ascending: list[int] = []
+        self._hung_up: deque[int] = deque(maxlen=REMEMBERED)
+        self._ends: list[int] | None = None
         self._moments: dict[tuple[int, int], tuple[float, float]] = {}
 
     def __len__(self) -> int:
@@ -78,6 +85,11 @@ class _Kind:
         self._count(tokens, steps, sign=1)
         insort(self._ascending, tokens)
         self._moments.clear()
+        self._ends = None
+
+    def hung_up(self, tokens: int) -> None:
+        self._hung_up.append(tokens)
+        self._ends = None
 
     def _count(self, tokens: int, steps: int, *, sign: int) -> None:
         self._sums[0] += sign * tokens
@@ -103,6 +115,18 @@ class _Kind:
             longer = self._ascending[bisect_right(self._ascending, tokens) :]
             self._moments[key] = _moments([*longer, self.one_more(tokens, max_tokens)])
         return self._moments[key]
+
+    def at_least(self, tokens: int, risk: float) -> int:
+        """The length that such a share of those above ``tokens`` falls short of; where most clients hung up, of what these had, too.
+
+        0 if few are known.
+        """
+        if self._ends is None:
+            hung_up = self._hung_up if len(self._hung_up) > len(self._latest) else ()
+            self._ends = sorted([*self._ascending, *hung_up])
+        first = bisect_right(self._ends, tokens)
+        place = first + int(risk * (len(self._ends) - first))
+        return self._ends[place] if len(self._ends) >= FEW and place < len(self._ends) else 0
 
     def quantile_beyond(self, tokens: int, share: float, more: int = 0) -> int:
         """The length that such a share of the known ones above ``tokens`` falls short of; 0 if it is that of one ``more`` than these."""

@@ -340,9 +340,9 @@ class Scheduler:
                 continue
             self._reasoning.pop(task.goal_id, None)
             self._engine.close(task.goal_id)
-            is_whole = error is None or self._had_enough(task, error.code)
-            self._policy.ended(task, completed=is_whole)
-            self._experience.ended(task, completed=is_whole)
+            task.hung_up = error is not None and self._had_enough(task, error.code)
+            self._policy.ended(task, completed=error is None)
+            self._experience.ended(task, completed=error is None)
             code, message = (ErrorCode.NONE, "") if error is None else (error.code, error.message)
             self._events.append(Finished(task.goal_id, reason, code, message, task.report(completed=error is None)))
             stranded, failure = self._dependencies.ended(task.goal_id, succeeded=error is None)
@@ -350,8 +350,10 @@ class Scheduler:
         self._replan()
 
     def _had_enough(self, task: Task, code: ErrorCode) -> bool:
-        """Whether whoever sent a goal hung up with some of its answer and in time: goals of its kind may need no more than that."""
-        return code is ErrorCode.CANCELED and task.tokens > 0 and not task.is_lost(self._clock.now())
+        """Whether whoever sent a goal hung up with some of its answer while all its bounds were kept."""
+        if code is not ErrorCode.CANCELED or not task.tokens or task.is_reasoning or not task.slo.has_bound:
+            return False
+        return task.report(completed=True).attained and self._clock.now() <= task.due_end_s
 
     # ---- planning
 

@@ -76,6 +76,7 @@ class Task:
         reasons_in_time: whether its reasoning ends so that there is time for an answer before its deadline.
         is_reasoning: whether its next token is one of its reasoning.
         reasoned: output tokens up to the end of its reasoning.
+        hung_up: its client hung up with some of its answer, and in time.
         started_s: when its first step began.
         is_decoding: whether what is left are the latest token and those that it forced.
         chain_due_s: when the last goal of its chain is due; infinite without a chain deadline.
@@ -107,6 +108,7 @@ class Task:
     reasons_in_time: bool = False
     is_reasoning: bool = False
     reasoned: int = 0
+    hung_up: bool = False
     chain_due_s: float = math.inf
     budget_due_s: float = math.inf
     followers_due_s: float = math.inf

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 
 
+class _Run(dict[int, int]):
+    """How much of a run each holder has, and how many of its first cells more than one has ever asked for."""
+
+    wanted = 0
+
+
 class Cells:
     """A sequence is a chain of runs. A run is cells that were computed one after the other; all its holders hold it from its beginning.
 
@@ -14,7 +20,7 @@ class Cells:
     def __init__(self) -> None:
         self.used = 0
         """Cells that any sequence holds."""
-        self._chains: dict[int, list[dict[int, int]]] = {}  # a run: how much of it each holder has
+        self._chains: dict[int, list[_Run]] = {}
 
     def length(self, sequence: int) -> int:
         """Cells that a sequence holds."""
@@ -35,12 +41,30 @@ class Cells:
                 break
         return count
 
+    def unwanted(self, sequence: int) -> int:
+        """Cells at its end that no other sequence holds, and none has asked for."""
+        count = 0
+        for run in reversed(self._chains.get(sequence, ())):
+            others = max((held for holder, held in run.items() if holder != sequence), default=0)
+            count += max(0, run[sequence] - max(others, run.wanted))
+            if others or run.wanted:
+                break
+        return count
+
+    def want(self, sequence: int, count: int) -> None:
+        """Somebody asks for the first cells of a sequence."""
+        for run in self._chains.get(sequence, ()):
+            run.wanted = max(run.wanted, min(count, run[sequence]))
+            count -= run[sequence]
+            if count <= 0:
+                break
+
     def grow(self, sequence: int, count: int) -> None:
         """A sequence computes so many cells of its own."""
         chain = self._chains.setdefault(sequence, [])
         run = chain[-1] if chain else None
         if run is None or (len(run) > 1 and run[sequence] < max(run.values())):  # the next cell of that run is another's
-            run = {sequence: 0}
+            run = _Run({sequence: 0})
             chain.append(run)
         run[sequence] += count
         self.used += count

@@ -1,4 +1,4 @@
-"""Computes steps with llama.cpp: one context, a KV sequence for each open goal, one ``llama_decode`` for each column."""
+"""Computes steps with llama.cpp: one context, a KV sequence for each open goal, a ``llama_decode`` for each column or each of its parts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from slice_ros.engines.llama.config import LlamaConfig
 from slice_ros.engines.llama.grammar import Grammar, Grammars
 from slice_ros.engines.llama.habits import Habits, common
 from slice_ros.engines.llama.host_cache import HostCache
-from slice_ros.engines.llama.keeping import most_untried
+from slice_ros.engines.llama.keeping import most_unwanted
 from slice_ros.engines.llama.kv_cache import KvCache, Worth
 from slice_ros.engines.llama.loading import device_name, load
 from slice_ros.engines.llama.memory import Memory
-from slice_ros.engines.llama.parts import parts_of, tile_of
+from slice_ros.engines.llama.parts import parts_of, tiles_of
 from slice_ros.engines.llama.reasoning import Block
 from slice_ros.engines.llama.sampler import Candidates, Sampler, logprob, make_chain, most_likely
 from slice_ros.engines.llama.text import TextStream
@@ -142,13 +142,13 @@ class LlamaEngine:
         self._block_end = array("i") if marks is None else self._vocabulary.tokenize(f"\n{marks.end}\n\n", add_special=False)
         self._marks = {token: name.encode() for name, token in self._vocabulary.control.items() if marks is not None and name in marks}
         self._batch = Batch(n_batch, n_ctx)
-        self._tile = tile_of(config, self._model, memory)
+        self._tiles = tiles_of(config, self._model, memory)
         self._beside = ThreadPoolExecutor(1, "masks")
         self._candidates = Candidates(self._vocabulary.size)
         self._habits = Habits()
         self._logits_at, self._latest_logits = (0, 0), np.empty((0, self._vocabulary.size), np.float32)
-        untried = most_untried(config, self._model, memory)
-        self._cache = KvCache(self._context, config.n_seq_max, config.prefix_cache, untried, memory, config.checkpoint_tokens)
+        unwanted = most_unwanted(config, self._model, memory)
+        self._cache = KvCache(self._context, config.n_seq_max, config.prefix_cache, unwanted, memory, config.checkpoint_tokens)
         self._host = HostCache(self._context, self._cache, config.n_seq_max, config.host_cache_mib << 20, memory)
         self._warm_up()
 
@@ -291,7 +291,7 @@ class LlamaEngine:
         return len(goal.draft)
 
     def step(self, column: Column) -> list[Output]:
-        goals = self._fill(sorted(column, key=_is_decode) if self._tile else column)
+        goals = self._fill(column if self._tiles is None else sorted(column, key=_is_decode))
         if not goals:
             return []
         self._adapters.use(goals[0][1].adapter)
@@ -299,7 +299,7 @@ class LlamaEngine:
         grammars = [grammar for _, goal, count, *_ in goals if goal.sampler and count == goal.pending and (grammar := goal.grammar)]
         look = self._beside.submit(_look_ahead, grammars) if grammars else None
         try:
-            early = self._decode(goals)
+            early = self._decode(goals, column)
         finally:
             if look is not None:
                 wait((look,))
@@ -399,7 +399,7 @@ class LlamaEngine:
             raise ValueError("the goals in the step have different adapters")
         return goals
 
-    def _decode(self, goals: Sequence[_Filled]) -> npt.NDArray[np.float32]:
+    def _decode(self, goals: Sequence[_Filled], column: Column) -> npt.NDArray[np.float32]:
         """Run llama.cpp over the batch, in parts where that is quicker.
 
         Returns:
@@ -409,14 +409,15 @@ class LlamaEngine:
             KvFullError: no cells for it; nothing of it was computed.
             EngineError: what the context holds now is unknown.
         """
-        early = self._latest_logits[:0]
-        if self._batch.size < self._tile or not self._tile:
+        early = [self._latest_logits[:0]]
+        if self._tiles is None or self._batch.size < self._tiles.tokens:
             self._compute(0, self._batch.size)
-            return early
-        prompts = sum([count > 1 for _, _, count, *_ in goals])
-        first, parts = 0, parts_of(prompts, [count + drafted for _, _, count, drafted, _ in goals], self._tile)
+            return early[0]
+        prompts = sum([not _is_decode(cell) for cell in column])
+        tokens = [count + drafted for _, _, count, drafted, _ in goals]
+        first, parts = 0, parts_of(prompts, tokens, [goal.computed for _, goal, *_ in goals], self._tiles)
         for part in parts:
-            end = first + sum([count + drafted for _, _, count, drafted, _ in goals[part]])
+            end = first + sum(tokens[part])
             try:
                 self._compute(first, end)
             except KvFullError:
@@ -425,9 +426,9 @@ class LlamaEngine:
                     self._cache.undo(goal.sequence)
                 raise
             if part != parts[-1]:
-                early = np.concatenate((early, self._logits(sum([wanted for *_, wanted in goals[part]]))))
+                early.append(self._logits(sum([wanted for *_, wanted in goals[part]])).copy())
             first = end
-        return early
+        return np.concatenate(early)
 
     def _compute(self, first: int, end: int) -> None:
         """Run llama.cpp over these tokens of the batch.
@@ -647,7 +648,8 @@ class LlamaEngine:
 
 
 def _is_decode(cell: Cell) -> bool:
-    return cell.prompt_tokens < 2
+    """Whether nothing of a cell is a prompt's, or one token, which looks back as a decode does."""
+    return cell.is_decode or cell.prompt_tokens < 2
 
 
 def _look_ahead(grammars: Sequence[Grammar]) -> None:

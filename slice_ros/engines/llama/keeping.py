@@ -10,21 +10,21 @@ from slice_ros.engines.llama.config import LlamaConfig
 from slice_ros.engines.llama.loading import is_on_cpu
 from slice_ros.engines.llama.memory import Memory
 
-WEIGHTS_A_CELL = 220
+WEIGHTS_A_CELL = 280
 """On a CPU, a head passes over a cell that is not its sequence's in the time of so many weights (SmolLM2-135M on an AMD EPYC: 0.54 us for
 all heads, 0.97 ms for all weights)."""
 SHARE = 0.25
-"""Each token may take this share longer for cells that nobody has asked for yet; ..."""
+"""Each token of a prompt may take this share longer for cells that nobody has asked for yet; ..."""
 LEAST = 512
 """... but so many are kept in any case."""
 
 
-def most_untried(config: LlamaConfig, model: Any, memory: Memory) -> int:
-    """Cells that may be kept of goals with whose prompts no other has begun yet.
+def most_unwanted(config: LlamaConfig, model: Any, memory: Memory) -> int:
+    """Cells that may be kept of what no other goal has begun with yet.
 
     Every token passes over all cells in use, its own or not. On a GPU that is next to nothing; on a CPU, with a small model, as many cells
-    as may be kept would make steps half as long again. What is shared, or of a session, is kept all the same; so is all of a model that
-    cannot go on from anywhere, whose checkpoints wait for others to part there.
+    as may be kept would make short prompts half as long again. What others have asked for, or a session, is kept all the same; so is all
+    of a model that cannot go on from anywhere, whose checkpoints wait for others to part there.
     """
     if not (is_on_cpu(config, model) and memory.goes_on_anywhere):
         return config.prefix_cache

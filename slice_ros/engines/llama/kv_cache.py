@@ -18,7 +18,7 @@ from slice_ros.engines.llama.memory import Memory
 from slice_ros.engines.llama.prefixes import Prefixes
 
 LEAST_SHARED = 16
-"""A checkpoint is worth a sequence, and a step that ends there, if it saves so many tokens; so is one that is kept."""
+"""A checkpoint is worth a sequence, and a step that ends there, if it saves so many tokens; who asks for so many wants them kept."""
 
 
 class Worth(IntEnum):
@@ -37,8 +37,6 @@ class _Kept:
     owner: str
     worth: Worth
     used_at: int
-    is_tried: bool = False
-    """Whether another sequence has gone on from it."""
 
 
 class KvCache:
@@ -51,12 +49,12 @@ class KvCache:
         context: llama.cpp's context; its memory holds nothing.
         sequences: how many may hold cells at once.
         most_kept: cells that no open sequence holds, at most; 0 keeps nothing and shares nothing.
-        most_untried: of these, cells whose beginning has not come again, at most.
+        most_unwanted: of these, cells that nobody has asked for yet, at most.
         memory: what sequences can go on from.
         checkpoint_tokens: where it needs them, a checkpoint of prompts is kept after so many; 0 = none.
     """
 
-    def __init__(self, context: Any, sequences: int, most_kept: int, most_untried: int, memory: Memory, checkpoint_tokens: int) -> None:
+    def __init__(self, context: Any, sequences: int, most_kept: int, most_unwanted: int, memory: Memory, checkpoint_tokens: int) -> None:
         self._context = context
         self._memory = llama_cpp.llama_get_memory(context)
         self._kind = memory
@@ -65,7 +63,7 @@ class KvCache:
         self.total: int = llama_cpp.llama_n_ctx(context)
         self.version = 0
         """Another one means that other prefixes may be found."""
-        self._most_kept, self._most_untried = most_kept, most_untried
+        self._most_kept, self._most_unwanted = most_kept, most_unwanted
         self._free = deque(range(sequences))
         self._open: set[int] = set()
         self._kept: dict[int, _Kept] = {}
@@ -101,7 +99,10 @@ class KvCache:
 
     def longest(self, tokens: array[int]) -> int:
         """How many tokens at the beginning of a row are held by some sequence; always fewer than all, so that one is left to compute."""
-        return self._longest(tokens)[1]
+        source, count = self._longest(tokens)
+        if count >= LEAST_SHARED:
+            self._cells.want(source, count)
+        return count
 
     def adopt(self, sequence: int, tokens: array[int]) -> int:
         """Let an open sequence share the cells of the one that has most of these tokens.
@@ -121,7 +122,9 @@ class KvCache:
             llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
             return 0
         self._cells.share(source, sequence, count)
-        self._touch(source, is_tried=count >= LEAST_SHARED)
+        self._touch(source)
+        if count >= LEAST_SHARED:
+            self._cells.want(source, count)
         self._checkpoints[sequence] = count, count + self._checkpoint_tokens
         return count
 
@@ -201,12 +204,12 @@ class KvCache:
         self._prefixes.drop(sequence)
         holder = self._holder(tokens)
         if holder >= 0 or not self._most_kept:
-            self._touch(holder, is_tried=True)  # nothing but a copy, or of no use
+            self._touch(holder)  # nothing but a copy, or of no use
             self._release(sequence)
         else:
             self._keep(sequence, tokens, owner, worth)
         self._give_way(self.kept - self._most_kept)
-        self._forget_untried()
+        self._forget_unwanted()
         self.version += 1
 
     def forget_one(self) -> bool:
@@ -270,11 +273,10 @@ class KvCache:
         self._touch(sequence)
         self.version += 1
 
-    def _touch(self, sequence: int, *, is_tried: bool = False) -> None:
-        if (kept := self._kept.get(sequence)) is not None:
+    def _touch(self, sequence: int) -> None:
+        if sequence in self._kept:
             self._clock += 1
-            kept.used_at = self._clock
-            kept.is_tried |= is_tried
+            self._kept[sequence].used_at = self._clock
 
     def _rank(self, sequence: int) -> tuple[Worth, int]:
         """The kept sequence that has the lowest gives way first."""
@@ -294,16 +296,22 @@ class KvCache:
             else:
                 self._cut(sequence, self._cells.used - least)
 
-    def _forget_untried(self) -> None:
-        """Release the oldest of those whose beginning has not come again, as far as they are too many."""
-        untried = [sequence for sequence, kept in self._kept.items() if kept.worth is Worth.PREFIX and not kept.is_tried]
-        cells = {sequence: self._cells.alone(sequence) for sequence in sorted(untried, key=self._rank)}
-        excess = sum(cells.values()) - self._most_untried
-        for sequence, count in cells.items():
+    def _forget_unwanted(self) -> None:
+        """Cut those not used for longest, as far as they have too many cells that nobody has asked for."""
+        if self._most_unwanted >= self._most_kept:
+            return
+        prefixes = [sequence for sequence, kept in self._kept.items() if kept.worth is Worth.PREFIX]
+        unwanted = {sequence: self._cells.unwanted(sequence) for sequence in sorted(prefixes, key=self._rank)}
+        excess = sum(unwanted.values()) - self._most_unwanted
+        for sequence, count in unwanted.items():
             if excess <= 0:
                 break
-            excess -= count
-            self._release(sequence)
+            cut = min(excess, count)
+            excess -= cut
+            if cut == self._cells.length(sequence):
+                self._release(sequence)
+            elif cut:
+                self._cut(sequence, cut)
 
     def _cut(self, sequence: int, count: int) -> None:
         """Take so many cells from a sequence's end."""

@@ -132,19 +132,19 @@ def physical_cores() -> int:
 
 
 def gpu_device(config: LlamaConfig) -> int | None:
-    """Where ggml has the GPU that layers of the model are on; ``None`` if they are on none."""
-    return _device(1) if config.n_gpu_layers else None
+    """Where ggml has the GPU that layers of the model are on, one of its own or one that shares the CPU's memory; ``None``: on none."""
+    return (_device(1) or _device(2)) if config.n_gpu_layers else None
 
 
 def is_on_cpu(config: LlamaConfig, model: Any) -> bool:
-    """Whether a CPU computes any of the model's layers."""
+    """Whether a CPU computes any of the model's layers; the last of those on a GPU is the one that tells the next token."""
     if config.rpc_servers:
         return False
-    return gpu_device(config) is None or 0 <= config.n_gpu_layers < llama_cpp.llama_model_n_layer(model)
+    return gpu_device(config) is None or 0 <= config.n_gpu_layers <= llama_cpp.llama_model_n_layer(model)
 
 
 def _device(kind: int) -> int | None:
-    """Where ggml has its first device of a kind: 0 is a CPU, 1 a GPU."""
+    """Where ggml has its first device of a kind: 0 is a CPU, 1 a GPU, 2 one that shares the CPU's memory."""
     by_type = llama_cpp.llama_cpp._lib.ggml_backend_dev_by_type
     by_type.restype = ctypes.c_void_p
     address: int | None = by_type(kind)

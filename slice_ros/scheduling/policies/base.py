@@ -68,7 +68,7 @@ class Policy(Protocol):
         """
 
     def ended(self, task: Task, *, completed: bool) -> None:
-        """A task is gone; with ``completed`` its number of output tokens is its true length, or all that was wanted of it."""
+        """A task is gone; with ``completed`` its number of output tokens is its true length."""
 
 
 def chunked(tasks: Sequence[Task], budget: int) -> Column:

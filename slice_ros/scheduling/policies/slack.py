@@ -341,7 +341,7 @@ def choose_rows(
         chunk, share = 0, 1.0
         if job.prompt_left:
             room_s = min(most_s - decode_s - serial_s - own_s - latency.chunk_s, prompts_s)
-            chunk = _chunk(job, budget, room_s, latency, must=must, before=sum([tokens for _, tokens in rows]))
+            chunk = _chunk(job, budget, room_s, latency, must=must, before=_prompt_tokens(rows))
             if not chunk:
                 continue
             share = 1.0 if not is_real_time and _pays(job, len(rows), row_s) else chunk / job.prompt_left
@@ -461,6 +461,11 @@ def best_width(worths: Sequence[float], latency: LatencyModel, limits: Limits) -
     return width
 
 
+def _prompt_tokens(rows: Rows) -> int:
+    """Those of a step that look back as prompts do; a single one does as a decode does."""
+    return sum([chunk for _, chunk in rows if chunk > 1])
+
+
 def _chunk(job: Outlook, budget: int, room_s: float, latency: LatencyModel, *, must: bool, before: int = 0) -> int:
     """How many of a task's prompt tokens to compute in a step that has so much time for them; 0 if it is not worth while.
 
@@ -505,4 +510,4 @@ def _with_row(rows: Rows, job: Outlook, now: float, laxity_s: float, latency: La
     tokens = sum(chunk for _, chunk in rows)
     step_s = latency.step_s(len(rows) + 1, tokens, 1 + sum(chunk > 0 for _, chunk in rows))
     room_s = min(min(laxity_s, slack_s) - step_s, _worthwhile_s(job, step_s_by_rows(latency, limits), latency))
-    return [*rows, (job, _chunk(job, budget, room_s, latency, must=True, before=tokens))]
+    return [*rows, (job, _chunk(job, budget, room_s, latency, must=True, before=_prompt_tokens(rows)))]
