@@ -28,7 +28,7 @@ class Cell(NamedTuple):
 
 
 Column = tuple[Cell, ...]
-"""One step: one ``llama_decode`` call."""
+"""One step: one ``llama_decode`` call, or several on a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
