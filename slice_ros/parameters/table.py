@@ -102,8 +102,8 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter(
             "context.prefix_cache",
             2048,
-            "KV cells kept of goals that have ended, at most, so that a prompt with the same beginning need not compute it again; they give "
-            "way at once to goals; a CPU keeps less of what nobody has asked for; 0 = off",
+            "KV cells kept of goals that have ended, at most, so that a prompt with the same beginning need not compute it again; they "
+            "give way at once to goals; a CPU keeps less of what nobody has asked for; 0 = off",
             0,
             4194304,
         ),
