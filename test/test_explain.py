@@ -1,11 +1,12 @@
 """The story of a goal: its steps, and what it was lost to."""
 
 import argparse
+from dataclasses import replace
 
 import pytest
 
 from slice_ros.bench import command
-from slice_ros.bench.explain import explain, moments
+from slice_ros.bench.explain import chain_due_s, explain, moments
 from slice_ros.bench.simulate import simulate
 from slice_ros.bench.workload import Arrival
 from slice_ros.engines.simulated import Lengths
@@ -102,3 +103,18 @@ def test_a_long_story_is_told_from_both_ends():
     text = explain(outcomes[0], outcomes, steps, LATENCY)
     assert "lines …" in text
     assert len(text.splitlines()) < 50
+
+
+def test_slack_of_a_goal_in_a_chain_is_that_of_the_chain():
+    first = an_arrival("look", 0.0, RealTime(deadline_s=1.0, on_miss=OnMiss.CONTINUE), 1, 3)
+    first = replace(first, request=replace(first.request, chain_deadline_s=0.080))
+    last = an_arrival("plan", 0.040, RealTime(deadline_s=1.0, on_miss=OnMiss.CONTINUE), 1, 5)
+    last = replace(last, request=replace(last.request, after=("look",)))
+    steps = []
+    outcomes = simulate([first, last], make_policy("orca"), LATENCY, steps=steps)
+    assert not outcomes[1].report.attained
+    assert chain_due_s(last, {"look": first, "plan": last}) == 0.080
+    text = explain(outcomes[1], outcomes, steps, LATENCY)
+    assert "deadline 1000 ms, its chain due 40 ms after it was sent" in text
+    assert "it was out of reach when it was sent" in text
+    assert "its chain due 80 ms after it was sent" in explain(outcomes[0], outcomes, steps, LATENCY)

@@ -36,8 +36,12 @@ class Moment:
     lost_s: float
 
 
-def moments(arrival: Arrival, steps: Sequence[SimulatedStep], latency: LatencyModel) -> list[Moment]:
-    """The steps from a goal's submission to its last one, or to the first one that found it lost."""
+def moments(arrival: Arrival, steps: Sequence[SimulatedStep], latency: LatencyModel, chain_due_s: float = math.inf) -> list[Moment]:
+    """The steps from a goal's submission to its last one, or to the first one that found it lost.
+
+    Args:
+        chain_due_s: when its chain is due, from the begin of the traffic.
+    """
     goal_id, lengths = arrival.request.goal_id, arrival.lengths
     output = min(lengths.output_tokens, arrival.request.max_tokens)
     prompt_left, tokens, first_s = lengths.prompt_tokens, 0, None
@@ -45,29 +49,31 @@ def moments(arrival: Arrival, steps: Sequence[SimulatedStep], latency: LatencyMo
     for step in steps:
         if step.ended_s <= arrival.time_s or tokens >= output:
             continue
-        before_s = _slack_s(arrival, max(step.began_s, arrival.time_s), prompt_left, tokens, first_s, latency)
+        before_s = _slack_s(arrival, max(step.began_s, arrival.time_s), prompt_left, tokens, first_s, latency, chain_due_s)
         own = next((cell.prompt_tokens for cell in step.column if cell.goal_id == goal_id), None)
         if own is not None:
             prompt_left = max(0, prompt_left - own) if own else prompt_left
             if goal_id in step.produced:
                 prompt_left, tokens = 0, tokens + 1
                 first_s = step.ended_s if first_s is None else first_s
-        after_s = _slack_s(arrival, step.ended_s, prompt_left, tokens, first_s, latency)
+        after_s = _slack_s(arrival, step.ended_s, prompt_left, tokens, first_s, latency, chain_due_s)
         story.append(Moment(step, own, before_s, before_s - after_s))
     while len(story) > 1 and story[-1].own_tokens is None and story[-2].slack_s < 0.0:
         story.pop()  # nothing happened to it any more: it may have been ended
     return story
 
 
-def _slack_s(arrival: Arrival, now: float, prompt_left: int, tokens: int, first_s: float | None, latency: LatencyModel) -> float:
+def _slack_s(
+    arrival: Arrival, now: float, prompt_left: int, tokens: int, first_s: float | None, latency: LatencyModel, chain_due_s: float
+) -> float:
     slo, output = arrival.request.slo, min(arrival.lengths.output_tokens, arrival.request.max_tokens)
     kv_tokens = arrival.lengths.prompt_tokens - prompt_left + tokens
     token_s = latency.step_s(1, kv_tokens=latency.attended(kv_tokens))
     prompt_s = latency.prompt_s(prompt_left, kv_tokens) if prompt_left else 0.0
     rest_s = prompt_s + token_s * (output - tokens)
-    slack_s = math.inf
+    slack_s = chain_due_s - now - rest_s
     if slo.deadline_s is not None:
-        slack_s = arrival.time_s + slo.deadline_s - now - rest_s
+        slack_s = min(slack_s, arrival.time_s + slo.deadline_s - now - rest_s)
     if slo.ttft_s is not None and not tokens:
         slack_s = min(slack_s, arrival.time_s + slo.ttft_s - now - prompt_s - token_s)
     if slo.tpot_s is not None and first_s is not None:
@@ -80,9 +86,13 @@ def explain(outcome: Outcome, outcomes: Sequence[Outcome], steps: Sequence[Simul
     arrival, report = outcome.arrival, outcome.report
     slo, goal_id = arrival.request.slo, arrival.request.goal_id
     is_real_time = {o.arrival.request.goal_id: o.is_real_time for o in outcomes}
-    story = moments(arrival, steps, latency)
+    due_s = chain_due_s(arrival, {o.arrival.request.goal_id: o.arrival for o in outcomes})
+    story = moments(arrival, steps, latency, due_s)
     pairs = (("ttft", slo.ttft_s), ("tpot", slo.tpot_s), ("deadline", slo.deadline_s))
-    bounds = ", ".join(f"{name} {bound_s * 1e3:.0f} ms" for name, bound_s in pairs if bound_s) or "no bound"
+    told = [f"{name} {bound_s * 1e3:.0f} ms" for name, bound_s in pairs if bound_s]
+    if due_s < math.inf:
+        told.append(f"its chain due {(due_s - arrival.time_s) * 1e3:.0f} ms after it was sent")
+    bounds = ", ".join(told) or "no bound"
     lengths = f"{arrival.lengths.prompt_tokens} prompt tokens, {arrival.lengths.output_tokens} of output"
     times = f"ttft {report.ttft_s * 1e3:.0f} ms, tpot {report.tpot_s * 1e3:.1f} ms, end {report.e2e_s * 1e3:.0f} ms"
     head = [
@@ -94,6 +104,23 @@ def explain(outcome: Outcome, outcomes: Sequence[Outcome], steps: Sequence[Simul
         half = MOST_LINES // 2
         lines = [*lines[:half], f"  … {len(lines) - 2 * half} lines …", *lines[-half:]]
     return "\n".join([*head, "       at    steps     took    slack", *lines, *_verdict(story, arrival, is_real_time)])
+
+
+def chain_due_s(arrival: Arrival, arrivals: Mapping[str, Arrival]) -> float:
+    """When the earliest of the chains is due that a goal is in, from the begin of the traffic; infinite without one.
+
+    Args:
+        arrivals: all of the traffic, by goal id.
+    """
+    due_s, front, seen = math.inf, [arrival], {arrival.request.goal_id}
+    while front:
+        goal = front.pop()
+        if (bound_s := goal.request.chain_deadline_s) is not None:
+            due_s = min(due_s, goal.time_s + bound_s)
+        before = [goal_id for goal_id in goal.request.after if goal_id in arrivals and goal_id not in seen]
+        seen.update(before)
+        front += [arrivals[goal_id] for goal_id in before]
+    return due_s
 
 
 def _class(is_real_time: bool) -> str:
