@@ -100,10 +100,9 @@ def beside_decodes(probe: Probe, repeats: int) -> Table:
 def beside_kept(probe: Probe, repeats: int) -> Table:
     """With so many cells in use that are no part of the step."""
     table = Table("kept cells", "a decode", *(f"{tokens} prompt tokens" for tokens in CHUNKS), title="a step, ms")
-    kept: list[str] = []
     for cells in KEPT:
         while probe.engine.kv.used < cells:
-            kept.append(probe.decoding(KEPT_TOKENS))
+            probe.decoding(KEPT_TOKENS)
         goal_id = probe.decoding(DECODE_KV[0])
         taken_ms = [[probe.step_ms((Cell(goal_id),))] + [probe.chunk_ms(tokens) for tokens in CHUNKS] for _ in range(repeats)]
         probe.engine.close(goal_id)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from slice_ros.bench import command
-from slice_ros.bench.explain import chain_due_s, explain, moments
+from slice_ros.bench.explain import chains_due_s, explain, moments
 from slice_ros.bench.simulate import simulate
 from slice_ros.bench.workload import Arrival
 from slice_ros.engines.simulated import Lengths
@@ -113,7 +113,7 @@ def test_slack_of_a_goal_in_a_chain_is_that_of_the_chain():
     steps = []
     outcomes = simulate([first, last], make_policy("orca"), LATENCY, steps=steps)
     assert not outcomes[1].report.attained
-    assert chain_due_s(last, {"look": first, "plan": last}) == 0.080
+    assert chains_due_s([first, last]) == {"look": 0.080, "plan": 0.080}
     text = explain(outcomes[1], outcomes, steps, LATENCY)
     assert "deadline 1000 ms, its chain due 40 ms after it was sent" in text
     assert "it was out of reach when it was sent" in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -86,7 +86,7 @@ def explain(outcome: Outcome, outcomes: Sequence[Outcome], steps: Sequence[Simul
     arrival, report = outcome.arrival, outcome.report
     slo, goal_id = arrival.request.slo, arrival.request.goal_id
     is_real_time = {o.arrival.request.goal_id: o.is_real_time for o in outcomes}
-    due_s = chain_due_s(arrival, {o.arrival.request.goal_id: o.arrival for o in outcomes})
+    due_s = chains_due_s([o.arrival for o in outcomes])[goal_id]
     story = moments(arrival, steps, latency, due_s)
     pairs = (("ttft", slo.ttft_s), ("tpot", slo.tpot_s), ("deadline", slo.deadline_s))
     told = [f"{name} {bound_s * 1e3:.0f} ms" for name, bound_s in pairs if bound_s]
@@ -106,20 +106,17 @@ def explain(outcome: Outcome, outcomes: Sequence[Outcome], steps: Sequence[Simul
     return "\n".join([*head, "       at    steps     took    slack", *lines, *_verdict(story, arrival, is_real_time)])
 
 
-def chain_due_s(arrival: Arrival, arrivals: Mapping[str, Arrival]) -> float:
-    """When the earliest of the chains is due that a goal is in, from the begin of the traffic; infinite without one.
+def chains_due_s(arrivals: Iterable[Arrival]) -> dict[str, float]:
+    """When the earliest of the chains is due that each goal is in, from the begin of the traffic; infinite without one.
 
     Args:
-        arrivals: all of the traffic, by goal id.
+        arrivals: all of the traffic, in order.
     """
-    due_s, front, seen = math.inf, [arrival], {arrival.request.goal_id}
-    while front:
-        goal = front.pop()
-        if (bound_s := goal.request.chain_deadline_s) is not None:
-            due_s = min(due_s, goal.time_s + bound_s)
-        before = [goal_id for goal_id in goal.request.after if goal_id in arrivals and goal_id not in seen]
-        seen.update(before)
-        front += [arrivals[goal_id] for goal_id in before]
+    due_s: dict[str, float] = {}
+    for arrival in arrivals:
+        request = arrival.request
+        own_s = arrival.time_s + (request.chain_deadline_s or math.inf)
+        due_s[request.goal_id] = min([own_s, *(due_s[goal_id] for goal_id in request.after if goal_id in due_s)])
     return due_s
 
 

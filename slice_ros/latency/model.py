@@ -125,7 +125,7 @@ class LatencyModel:
 
     def kv_s(self, kv_tokens: int) -> float:
         """Predicted seconds that so many KV tokens of a row add to a step."""
-        return self.kv_token_s * (self.attended(kv_tokens) if self.windowed else kv_tokens)
+        return self.kv_token_s * self.attended(kv_tokens)
 
     def column_s(self, column: Column, kv_tokens: Sequence[int] = ()) -> float:
         """Predicted seconds of one column of a mask matrix.

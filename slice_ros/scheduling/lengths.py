@@ -122,17 +122,13 @@ class _Kind:
         0 if few are known.
         """
         if self._ends is None:
-            hung_up = self._hung_up if len(self._hung_up) > len(self._latest) else ()
-            self._ends = sorted([*self._ascending, *hung_up])
-        first = bisect_right(self._ends, tokens)
-        place = first + int(risk * (len(self._ends) - first))
-        return self._ends[place] if len(self._ends) >= FEW and place < len(self._ends) else 0
+            most_hung_up = len(self._hung_up) > len(self._latest)
+            self._ends = sorted([*self._ascending, *self._hung_up]) if most_hung_up else self._ascending
+        return _quantile(self._ends, tokens, risk) if len(self._ends) >= FEW else 0
 
     def quantile_beyond(self, tokens: int, share: float, more: int = 0) -> int:
         """The length that such a share of the known ones above ``tokens`` falls short of; 0 if it is that of one ``more`` than these."""
-        first = bisect_right(self._ascending, tokens)
-        place = first + int(share * (len(self._ascending) + more - first))
-        return self._ascending[place] if place < len(self._ascending) else 0
+        return _quantile(self._ascending, tokens, share, more)
 
 
 @lru_cache(maxsize=4096)
@@ -140,6 +136,13 @@ def _prior(tokens: int, max_tokens: int) -> tuple[float, float]:
     """Mean and standard deviation of a length above ``tokens`` of which nothing is known."""
     lengths = [math.ceil(share * max_tokens) for share in PRIOR_SHARES]
     return _moments([length for length in lengths if length > tokens] or [max_tokens])
+
+
+def _quantile(ascending: Sequence[int], tokens: int, share: float, more: int = 0) -> int:
+    """The length that such a share of those above ``tokens`` falls short of; 0 if it is that of one ``more`` than these."""
+    first = bisect_right(ascending, tokens)
+    place = first + int(share * (len(ascending) + more - first))
+    return ascending[place] if place < len(ascending) else 0
 
 
 def _moments(lengths: Sequence[int]) -> tuple[float, float]:

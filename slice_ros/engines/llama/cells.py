@@ -31,23 +31,14 @@ class Cells:
         runs = {id(run): run for sequence in sequences for run in self._chains.get(sequence, ())}
         return sum(max(count for holder, count in run.items() if holder in sequences) for run in runs.values())
 
-    def alone(self, sequence: int) -> int:
-        """Cells at its end that no other sequence holds."""
+    def alone(self, sequence: int, *, unwanted: bool = False) -> int:
+        """Cells at its end that no other sequence holds, and with ``unwanted`` none has asked for."""
         count = 0
         for run in reversed(self._chains.get(sequence, ())):
             others = max((held for holder, held in run.items() if holder != sequence), default=0)
+            others = max(others, run.wanted) if unwanted else others
             count += max(0, run[sequence] - others)
             if others:
-                break
-        return count
-
-    def unwanted(self, sequence: int) -> int:
-        """Cells at its end that no other sequence holds, and none has asked for."""
-        count = 0
-        for run in reversed(self._chains.get(sequence, ())):
-            others = max((held for holder, held in run.items() if holder != sequence), default=0)
-            count += max(0, run[sequence] - max(others, run.wanted))
-            if others or run.wanted:
                 break
         return count
 

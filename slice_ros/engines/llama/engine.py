@@ -303,7 +303,7 @@ class LlamaEngine:
         finally:
             if look is not None:
                 wait((look,))
-        wanting = -len(early)
+        wanting = -sum([len(logits) for logits in early])
         for _, goal, count, drafted, wanted in goals:  # a GPU has only begun to compute: this costs nothing there
             assert goal.sequence is not None
             goal.computed += count
@@ -313,7 +313,7 @@ class LlamaEngine:
             wanting += wanted
         if not wanting:
             llama_cpp.llama_synchronize(self._context)  # the next step would seem to take this one's time
-        logits = self._logits(wanting) if not len(early) else np.concatenate((early, self._logits(wanting)))
+        logits = np.concatenate([*early, self._logits(wanting)]) if early else self._logits(wanting)
         best = most_likely(logits)
         outputs, row = [], 0
         for goal_id, goal, count, drafted, wanted in goals:
@@ -399,20 +399,20 @@ class LlamaEngine:
             raise ValueError("the goals in the step have different adapters")
         return goals
 
-    def _decode(self, goals: Sequence[_Filled], column: Column) -> npt.NDArray[np.float32]:
+    def _decode(self, goals: Sequence[_Filled], column: Column) -> list[npt.NDArray[np.float32]]:
         """Run llama.cpp over the batch, in parts where that is quicker.
 
         Returns:
-            The logits of all parts but the last.
+            The logits of each part but the last.
 
         Raises:
             KvFullError: no cells for it; nothing of it was computed.
             EngineError: what the context holds now is unknown.
         """
-        early = [self._latest_logits[:0]]
+        early: list[npt.NDArray[np.float32]] = []
         if self._tiles is None or self._batch.size < self._tiles.tokens:
             self._compute(0, self._batch.size)
-            return early[0]
+            return early
         prompts = sum([not _is_decode(cell) for cell in column])
         tokens = [count + drafted for _, _, count, drafted, _ in goals]
         first, parts = 0, parts_of(prompts, tokens, [goal.computed for _, goal, *_ in goals], self._tiles)
@@ -428,7 +428,7 @@ class LlamaEngine:
             if part != parts[-1]:
                 early.append(self._logits(sum([wanted for *_, wanted in goals[part]])).copy())
             first = end
-        return np.concatenate(early)
+        return early
 
     def _compute(self, first: int, end: int) -> None:
         """Run llama.cpp over these tokens of the batch.

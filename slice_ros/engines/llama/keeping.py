@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import llama_cpp
-
 from slice_ros.engines.llama.config import LlamaConfig
-from slice_ros.engines.llama.loading import is_on_cpu
+from slice_ros.engines.llama.loading import is_on_cpu, weights_a_head
 from slice_ros.engines.llama.memory import Memory
 
 WEIGHTS_A_CELL = 280
@@ -28,6 +26,4 @@ def most_unwanted(config: LlamaConfig, model: Any, memory: Memory) -> int:
     """
     if not (is_on_cpu(config, model) and memory.goes_on_anywhere):
         return config.prefix_cache
-    heads = llama_cpp.llama_model_n_layer(model) * max(1, llama_cpp.llama_model_n_head(model))
-    cells = int(SHARE * llama_cpp.llama_model_n_params(model) / (WEIGHTS_A_CELL * heads))
-    return min(config.prefix_cache, max(LEAST, cells))
+    return min(config.prefix_cache, max(LEAST, int(SHARE * weights_a_head(model) / WEIGHTS_A_CELL)))

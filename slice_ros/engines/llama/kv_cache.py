@@ -301,7 +301,7 @@ class KvCache:
         if self._most_unwanted >= self._most_kept:
             return
         prefixes = [sequence for sequence, kept in self._kept.items() if kept.worth is Worth.PREFIX]
-        unwanted = {sequence: self._cells.unwanted(sequence) for sequence in sorted(prefixes, key=self._rank)}
+        unwanted = {sequence: self._cells.alone(sequence, unwanted=True) for sequence in sorted(prefixes, key=self._rank)}
         excess = sum(unwanted.values()) - self._most_unwanted
         for sequence, count in unwanted.items():
             if excess <= 0:

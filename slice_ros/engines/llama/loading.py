@@ -143,6 +143,12 @@ def is_on_cpu(config: LlamaConfig, model: Any) -> bool:
     return gpu_device(config) is None or 0 <= config.n_gpu_layers <= llama_cpp.llama_model_n_layer(model)
 
 
+def weights_a_head(model: Any) -> float:
+    """How many of a model's weights there are for each head of each of its layers."""
+    heads: int = llama_cpp.llama_model_n_layer(model) * max(1, llama_cpp.llama_model_n_head(model))
+    return float(llama_cpp.llama_model_n_params(model)) / heads
+
+
 def _device(kind: int) -> int | None:
     """Where ggml has its first device of a kind: 0 is a CPU, 1 a GPU, 2 one that shares the CPU's memory."""
     by_type = llama_cpp.llama_cpp._lib.ggml_backend_dev_by_type

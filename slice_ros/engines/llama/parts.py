@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import llama_cpp
-
 from slice_ros.engines.llama.config import LlamaConfig
-from slice_ros.engines.llama.loading import is_on_cpu
+from slice_ros.engines.llama.loading import is_on_cpu, weights_a_head
 from slice_ros.engines.llama.memory import Memory
 
 TILE = 64
@@ -56,8 +54,7 @@ def tiles_of(config: LlamaConfig, model: Any, memory: Memory) -> Tiles | None:
     is_plain = config.flash_attn and config.type_k == config.type_v and config.type_k in ("f16", "f32")
     if not (is_plain and is_on_cpu(config, model) and memory.goes_on_anywhere):
         return None
-    heads = llama_cpp.llama_model_n_layer(model) * max(1, llama_cpp.llama_model_n_head(model))
-    return Tiles(TILE, llama_cpp.llama_model_n_params(model) / (WEIGHTS_A_PAIR * heads))
+    return Tiles(TILE, weights_a_head(model) / WEIGHTS_A_PAIR)
 
 
 def parts_of(prompts: int, tokens: Sequence[int], cells: Sequence[int], tiles: Tiles) -> list[slice]:
