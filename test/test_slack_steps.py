@@ -5,20 +5,24 @@ Unless said otherwise a row takes 10 ms, each further one 2 ms, a prompt 5 ms an
 
 import math
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 from builders import CONTROL, QA, a_task
+from hypothesis import given
+from hypothesis import strategies as st
 
 from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Cell
 from slice_ros.scheduling.outlook import Outlook
-from slice_ros.scheduling.policies import Limits
+from slice_ros.scheduling.policies import Limits, slack
 from slice_ros.scheduling.policies.promises import step_s_by_rows
 from slice_ros.scheduling.policies.slack import (
     SHORTEST_CHUNK,
     _beside,
     _chunk,
     _Debt,
+    _may_pay,
     _with_row,
     _worthwhile_s,
     best_width,
@@ -102,6 +106,48 @@ def test_part_of_a_prompt_is_worth_a_row_where_to_decode_together_saves_more_tha
     saves, costs = (replace(a_job("b", prompt=40), prompt_s=prompt_s) for prompt_s in (0.0199, 0.0201))
     assert chosen(a_job("a"), saves, laxity_s=0.0, latency=latency) == ["a", ("b", 30)]
     assert chosen(a_job("a"), costs, laxity_s=0.0, latency=latency) == ["a"]  # 0.875 in 18 ms is less than 0.5 in 10
+
+
+# ---- what is not looked at
+
+
+@st.composite
+def steps(draw: st.DrawFn):
+    """Tasks in order of urgency, spare ones last, and l(b)."""
+    kinds = draw(st.lists(st.sampled_from(["real-time", "pressed", "best effort", "spare", "hopeless"]), min_size=1, max_size=8))
+    order = ["real-time", "pressed", "best effort", "spare", "hopeless"]
+    jobs = []
+    for i, kind in enumerate(sorted(kinds, key=lambda kind: max(1, order.index(kind)))):
+        fields = {
+            "prompt": draw(st.sampled_from([0, 0, 40, 300])),
+            "kv": draw(st.sampled_from([0, 500])),
+            "adapter": draw(st.sampled_from(["", "", "x"])),
+        }
+        if kind == "real-time":
+            jobs.append(real_time(str(i), **fields))
+        else:
+            promised = kind in ("pressed", "best effort")
+            jobs.append(a_job(str(i), promised=promised, is_pressed=kind == "pressed", is_hopeless=kind == "hopeless", **fields))
+    growth = draw(st.lists(st.floats(0.0, 0.015), min_size=7, max_size=7))
+    return jobs, LatencyModel("drawn", tuple(accumulate([0.010, *growth])), chunk_s=0.001, prompt_token_s=0.0001, kv_token_s=1e-6)
+
+
+@given(steps(), st.sampled_from([0.0, 0.02, math.inf]))
+def test_rows_that_cannot_pay_are_not_looked_at_and_would_not_be_chosen(step, laxity_s):
+    jobs, latency = step
+    limits = Limits(max_batch=8)
+    quick = chosen(*jobs, laxity_s=laxity_s, latency=latency, limits=limits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slack, "_may_pay", lambda *_: True)
+        assert chosen(*jobs, laxity_s=laxity_s, latency=latency, limits=limits) == quick
+
+
+def test_what_cannot_pay_is_not_looked_at():
+    jobs = [real_time("a"), *(a_job(name) for name in "bcd")]
+    steep, flat = (step_s_by_rows(rows_of(*second_and_more), FOUR) for second_and_more in ((0.0151, 0.0202, 0.0253), (0.010, 0.010, 0.010)))
+    assert not _may_pay(0.5, 1.0, 1.0 / 0.010, 1, steep), "1.5 in 15.1 ms, 2 in 20.2, 2.5 in 25.3: less than 1 in 10"
+    assert _may_pay(0.5, 1.0, 1.0 / 0.010, 1, flat)
+    assert chosen(*jobs, latency=rows_of(0.0151, 0.0202, 0.0253)) == ["a"]
 
 
 # ---- how long

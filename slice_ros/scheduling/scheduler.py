@@ -29,6 +29,8 @@ from slice_ros.scheduling.task import SloReport, Task
 logger = logging.getLogger(__name__)
 
 SNAPSHOT_PERIOD_S = 0.5
+COMPLAINT_S = 10.0
+"""A policy that breaks is logged at most this often, and not at each of a thousand steps."""
 DRIFT_SHARE = 0.25
 """A plan is thrown away when its steps took this share longer or shorter than it assumed, ..."""
 DRIFT_S = 0.010
@@ -131,6 +133,7 @@ class Scheduler:
         """Ids of the goals of the latest plan."""
         self._cursor = 0
         self._planned_with = latency
+        self._complains_again_s = -math.inf
         self._planned_s = 0.0
         self._taken_s = 0.0
         self._events: list[Event] = []
@@ -384,8 +387,10 @@ class Scheduler:
         try:
             matrix = self._policy.plan(tasks, self._clock.now(), self._pace.latency, self._limits)
         except Exception:
-            logger.exception("policy %s could not plan; the oldest goal takes the next step", self._policy.name)
             matrix = MaskMatrix()
+            if self._clock.now() >= self._complains_again_s:
+                self._complains_again_s = self._clock.now() + COMPLAINT_S
+                logger.exception("policy %s could not plan; the oldest goal takes the next step", self._policy.name)
         matrix = matrix.split({task.goal_id: task.adapter for task in tasks})
         self._matrix = matrix if matrix.columns else MaskMatrix(((next_cell(tasks[0]),),))
         self._planned = frozenset(self._matrix.rows)

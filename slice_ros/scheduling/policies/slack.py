@@ -312,37 +312,37 @@ def choose_rows(
     that is not real-time and would add more to the real-time rows' part of the step than ``laxity_s``.
 
     Args:
-        jobs: in order of urgency.
+        jobs: in order of urgency, spare ones last.
         laxity_s: for how long the real-time tasks can do without the device.
         row_s: item b is l(b).
     """
     rows: Rows = []
-    best_rows, best, worth, real_time_worth = 0, 0.0, 0.0, 1.0
+    best_rows, best, worth, real_time_worth, most_worth = 0, 0.0, 0.0, 1.0, 1.0
     soonest_s = min((_rest_s(job) for job in jobs if job.is_crowded), default=0.0)
     serial_s = step_s = real_time_s = others_prompts_s = hopeless_s = 0.0
-    slack_s = math.inf
     any_real_time = any(job.is_promised and job.is_real_time for job in jobs)
-    budget, together = limits.max_step_tokens, _rows_together(row_s, len(jobs)) if any_real_time else 1
-    overhead_s = row_s[1] + latency.chunk_s
+    slack_s, budget, together = math.inf, limits.max_step_tokens, _rows_together(row_s, len(jobs)) if any_real_time else 1
+    alone_s = max(laxity_s, (row_s[1] + latency.chunk_s) / DEAREST_OVERHEAD)
     for job in jobs:
+        if (from_here := _worth_from_here(job)) < most_worth and not _may_pay(from_here, worth, best, len(rows), row_s):
+            break
+        most_worth = from_here
         if rows and job.task.adapter != rows[0][0].task.adapter:
             continue  # its turn comes in another step
         decode_s = row_s[len(rows) + 1]
         is_real_time = job.is_promised and job.is_real_time
         must = not rows and (is_real_time or not any_real_time)
         own_s = latency.kv_s(job.kv_tokens)
-        if is_real_time:
-            most_s = slack_s
-            prompts_s = math.inf if job.task.is_decoding else SHARE * (slack_s - step_s)  # what is decoding has but forced tokens left
+        if is_real_time:  # what is decoding has but forced tokens left of its prompt
+            most_s, prompts_s = slack_s, math.inf if job.task.is_decoding else SHARE * (slack_s - step_s)
         else:
-            others_s = real_time_s + laxity_s if any_real_time else max(laxity_s, overhead_s / DEAREST_OVERHEAD)
-            most_s, prompts_s = min(slack_s, others_s), (_worthwhile_s(job, row_s, latency) if job.prompt_left else 0.0) - others_prompts_s
+            most_s = min(slack_s, real_time_s + laxity_s if any_real_time else alone_s)
+            prompts_s = (_worthwhile_s(job, row_s, latency) if job.prompt_left else 0.0) - others_prompts_s
         most_s = max(most_s, step_s)  # what makes the step no longer than it is does no harm
         chunk, share = 0, 1.0
         if job.prompt_left:
             room_s = min(most_s - decode_s - serial_s - own_s - latency.chunk_s, prompts_s)
-            chunk = _chunk(job, budget, room_s, latency, must=must, before=_prompt_tokens(rows))
-            if not chunk:
+            if not (chunk := _chunk(job, budget, room_s, latency, must=must, before=_prompt_tokens(rows))):
                 continue
             share = 1.0 if not is_real_time and _pays(job, len(rows), row_s) else chunk / job.prompt_left
             own_s += latency.prompt_s(chunk, job.kv_tokens)
@@ -367,6 +367,18 @@ def choose_rows(
         if len(rows) == limits.max_batch or budget < 1:
             break
     return rows[:best_rows]
+
+
+def _worth_from_here(job: Outlook) -> float:
+    """What it and those after it, in order of urgency, are worth each at most."""
+    if not job.is_promised:
+        return SPARE_WORTH
+    return 1.0 if job.is_real_time or job.is_pressed else BEST_EFFORT_WORTH
+
+
+def _may_pay(each: float, worth: float, best: float, rows: int, row_s: Sequence[float]) -> bool:
+    """Whether more rows that are worth so much each, at most, may bring a step to the best worth per second."""
+    return any(worth + each * (more - rows) >= best * row_s[more] for more in range(rows + 1, len(row_s)))
 
 
 def _others_worth(job: Outlook, soonest_s: float) -> float:
