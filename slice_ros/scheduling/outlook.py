@@ -91,11 +91,11 @@ class Outlook:
 
     @classmethod
     def of(cls, task: Task, now: float, latency: LatencyModel, lengths: Lengths) -> Outlook:
-        slo, tokens, kv_tokens = task.slo, task.tokens, task.kv_tokens
+        slo, tokens, kv_tokens, is_real_time = task.slo, task.tokens, task.kv_tokens, task.is_real_time
         first_s = task.token_times_s[0] if tokens else None
         token_s = latency.step_s(1, kv_tokens=latency.attended(kv_tokens))
         prompt_s = latency.prompt_s(task.prompt_left, kv_tokens) if task.prompt_left else 0.0
-        risk = REAL_TIME_RISK if task.is_real_time else SHORT_RISK
+        risk = REAL_TIME_RISK if is_real_time else SHORT_RISK
         kind, before, most = task.kind, 0, task.max_tokens
         if task.reasons_in_time and task.is_reasoning:  # it may answer at once
             kind, before, most = task.answer_kind, tokens, max(1, min(most - tokens, answer_tokens(task, lengths)))
@@ -123,7 +123,7 @@ class Outlook:
             deviation,
             expected,
             due_end_s=task.due_end_s,
-            is_real_time=task.is_real_time,
+            is_real_time=is_real_time,
         )
         job._set_due()
         job.end_s, job.hope_s = task.due_end_s, job.last_s
@@ -134,7 +134,7 @@ class Outlook:
                 job.hope_s = min(task.due_end_s - job._until(short), max(job.latest_s, last_s - job._until(expected)))
         if job.end_s == math.inf and job.due_s < math.inf:
             job.needed, job.end_s, job.deviation = 1.0, job.due_s, 0.0
-        if now + job._until(likely) <= task.followers_due_s < job.due_end_s:
+        if task.followers_due_s < job.due_end_s and now + job._until(likely) <= task.followers_due_s:
             job.due_end_s = task.followers_due_s
             job._set_due()
         return job

@@ -318,7 +318,7 @@ def choose_rows(
     """
     rows: Rows = []
     best_rows, best, worth, real_time_worth, most_worth = 0, 0.0, 0.0, 1.0, 1.0
-    soonest_s = min((_rest_s(job) for job in jobs if job.is_crowded), default=0.0)
+    soonest_s = min([_rest_s(job) for job in jobs if job.is_crowded], default=0.0)
     serial_s = step_s = real_time_s = others_prompts_s = hopeless_s = 0.0
     any_real_time = any(job.is_promised and job.is_real_time for job in jobs)
     slack_s, budget, together = math.inf, limits.max_step_tokens, _rows_together(row_s, len(jobs)) if any_real_time else 1
