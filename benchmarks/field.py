@@ -1,12 +1,12 @@
 """Every policy, and what none can exceed, on devices and traffic that nothing was tuned on: the held-out grid.
 
-Seeds begin at 1000, which tuning never touches; tuning takes those below. Rates are loads: the work that arrives, as a share of what the
-device can do in its best steps.
+Nothing is tuned on its seeds. Rates are loads: the work that arrives, as a share of what the device can do in its best steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from slice_ros.latency.model import LatencyModel
 from slice_ros.scheduling.policies import DEFAULT_POLICY, POLICIES
 
 HERE = Path(__file__).parent
-FIRST_SEED = 1000
+FIRST_SEED = 5000
 DEVICES = {
     "rtx4060ti-chatglm2-6b-int4": 1.0,
     "rtx4060ti-chatglm2-6b-int4-smooth": 1.0,
@@ -40,8 +40,8 @@ WORKLOADS = (
 LOADS = "0.3,0.6,1,1.5,2"
 GOALS = 150
 """Goals of a run at least, on average, ..."""
-LEAST_S = 8.0
-"""... and how long they arrive at least."""
+LEAST_S = 30.0
+"""... and how long they arrive at least: as long as the longest deadline, and three bursts."""
 ALL_BY, REAL_TIME_BY = 0.01, 0.003
 """By how much another policy may keep more of all goals, and of the real-time ones."""
 
@@ -76,21 +76,28 @@ def run(case: tuple[Case, Simulated]) -> Row:
 
 
 def report(rows: Sequence[Row]) -> str:
-    """A line for each device, workload and rate, and where the default policy is beaten."""
+    """A line for each device, workload and rate, where the default policy is beaten, and in how many cells of how many that is.
+
+    A cell into which no goal came has no shares, and does not count.
+    """
     groups: dict[Key, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.device, row.workload, row.rate_hz].append(row)
     policies = [name for name in POLICIES if any(row.policy == name for row in rows)]
     names = ["device", "traffic", "goals/s", *policies, LIMIT, "of the limit", "beaten by"]
-    lines = [f"| {' | '.join(names)} |", "| --- " * len(names) + "|"]
+    lines, verdicts = [f"| {' | '.join(names)} |", "| --- " * len(names) + "|"], []
     for (device, workload, rate_hz), group in groups.items():
         everything, real_time = (_means(group, attrgetter(name)) for name in ("attainment", "attainment_rt"))
         best = max(everything[name] for name in policies)
         shares = [_cell(everything[name], real_time[name], bold=everything[name] == best) for name in policies]
         limit = everything[LIMIT]
         cells = [device, workload, f"{rate_hz:g}", *shares, f"{limit:.3f}", f"{everything[DEFAULT_POLICY] / limit:.3f}"]
-        lines.append(f"| {' | '.join(cells)} | {beaten(everything, real_time)} |")
-    return "\n".join(lines)
+        verdict = "no goals" if math.isnan(everything[DEFAULT_POLICY]) else beaten(everything, real_time)
+        verdicts.append(verdict)
+        lines.append(f"| {' | '.join(cells)} | {verdict} |")
+    counted = [verdict for verdict in verdicts if verdict != "no goals"]
+    lost = sum(bool(verdict) for verdict in counted)
+    return "\n".join([*lines, "", f"{len(counted)} cells; another policy keeps clearly more in {lost}"])
 
 
 def beaten(everything: dict[str, float], real_time: dict[str, float]) -> str:

@@ -19,14 +19,18 @@ def main(count: int, first: int) -> None:
 
 def compare(what: str, instances: Sequence[Instance]) -> None:
     """Print the lines of one set of instances."""
-    count = len(instances)
-    best = [most_attained(instance) for instance in instances]
-    print(f"{what}: {count} instances, {sum(best)} goals attainable")
+    best, waiting = ([most_attained(instance, waits=waits) for instance in instances] for waits in (False, True))
+    print(f"{what}: {len(instances)} instances, {sum(best)} goals attainable, {sum(waiting)} if the device may stand still")
     for name in POLICIES:
         reached = [attained(instance, make_policy(name)) for instance in instances]
-        shares = [got / most if most else 1.0 for got, most in zip(reached, best, strict=True)]
         short = Counter(most - got for got, most in zip(reached, best, strict=True))
-        print(f"  {name:10} mean share of the optimum {sum(shares) / count:.3f}; goals short: {dict(sorted(short.items()))}")
+        shares = f"{mean_share(reached, best):.3f} ({mean_share(reached, waiting):.3f} if the device may stand still)"
+        print(f"  {name:10} mean share of the optimum {shares}; goals short: {dict(sorted(short.items()))}")
+
+
+def mean_share(reached: Sequence[int], best: Sequence[int]) -> float:
+    """Of what is attainable in each instance; all where that is nothing."""
+    return sum(got / most if most else 1.0 for got, most in zip(reached, best, strict=True)) / len(best)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,23 +10,16 @@ pytest.importorskip("uvicorn", reason="slice_ros[gateway] is not installed")
 openai = pytest.importorskip("openai")
 pytest.importorskip("langchain_openai")
 
+from by_path import module_at  # noqa: E402
 from serving import READY_S, Peer, door, serving  # noqa: E402
 from test_gateway import says, until_open  # noqa: E402
 
 from slice_ros.goal import ToolCall  # noqa: E402
 from slice_ros.testing import MockServer, Script  # noqa: E402
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
-
 
 def example(name: str):
-    path = EXAMPLES / f"{name}.py"
-    if not path.is_file():
-        pytest.skip("examples/ is not here")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(f"examples/{name}.py")
 
 
 def robot(goal) -> Script | str:

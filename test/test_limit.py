@@ -55,6 +55,22 @@ def test_no_policy_exceeds_it_in_robot_mix(rate_hz):
         assert kept <= most_kept(arrivals, SMOOTH) + ROUNDING
 
 
+def test_a_prompt_looks_back_on_what_is_within_windows_and_is_cheaper_in_pieces():
+    """The whole of 4000 tokens in one chunk looks back on 8 million; those of which three quarters of the layers see 512 on less."""
+    windowed = LatencyModel("windowed", (0.005,) * 16, prompt_token_s=1e-5, prompt_kv_token_s=2e-7, window=512, windowed=0.8)
+    goal = an_arrival("report", BestEffort(deadline_s=1.3), 10, prompt_tokens=4000)
+    assert windowed.prompt_s(4000) > 1.3, "in one chunk"
+    assert sum(outcome.report.attained for outcome in simulate([goal], make_policy("slack"), windowed)) == 1
+    assert most_kept([goal], windowed) == 1
+    assert most_kept([replace(goal, request=replace(goal.request, slo=BestEffort(deadline_s=0.5)))], windowed) == 0
+
+
+def test_goals_are_whole():
+    linear = LatencyModel("linear", tuple(0.01 * b for b in range(1, 17)))
+    goals = [an_arrival(f"{i}", RealTime(deadline_s=0.25), 10) for i in range(8)]
+    assert most_kept(goals, linear) == 2, "not two and a half"
+
+
 def test_it_is_tight_where_goals_run_one_after_the_other():
     linear = LatencyModel("linear", tuple(0.01 * b for b in range(1, 17)))
     goals = [an_arrival(f"{i}", RealTime(deadline_s=0.5), 10) for i in range(8)]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
-from pathlib import Path
 
 import pytest
 import rclpy
+from by_path import module_at
 from rclpy.executors import SingleThreadedExecutor
 
 from slice_ros.client import Answer, Delta, Generation, GoalFailed, SliceClient
@@ -149,16 +148,6 @@ def test_goals_can_be_canceled_superseded_and_rejected(asker, server):
     server.is_active = True
 
 
-def planner_of(answers):
-    path = Path(__file__).parent.parent / "examples" / "waypoint_planner.py"
-    if not path.is_file():
-        pytest.skip("examples/ is not here")
-    spec = importlib.util.spec_from_file_location("waypoint_planner", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -168,7 +157,7 @@ def planner_of(answers):
     ],
 )
 def test_the_example_planner_falls_back_when_the_model_is_late_or_wrong(asker, answer, expected):
-    module = planner_of(answer)
+    module = module_at("examples/waypoint_planner.py")
     with MockServer(lambda goal: answer, name="planner_server"):
         planner = module.WaypointPlanner("/planner_server")
         asker.executor.add_node(planner)

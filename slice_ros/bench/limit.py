@@ -25,6 +25,9 @@ TOLERANCE_S = 1e-6
 ROUNDING = 1e-9
 """Share of a bound by which a time may exceed it for the rounding of sums."""
 
+WHOLE = 1e-6
+"""A sum of goals that is short of a whole number by no more is taken to be that number."""
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -51,7 +54,7 @@ class Demand:
     all_s: float
 
 
-def most_kept(arrivals: Sequence[Arrival], latency: LatencyModel, max_batch: int = 16) -> float:
+def most_kept(arrivals: Sequence[Arrival], latency: LatencyModel, max_batch: int = 16) -> int:
     """A number of goals that no schedule can exceed which meet every bound they ask for.
 
     *Shares.* A step with b rows takes l(b), and for each prompt chunk, prompt token and attended KV token what that costs. Give each
@@ -64,7 +67,9 @@ def most_kept(arrivals: Sequence[Arrival], latency: LatencyModel, max_batch: int
     points (l(b), l(b) / b) of these steps have a mean whose first coordinate is G / (n - 1) at most. No mean of such points lies
     below their lower convex hull, and no mean so far to the left below the hull's falling part, h, extended flat. So they cost (n -
     1) * h(G / (n - 1)) at least, and all n of them n * h(W / n), with W from release to due end; what the goal's own prompt and KV
-    take is taken off G and W first. The larger one counts. The prompt costs a chunk and its tokens at least: more chunks cost more.
+    take is taken off G and W first. The larger one counts. The prompt costs a chunk, its tokens, and what each of these looks back on.
+    More chunks cost no less: a chunk of c tokens behind b others looks back on c * a(b) + c^2 / 2, where a(b) of b tokens are within
+    windows, and a grows by one a token at most.
 
     *Width.* Take out of a schedule all goals that are not kept and that none waits for, and let each step begin so much later that it
     takes no longer than the shortest one with as many rows as are left, or more. It ends when it did: every token comes when it did,
@@ -75,7 +80,10 @@ def most_kept(arrivals: Sequence[Arrival], latency: LatencyModel, max_batch: int
 
     *The bound.* The most of sum(x), 0 <= x <= 1, so that for all s and t, over goals released at s or later, the sum of x * all_s of
     those with end_s <= t and of x * first_s of the others with first_due_s <= t is t - s at most. Any schedule's kept goals, with x =
-    1, are one such x, so none keeps more. Nor does it with a part of the constraints: they are added as they are found violated.
+    1, are one such x, so none keeps more. Nor does it with a part of the constraints: they are added as they are found violated. Goals
+    are whole, so what is left of the sum beyond a whole number is left out.
+
+    *What it does not know.* How many KV cells there are, and that who cannot be kept may not simply be left out where all have to end.
 
     Raises:
         LimitError: no SciPy, or the device's kernels take tiles of tokens, of which a row has no share of its own.
@@ -84,7 +92,7 @@ def most_kept(arrivals: Sequence[Arrival], latency: LatencyModel, max_batch: int
     if latency.tile:
         raise LimitError(f"there is no limit for device {latency.device!r}: its step times depend on tiles of {latency.tile} tokens")
     demands, free = demands_of(arrivals, latency, max_batch)
-    return free + _most(demands, optimize)
+    return free + math.floor(_most(demands, optimize) + WHOLE)
 
 
 def limit_of(arrivals: Sequence[Arrival], latency: LatencyModel, max_batch: int = 16) -> float:
@@ -191,7 +199,7 @@ def _needs(arrivals: Sequence[Arrival], latency: LatencyModel, row_s: Sequence[f
         release_s = max([arrival.time_s, *(ends_s[goal_id] for goal_id in request.after if goal_id in ends_s)])
         tokens, gain = min(arrival.lengths.output_tokens, request.max_tokens), 1 + arrival.lengths.forced
         steps = all_steps = math.ceil(tokens / gain)
-        prompt_s = latency.prompt_s(arrival.lengths.prompt_tokens)
+        prompt_s = _least_prompt_s(arrival.lengths.prompt_tokens, latency)
         kv_s = sum(latency.kv_s(arrival.lengths.prompt_tokens + gain * (step - (gain > 1))) for step in range(1, steps))
         ends_s[request.goal_id] = release_s + prompt_s + kv_s + steps * row_s[0]
         span_s = math.inf if slo.tpot_s is None else (tokens - 1) * slo.tpot_s
@@ -203,6 +211,13 @@ def _needs(arrivals: Sequence[Arrival], latency: LatencyModel, row_s: Sequence[f
         end_s = min(end_s, first_due_s + (span_s if steps > 1 else 0.0))
         stays = steps < all_steps or request.goal_id in waited_for
         yield _Need(release_s, first_due_s, end_s, steps, prompt_s, kv_s, span_s, stays)
+
+
+def _least_prompt_s(tokens: int, latency: LatencyModel) -> float:
+    """Time of a prompt's tokens, each of which looks back on those before it that are within windows, and of one chunk."""
+    beyond = max(0, tokens - latency.window) if latency.windowed else 0
+    back = 0.5 * (tokens**2 - latency.windowed * beyond**2)
+    return latency.chunk_s + latency.prompt_token_s * tokens + latency.prompt_kv_token_s * back
 
 
 def _widths(needs: Sequence[_Need], present: Sequence[_Need], max_batch: int) -> list[int]:

@@ -82,8 +82,14 @@ class _Point:
         return self.now <= other.now and all(a >= b for a, b in zip(self.tpot_due_s, other.tpot_due_s, strict=True))
 
 
-def most_attained(instance: Instance) -> int:
-    """Search over every sequence of sets of goals. Of the ways to a state those are kept that no other is at least as good as."""
+def most_attained(instance: Instance, *, waits: bool = True) -> int:
+    """Search over every sequence of sets of goals, and of waits for the next one to come.
+
+    Of the ways to a state those are kept that no other is at least as good as.
+
+    Args:
+        waits: whether the device may stand still while there are goals, as who knows what is to come may let it.
+    """
     goals = instance.goals
     states: dict[State, list[_Point]] = {(tuple(goal.max_tokens for goal in goals), frozenset()): [_Point(0.0, (math.inf,) * len(goals))]}
     best = 0
@@ -97,6 +103,8 @@ def most_attained(instance: Instance) -> int:
             for point in points:
                 now = max(point.now, min(goals[i].submitted_s for i in useful))
                 there = [i for i in useful if goals[i].submitted_s <= now]
+                if waits and (to_come := [goals[i].submitted_s for i in useful if goals[i].submitted_s > now]):
+                    _keep(following, (left, missed), _Point(min(to_come), point.tpot_due_s))
                 for size in range(1, len(there) + 1):
                     for chosen in itertools.combinations(there, size):
                         _keep(following, *_after(instance, left, missed, _Point(now, point.tpot_due_s), chosen))

@@ -49,7 +49,8 @@ class JitServe:
 
     Put in its place: quantiles of the lengths that answers of the kind had, for a quantile regression forest over prompts; the reward times
     the goal's utility, since the paper leaves rewards to the operator, so that a real-time goal counts 100 times a best-effort one;
-    ``CANDIDATES`` and ``SWAPS`` are ours, as their values are not in the public scheduler. Goals of a chain count one by one, by their
+    ``CANDIDATES``, ``SWAPS`` and ``STEP_TOKENS`` are ours, as their values are not in the public scheduler; ``DECODE_WEIGHT`` is that of
+    streamed answers, and counts for the others as well. Goals of a chain count one by one, by their
     share of the chain's deadline.
     """
 

@@ -10,13 +10,14 @@ from slice_ros.scheduling.policies.base import Limits, chunked
 from slice_ros.scheduling.task import Task
 
 STEP_TOKENS = 512
-"""Tokens a step at most, decodes and prompts together: longer prompts are computed in chunks (vLLM's ``max_num_batched_tokens``)."""
+"""Tokens a step at most, decodes and prompts together: longer prompts are computed in chunks (vLLM's ``max_num_batched_tokens``, by default
+512 when it brought chunks, and more since: of what was made for QoServe, 2048 keeps up to 0.04 more)."""
 
 
 class Priority:
     """The first ``max_batch`` tasks by (class, arrival) take part in each step, under a token budget.
 
-    Real-time tasks come first, and displace best-effort ones at the batch limit. Decodes go before prompts within the budget, so that a
+    Real-time tasks come first, and displace best-effort ones at the batch limit, where vLLM lets those that run go on. Decodes go before prompts within the budget, so that a
     long prompt stalls nobody for longer than a step. It knows neither due times nor step times.
 
     Args:

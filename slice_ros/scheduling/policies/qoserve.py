@@ -17,7 +17,7 @@ from slice_ros.scheduling.policies.bounds import Pace, pace
 from slice_ros.scheduling.task import Task
 
 STEP_TOKENS: tuple[int, ...] = (128, *range(256, 2049, 256), 2552)
-"""What a step may hold, decodes and prompt tokens together."""
+"""What a step may hold, decodes and prompt tokens together, where the engine's steps hold as much."""
 MARGIN = 1.2
 """Steps are taken to last so many times as long as predicted."""
 ALPHA_S = 0.008

@@ -47,7 +47,8 @@ SPARE_SHARE = 0.02
 """Share of the time that goes to the oldest task that nothing was promised to, of each class, ..."""
 PUT_OFF_STEPS = 10
 """... later, if real-time tasks have no time for it, until so many steps are owed."""
-
+ROUNDING = 1e-12
+"""Share by which a sum may be off for its rounding."""
 
 Rows = list[tuple[Outlook, int]]
 """The tasks of a step, each with the prompt tokens it computes."""
@@ -378,7 +379,8 @@ def _worth_from_here(job: Outlook) -> float:
 
 def _may_pay(each: float, worth: float, best: float, rows: int, row_s: Sequence[float]) -> bool:
     """Whether more rows that are worth so much each, at most, may bring a step to the best worth per second."""
-    return any(worth + each * (more - rows) >= best * row_s[more] for more in range(rows + 1, len(row_s)))
+    enough = best * (1.0 - ROUNDING)
+    return any(worth + each * (more - rows) >= enough * row_s[more] for more in range(rows + 1, len(row_s)))
 
 
 def _others_worth(job: Outlook, soonest_s: float) -> float:
