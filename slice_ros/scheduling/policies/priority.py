@@ -17,8 +17,8 @@ STEP_TOKENS = 512
 class Priority:
     """The first ``max_batch`` tasks by (class, arrival) take part in each step, under a token budget.
 
-    Real-time tasks come first, and displace best-effort ones at the batch limit, where vLLM lets those that run go on. Decodes go before prompts within the budget, so that a
-    long prompt stalls nobody for longer than a step. It knows neither due times nor step times.
+    Real-time tasks come first, and displace best-effort ones at the batch limit, where vLLM lets those that run go on. Decodes go before
+    prompts within the budget, so that a long prompt stalls nobody for longer than a step. It knows neither due times nor step times.
 
     Args:
         step_tokens: decodes and prompt tokens of a step together.
