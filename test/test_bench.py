@@ -151,6 +151,10 @@ def test_all_policies_are_measured_beside_what_none_can_exceed(tmp_path, capsys)
         assert row.attainment_rt <= limits[row.seed, row.rt_alone].attainment_rt + 1e-9
     shown = capsys.readouterr().out
     assert "±" in shown
+    of_slack, of_limit = (mean([row.attainment for row in rows if row.policy == name and not row.rt_alone]) for name in ("slack", LIMIT))
+    line = next(line for line in shown.splitlines() if "slack" in line)
+    assert f" {of_slack / of_limit:.3f} " in line
+    assert 0.0 < of_slack < of_limit
     assert all(name in shown for name in [*POLICIES, LIMIT, "alone", "longest"]), "nothing is cut in 80 columns"
     assert max(map(len, shown.splitlines())) <= 80
 
@@ -261,6 +265,24 @@ def test_figures_are_drawn(tmp_path, more):
     assert bench(*QUICK, *more, "--plot", plot, "--timeline", timeline) == 0
     for path in (plot, timeline):
         assert min(png_size(path)) > 500
+
+
+def test_a_band_in_a_figure_is_the_confidence_interval_of_the_mean(tmp_path, monkeypatch):
+    axes = pytest.importorskip("matplotlib.axes")
+    pytest.importorskip("scipy")
+    bands = []
+    monkeypatch.setattr(axes.Axes, "fill_between", lambda _, xs, low, high, **__: bands.append((xs, low, high)))
+    path = tmp_path / "rows.json"
+    options = ("--rates", "2", "--policies", "slack", "--limit", "--seeds", "3", "--duration", "20", "--jobs", "1")
+    assert bench(*options, "--json", path, "--plot", tmp_path / "plot.png") == 0
+    rows = [row for row in read_rows(path) if row.policy == "slack"]
+    assert len(bands) == 3, "of all goals, real-time and best-effort ones; none of the limit"
+    for (xs, low, high), name in zip(bands, ("attainment", "attainment_rt", "attainment_be"), strict=True):
+        values = [getattr(row, name) for row in rows]
+        assert xs == [2.0]
+        assert low[0] == pytest.approx(max(0.0, mean(values) - confidence(values)))
+        assert high[0] == pytest.approx(min(1.0, mean(values) + confidence(values)))
+    assert any(low[0] < high[0] for _, low, high in bands)
 
 
 @pytest.mark.parametrize("names", [("llama-server", "slack"), ("slack", "llama-server", "llama-cpp-python", LIMIT), tuple(POLICIES)])

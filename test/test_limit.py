@@ -137,6 +137,15 @@ def test_what_may_be_served_at_any_time_is_kept():
     assert most_kept([an_arrival("a", BestEffort(), 10), an_arrival("b", BestEffort(tpot_ms=50), 10)], PAPER) == 2.0
 
 
+def test_who_comes_when_the_chain_before_it_is_due_is_not_kept():
+    look = an_arrival("look", RealTime(deadline_s=2.0), 10, chain_deadline_s=5.0)
+    plans = [an_arrival(f"plan at {at_s}", RealTime(deadline_s=4.0), 20, at_s=at_s, after=("look",)) for at_s in (1.0, 4.5, 4.8, 6.0)]
+    last = an_arrival("last", RealTime(deadline_s=4.0), 20, at_s=4.9, after=("plan at 1.0",))
+    kept = [outcome.report.attained for outcome in simulate([look, *plans[:3], last, plans[3]], make_policy("slack"), PAPER)]
+    assert kept == [True, True, True, False, False, False], "20 tokens take 0.28 s"
+    assert most_kept([look, *plans[:3], last, plans[3]], PAPER) == 3
+
+
 def test_a_goal_that_waits_for_another_cannot_begin_before_its_end():
     look = an_arrival("look", RealTime(deadline_s=1.0), 20)
     plan = an_arrival("plan", RealTime(deadline_s=0.5), 10, after=("look",))

@@ -200,6 +200,16 @@ def test_no_step_is_longer_than_a_promised_row_in_it_can_wait():
     assert chosen(real_time("a", latest_s=5.1), real_time("b", latest_s=5.0005), *others, now=5.0) == ["a", "b"]
 
 
+def test_a_best_effort_row_leaves_room_for_as_many_as_make_a_token_cheap():
+    """A token takes 10, 6, 4.7 and 4 ms in steps with one row, two, three and four: no more than 6 is 1.5 times the best."""
+    late = [a_job(name, due_s=0.010, latest_s=0.0) for name in "abcd"]
+    assert chosen(*late) == ["a", "b"], "not each alone, so that the others wait"
+    steep = LatencyModel("steep", (0.010, 0.018, 0.026, 0.034))
+    assert chosen(*late, latency=steep) == ["a"], "where that costs little, each is brought to its end"
+    tight = real_time("a", due_s=0.010, latest_s=0.0)
+    assert chosen(tight, *late[1:]) == ["a"]
+
+
 def test_a_real_time_row_keeps_time_for_steps_with_others_where_these_cost_little():
     """Two rows take 12 ms, three 1.4 times one row's 10 ms: for each step to go, 2 ms are kept. With a shortest chunk, two take 33 ms."""
     prompt = a_job("b", prompt=40)

@@ -194,6 +194,7 @@ def _row_s(latency: LatencyModel, max_batch: int) -> list[float]:
 def _needs(arrivals: Sequence[Arrival], latency: LatencyModel, row_s: Sequence[float]) -> Iterator[_Need]:
     waited_for = {goal_id for arrival in arrivals for goal_id in arrival.request.after}
     ends_s: dict[str, float] = {}
+    chains_due_s: dict[str, float] = {}
     for arrival in arrivals:
         request, slo = arrival.request, arrival.request.slo
         release_s = max([arrival.time_s, *(ends_s[goal_id] for goal_id in request.after if goal_id in ends_s)])
@@ -203,7 +204,10 @@ def _needs(arrivals: Sequence[Arrival], latency: LatencyModel, row_s: Sequence[f
         kv_s = sum(latency.kv_s(arrival.lengths.prompt_tokens + gain * (step - (gain > 1))) for step in range(1, steps))
         ends_s[request.goal_id] = release_s + prompt_s + kv_s + steps * row_s[0]
         span_s = math.inf if slo.tpot_s is None else (tokens - 1) * slo.tpot_s
-        end_s = arrival.time_s + min(slo.deadline_s or math.inf, request.chain_deadline_s or math.inf)
+        chain_due_s = arrival.time_s + (request.chain_deadline_s or math.inf)
+        chain_due_s = min([chain_due_s, *(chains_due_s.get(goal_id, math.inf) for goal_id in request.after)])
+        chains_due_s[request.goal_id] = chain_due_s
+        end_s = min(arrival.time_s + (slo.deadline_s or math.inf), chain_due_s)
         first_due_s = arrival.time_s + (slo.ttft_s or math.inf)
         if end_s == math.inf and slo.tpot_s is None:
             steps, kv_s, end_s = 1, 0.0, first_due_s

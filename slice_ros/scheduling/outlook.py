@@ -12,10 +12,8 @@ from slice_ros.scheduling.task import Task
 
 CAUTION = 1.5
 """Standard deviations of what is not known that are left room for."""
-REAL_TIME_RISK = 0.02
-"""The same for real-time answers, and for the length that they hardly exceed."""
-SHORT_RISK = 0.1
-"""An answer is taken to reach the length that this share of its kind falls short of."""
+RISK = 0.02
+"""Share of the answers of a kind that may be shorter than they are taken to be, or longer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -91,11 +89,10 @@ class Outlook:
 
     @classmethod
     def of(cls, task: Task, now: float, latency: LatencyModel, lengths: Lengths) -> Outlook:
-        slo, tokens, kv_tokens, is_real_time = task.slo, task.tokens, task.kv_tokens, task.is_real_time
+        slo, tokens, kv_tokens = task.slo, task.tokens, task.kv_tokens
         first_s = task.token_times_s[0] if tokens else None
         token_s = latency.step_s(1, kv_tokens=latency.attended(kv_tokens))
         prompt_s = latency.prompt_s(task.prompt_left, kv_tokens) if task.prompt_left else 0.0
-        risk = REAL_TIME_RISK if is_real_time else SHORT_RISK
         kind, before, most = task.kind, 0, task.max_tokens
         if task.reasons_in_time and task.is_reasoning:  # it may answer at once
             kind, before, most = task.answer_kind, tokens, max(1, min(most - tokens, answer_tokens(task, lengths)))
@@ -104,7 +101,7 @@ class Outlook:
         after = tokens - before
         expected, deviation = lengths.expected(kind, after, most)
         expected += before
-        short = before + lengths.at_least(kind, after, most, risk)
+        short = before + max(lengths.at_least(kind, 0, most, RISK), min(after + 1, most))  # of all its kind, not anew with each token
         likely = before + lengths.at_least(kind, after, most, 0.5)
         job = cls(
             task,
@@ -118,12 +115,12 @@ class Outlook:
             lengths.gain(task.kind),
             short,
             likely,
-            before + lengths.at_most(kind, after, most, REAL_TIME_RISK),
+            before + lengths.at_most(kind, after, most, RISK),
             expected,
             deviation,
             expected,
             due_end_s=task.due_end_s,
-            is_real_time=is_real_time,
+            is_real_time=task.is_real_time,
         )
         job._set_due()
         job.end_s, job.hope_s = task.due_end_s, job.last_s

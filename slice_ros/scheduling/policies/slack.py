@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Cell, Column, MaskMatrix
@@ -38,6 +39,8 @@ SHARE = 0.5
 """Share of what a real-time task can wait that the prompt of a later one may take in one step."""
 TOGETHER = 1.25
 """Real-time tasks keep time for steps of as many rows as take so many times one row's, instead of for steps of their own."""
+SPARING = 1.5
+"""A best-effort task leaves room in its step for as many rows as make a token cost no more than so many times what it does in the best."""
 SHORTEST_CHUNK = 16
 """Prompts are not cut to pieces shorter than this, in tokens, ..."""
 WHOLE_TOKENS = 64
@@ -303,7 +306,7 @@ def _urgency(job: Outlook) -> tuple[bool, float]:
 
 
 def choose_rows(
-    jobs: Sequence[Outlook], now: float, laxity_s: float, row_s: Sequence[float], latency: LatencyModel, limits: Limits
+    jobs: Sequence[Outlook], now: float, laxity_s: float, row_s: tuple[float, ...], latency: LatencyModel, limits: Limits
 ) -> Rows:
     """The first of the tasks, as many as give the most worth per second, ``sum of the rows' worth / l(rows)``.
 
@@ -362,7 +365,7 @@ def choose_rows(
             hopeless_s += own_s if job.is_hopeless else 0.0
             worth += share * _others_worth(job, soonest_s)
         if job.is_promised:
-            slack_s = min(slack_s, _slack_s(job, now, row_s, together) + own_s)
+            slack_s = min(slack_s, _slack_s(job, now, row_s, together, _sparing_rows(row_s, len(jobs))) + own_s)
         if worth >= best * (decode_s + hopeless_s):
             best_rows, best = len(rows), worth / (decode_s + hopeless_s)
         if len(rows) == limits.max_batch or budget < 1:
@@ -449,13 +452,26 @@ def _rows_together(row_s: Sequence[float], most: int) -> int:
     return rows
 
 
-def _slack_s(job: Outlook, now: float, row_s: Sequence[float], together: int) -> float:
-    """How long a step may be for a promised task in it: while a real-time one has time for steps of so many rows, it keeps that."""
+@lru_cache(maxsize=64)  # the same in every plan
+def _sparing_rows(row_s: tuple[float, ...], most: int) -> int:
+    """The fewest rows, up to so many, in whose steps a token costs hardly more than in the best of theirs."""
+    widths = range(1, min(most, len(row_s) - 1) + 1)
+    enough_s = SPARING * min(row_s[rows] / rows for rows in widths)
+    return next(rows for rows in widths if row_s[rows] / rows <= enough_s)
+
+
+def _slack_s(job: Outlook, now: float, row_s: Sequence[float], together: int, sparing: int) -> float:
+    """How long a step may be for a promised task in it.
+
+    While a real-time one has time for steps of ``together`` rows, it keeps that. A best-effort one does not ask for less than ``sparing``
+    rows: where these cost little more than one, to bring one task to its end alone would make many late.
+    """
     if job.is_real_time and job.latest_s >= now:
         slack_s = job.latest_s - now - (row_s[together] - row_s[1]) * job.latest_steps
         if slack_s >= 0.0:
             return slack_s + row_s[together]
-    return _start_s(job, now) - now + row_s[1]
+    alone_s = _start_s(job, now) - now + row_s[1]
+    return alone_s if job.is_real_time else max(alone_s, row_s[sparing])
 
 
 def _start_s(job: Outlook, now: float) -> float:
