@@ -39,7 +39,7 @@ def test_two_devices_keep_what_neither_keeps_alone():
 
 
 def test_bounds_decide_better_than_balancers_do():
-    attained = {policy: real_time(SimulatedFleet((FAST, HALF)).run(traffic(3.0), policy)) for policy in DISPATCH_POLICIES}
+    attained = {policy: real_time(SimulatedFleet((FAST, HALF)).run(traffic(4.0), policy)) for policy in DISPATCH_POLICIES}
     assert attained.pop("deadline") > max(attained.values())
 
 
