@@ -101,7 +101,8 @@ class Outlook:
         after = tokens - before
         expected, deviation = lengths.expected(kind, after, most)
         expected += before
-        short = before + max(lengths.at_least(kind, 0, most, RISK), min(after + 1, most))  # of all its kind, not anew with each token
+        short = lengths.at_least(kind, 0, most, RISK)  # of all its kind, not anew with each token
+        short = before + (short if short > after else min(after + 1, most))
         likely = before + lengths.at_least(kind, after, most, 0.5)
         job = cls(
             task,

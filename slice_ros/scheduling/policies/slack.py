@@ -325,8 +325,8 @@ def choose_rows(
     soonest_s = min([_rest_s(job) for job in jobs if job.is_crowded], default=0.0)
     serial_s = step_s = real_time_s = others_prompts_s = hopeless_s = 0.0
     any_real_time = any(job.is_promised and job.is_real_time for job in jobs)
-    slack_s, budget, together = math.inf, limits.max_step_tokens, _rows_together(row_s, len(jobs)) if any_real_time else 1
-    alone_s = max(laxity_s, (row_s[1] + latency.chunk_s) / DEAREST_OVERHEAD)
+    slack_s, budget, alone_s = math.inf, limits.max_step_tokens, max(laxity_s, (row_s[1] + latency.chunk_s) / DEAREST_OVERHEAD)
+    together, sparing = _rows_together(row_s, len(jobs)) if any_real_time else 1, _sparing_rows(row_s, len(jobs))
     for job in jobs:
         if (from_here := _worth_from_here(job)) < most_worth and not _may_pay(from_here, worth, best, len(rows), row_s):
             break
@@ -365,7 +365,7 @@ def choose_rows(
             hopeless_s += own_s if job.is_hopeless else 0.0
             worth += share * _others_worth(job, soonest_s)
         if job.is_promised:
-            slack_s = min(slack_s, _slack_s(job, now, row_s, together, _sparing_rows(row_s, len(jobs))) + own_s)
+            slack_s = min(slack_s, _slack_s(job, now, row_s, together, sparing) + own_s)
         if worth >= best * (decode_s + hopeless_s):
             best_rows, best = len(rows), worth / (decode_s + hopeless_s)
         if len(rows) == limits.max_batch or budget < 1:
