@@ -7,39 +7,28 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import product, repeat
 from statistics import mean
-from typing import Any
 from unittest.mock import patch
 
-from slice_ros.bench.limit import check_scipy, limit_of
+from slice_ros.bench.limit import LimitError, check_scipy, limit_of
 from slice_ros.bench.simulate import simulate
+from slice_ros.bench.sweep import Case
 from slice_ros.bench.workload import Arrival
 from slice_ros.bench.workload_file import load_workload
 from slice_ros.latency.model import LatencyModel
 from slice_ros.scheduling.lengths import FEW
-from slice_ros.scheduling.outlook import Outlook
-from slice_ros.scheduling.policies import slack
+from slice_ros.scheduling.policies import DEFAULT_POLICY, slack
 
 PASSES = 3
 """How often the goals that are left out are gone through at most."""
 
 Serve = Callable[[Sequence[Arrival]], frozenset[str]]
 """Serves goals, and says which of them are kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A stretch of traffic on a device."""
-
-    workload: str
-    device: str
-    rate_hz: float
-    duration_s: float
-    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +53,9 @@ class Schedule:
         return self.kept, -self.work_s
 
 
-def judged(case: Case) -> Kept:
-    """All three shares of one case."""
-    latency = LatencyModel.profile(case.device)
-    arrivals = load_workload(case.workload).traffic(case.rate_hz, case.duration_s, case.seed)
+def judged(case: Case, latency: LatencyModel) -> Kept:
+    """All three shares of one case; NaN of no goals."""
+    arrivals = case.traffic()
 
     def serve(goals: Sequence[Arrival]) -> frozenset[str]:
         return kept_by(slack.Slack(), goals, latency)
@@ -78,12 +66,13 @@ def judged(case: Case) -> Kept:
 
     ids = serve(arrivals)
     found, best = frozenset(arrival for arrival in arrivals if arrival.request.goal_id in ids), len(ids)
-    with patch.object(slack, "select", _everybody):
+    with patch.object(slack, "select", lambda jobs, *_: list(jobs)):  # all are promised
         for how in (serve, serve_knowing_lengths):
             schedule = search(found, arrivals, latency, how)
             if schedule.kept > best:
                 found, best = schedule.served, schedule.kept
-    return Kept(len(ids) / len(arrivals), best / len(arrivals), limit_of(arrivals, latency))
+    count = len(arrivals) or math.nan
+    return Kept(len(ids) / count, best / count, limit_of(arrivals, latency))
 
 
 def search(begin: frozenset[Arrival], arrivals: Sequence[Arrival], latency: LatencyModel, serve: Serve) -> Schedule:
@@ -128,10 +117,6 @@ class Foreknowing(slack.Slack):
                 self._experience.lengths.observe(arrival.request.goal_id, arrival.lengths.output_tokens)
 
 
-def _everybody(jobs: Sequence[Outlook], *_: Any) -> list[Outlook]:
-    return list(jobs)
-
-
 def work_s(arrival: Arrival, latency: LatencyModel) -> float:
     """Device time of a goal, alone."""
     return latency.prompt_s(arrival.lengths.prompt_tokens) + arrival.lengths.output_tokens * latency.step_s(1)
@@ -156,11 +141,12 @@ def main(arguments: argparse.Namespace) -> None:
     """Search, and print a line for each rate when it is done."""
     rates_hz = [float(rate) for rate in arguments.rates.split(",")]
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    cases = [Case(arguments.workload, arguments.device, rate, arguments.duration, seed) for rate, seed in product(rates_hz, seeds)]
+    workload, latency = load_workload(arguments.workload), LatencyModel.profile(arguments.device)
+    cases = [Case(DEFAULT_POLICY, workload, rate, seed, arguments.duration) for rate, seed in product(rates_hz, seeds)]
     print(f"{arguments.workload} on {arguments.device}, {arguments.duration:g} s, {len(seeds)} seeds from {seeds.start} on")
     print("| goals/s | slack | in hindsight | limit | slack of hindsight |\n| --- | --- | --- | --- | --- |")
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        results = pool.map(judged, cases)
+        results = pool.map(judged, cases, repeat(latency))
         for rate in rates_hz:
             kept = [next(results) for _ in seeds]
             policy, hindsight, limit = (mean(shares) for shares in zip(*((k.policy, k.hindsight, k.limit) for k in kept), strict=True))
@@ -177,5 +163,8 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=4, metavar="N", help="repetitions (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default: %(default)s)")
     parsed = parser.parse_args()
-    check_scipy()
-    main(parsed)
+    try:
+        check_scipy()
+        main(parsed)
+    except (LimitError, ValueError) as error:
+        sys.exit(f"hindsight: {error}")

@@ -6,6 +6,7 @@ from by_path import module_at
 
 from slice_ros.bench.limit import most_kept
 from slice_ros.bench.workload import Arrival
+from slice_ros.bench.workload_file import load_workload
 from slice_ros.engines.simulated import Lengths
 from slice_ros.goal import GoalRequest
 from slice_ros.slo import BestEffort
@@ -57,8 +58,8 @@ def test_goals_meet_that_may_be_served_at_one_time():
 
 @pytest.mark.parametrize("seed", [3, 5])
 def test_it_is_between_what_the_policy_keeps_and_the_limit(seed):
-    case = hindsight.Case("robot-mix", "rtx4060ti-chatglm2-6b-int4-smooth", 3.0, 15.0, seed)
-    kept = hindsight.judged(case)
+    case = hindsight.Case("slack", load_workload("robot-mix"), 3.0, seed, 15.0)
+    kept = hindsight.judged(case, hindsight.LatencyModel.profile("rtx4060ti-chatglm2-6b-int4-smooth"))
     assert kept.policy <= kept.hindsight <= kept.limit
     assert kept.hindsight > kept.policy, "under such overload, to know pays"
 

@@ -219,9 +219,8 @@ def _needs(arrivals: Sequence[Arrival], latency: LatencyModel, row_s: Sequence[f
 
 def _least_prompt_s(tokens: int, latency: LatencyModel) -> float:
     """Time of a prompt's tokens, each of which looks back on those before it that are within windows, and of one chunk."""
-    beyond = max(0, tokens - latency.window) if latency.windowed else 0
-    back = 0.5 * (tokens**2 - latency.windowed * beyond**2)
-    return latency.chunk_s + latency.prompt_token_s * tokens + latency.prompt_kv_token_s * back
+    beyond = max(0, tokens - latency.window)
+    return latency.prompt_s(tokens) - latency.prompt_kv_token_s * 0.5 * latency.windowed * beyond**2
 
 
 def _widths(needs: Sequence[_Need], present: Sequence[_Need], max_batch: int) -> list[int]:

@@ -16,7 +16,7 @@ from slice_ros.scheduling.outlook import Outlook
 from slice_ros.scheduling.policies.base import Limits, narrowed
 from slice_ros.scheduling.policies.drafting import Row, draft_lengths
 from slice_ros.scheduling.policies.laxity import laxity_s, too_early
-from slice_ros.scheduling.policies.promises import keepable, select, step_s_by_rows
+from slice_ros.scheduling.policies.promises import keepable, select, step_s_by_rows, token_s_by_width
 from slice_ros.scheduling.residency import Room, held_back
 from slice_ros.scheduling.task import Task
 from slice_ros.slo import ServiceClass
@@ -306,7 +306,7 @@ def _urgency(job: Outlook) -> tuple[bool, float]:
 
 
 def choose_rows(
-    jobs: Sequence[Outlook], now: float, laxity_s: float, row_s: tuple[float, ...], latency: LatencyModel, limits: Limits
+    jobs: Sequence[Outlook], now: float, laxity_s: float, row_s: Sequence[float], latency: LatencyModel, limits: Limits
 ) -> Rows:
     """The first of the tasks, as many as give the most worth per second, ``sum of the rows' worth / l(rows)``.
 
@@ -326,7 +326,7 @@ def choose_rows(
     serial_s = step_s = real_time_s = others_prompts_s = hopeless_s = 0.0
     any_real_time = any(job.is_promised and job.is_real_time for job in jobs)
     slack_s, budget, alone_s = math.inf, limits.max_step_tokens, max(laxity_s, (row_s[1] + latency.chunk_s) / DEAREST_OVERHEAD)
-    together, sparing = _rows_together(row_s, len(jobs)) if any_real_time else 1, _sparing_rows(row_s, len(jobs))
+    together, sparing = _rows_together(row_s, len(jobs)) if any_real_time else 1, _sparing_rows(latency, limits, len(jobs))
     for job in jobs:
         if (from_here := _worth_from_here(job)) < most_worth and not _may_pay(from_here, worth, best, len(rows), row_s):
             break
@@ -453,11 +453,11 @@ def _rows_together(row_s: Sequence[float], most: int) -> int:
 
 
 @lru_cache(maxsize=64)  # the same in every plan
-def _sparing_rows(row_s: tuple[float, ...], most: int) -> int:
+def _sparing_rows(latency: LatencyModel, limits: Limits, most: int) -> int:
     """The fewest rows, up to so many, in whose steps a token costs hardly more than in the best of theirs."""
-    widths = range(1, min(most, len(row_s) - 1) + 1)
-    enough_s = SPARING * min(row_s[rows] / rows for rows in widths)
-    return next(rows for rows in widths if row_s[rows] / rows <= enough_s)
+    row_s, most = step_s_by_rows(latency, limits), min(most, limits.max_batch)
+    enough_s = SPARING * token_s_by_width(latency, limits)[most]
+    return next(rows for rows in range(1, most + 1) if row_s[rows] / rows <= enough_s)
 
 
 def _slack_s(job: Outlook, now: float, row_s: Sequence[float], together: int, sparing: int) -> float:
