@@ -108,13 +108,16 @@ def test_beyond_that_length_tokens_are_due_one_by_one():
 
 
 def test_how_short_an_answer_may_be_is_asked_once_and_not_anew_with_each_token():
-    """Of answers of 30 to 79 tokens that have 43, one in fifty ends with the next. Behind its pace, each stretch would be another risk."""
+    """Of answers of 30 to 285 tokens one in fifty has less than 35, and of those with more than 43 less than 48: not due together, as an
+    answer that is behind its pace may end at each of these.
+    """
     lengths = Lengths()
-    for tokens in [*range(30, 80)] * 4:
+    for tokens in range(30, 286):
         lengths.observe("test", tokens)
+    assert lengths.at_least("test", 43, 300, 0.02) == 48
     for slo in (EVEN, RealTime(tpot_ms=100)):
-        it = a_task("t", slo, max_tokens=80, prompt_tokens=100, arrival_s=1.0)
-        assert Outlook.of(it, 1.0, LATENCY, lengths).short == 31
+        it = a_task("t", slo, max_tokens=300, prompt_tokens=100, arrival_s=1.0)
+        assert Outlook.of(it, 1.0, LATENCY, lengths).short == 35
         it.prompt_left, it.token_times_s = 0, [2.0] * 43
         assert Outlook.of(it, 2.0, LATENCY, lengths).due_s == pytest.approx(2.0 + 43 * 0.100)
 
