@@ -34,6 +34,18 @@ WATCHER = """
             was_there = not was_there
             print(time.monotonic() if was_there else "gone", flush=True)
 """
+CONFINED_AGAIN = """
+    import rclpy
+    from slice_ros.ros.distributions import confine_to_loopback, mind_the_dead
+
+    for _ in range(2):
+        confine_to_loopback()
+        mind_the_dead()
+    rclpy.init()
+    node = rclpy.create_node("confined_again")
+    print("ready", flush=True)
+    input()
+"""
 
 
 @pytest.fixture
@@ -45,14 +57,28 @@ def server(ros):
         peer.close()
 
 
+def addresses_of(pid):
+    """Those on which it listens."""
+    return {connection.laddr.ip for connection in psutil.Process(pid).net_connections("inet")}
+
+
 def test_it_listens_on_the_loopback_interface_alone(server):
-    listening = psutil.Process(server.pid).net_connections("inet")
-    assert listening
-    assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
+    assert addresses_of(server.pid) == {"127.0.0.1"}
 
 
 def test_it_shares_no_memory(server):
     assert not shared_memory_of(server.pid)
+
+
+@pytest.mark.skipif(not FAST_DDS_3, reason="earlier releases of Fast DDS do not read the profile")
+def test_so_it_is_where_a_process_was_confined_before():
+    """As with a demo after a command, in one process; the servers that it starts inherit what it is left with."""
+    command = [sys.executable, "-c", textwrap.dedent(CONFINED_AGAIN)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as confined:
+        assert confined.stdout.readline() == "ready\n"
+        assert addresses_of(confined.pid) == {"127.0.0.1"}
+        assert not shared_memory_of(confined.pid)
+        confined.communicate("\n")
 
 
 @pytest.mark.skipif(not FAST_DDS_3, reason="earlier releases of Fast DDS do not read the profile")

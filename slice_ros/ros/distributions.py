@@ -33,7 +33,7 @@ LINGER = "<Internal><WriterLingerDuration>100 ms</WriterLingerDuration></Interna
 
 
 def mind_the_dead() -> None:
-    """Keep DDS from waiting for processes that were killed, or were busy; to be called before ``rclpy.init``.
+    """Keep DDS from waiting for processes that were killed, or were busy; to be called before each ``rclpy.init``.
 
     Cyclone DDS waits for the readers of the dead when a writer is deleted. Fast DDS shares memory with them, and locks which they may have
     taken along: here it speaks UDP instead. What was lost on its way to one that was busy, where nothing else follows, it sends again after
@@ -43,17 +43,17 @@ def mind_the_dead() -> None:
     which all ends there.
     """
     given = os.environ.get("CYCLONEDDS_URI", "")
-    if LINGER in given:
-        return  # it was called before, here or in the process that started this one
-    os.environ["CYCLONEDDS_URI"] = f"<CycloneDDS><Domain>{LINGER}</Domain></CycloneDDS>" + (f",{given}" if given else "")
+    if LINGER not in given:
+        os.environ["CYCLONEDDS_URI"] = f"<CycloneDDS><Domain>{LINGER}</Domain></CycloneDDS>" + (f",{given}" if given else "")
     os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
-    if not FAST_DDS_3 or get_rmw_implementation_identifier() != "rmw_fastrtps_cpp" or PROFILES in os.environ:
+    if not FAST_DDS_3 or get_rmw_implementation_identifier() != "rmw_fastrtps_cpp":
+        return
+    loopback, network = _profile("fastdds_loopback.xml"), _profile("fastdds.xml")
+    if os.environ.setdefault(PROFILES, network) not in {loopback, network}:
         return
     if os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "LOCALHOST" and not os.environ.get("ROS_STATIC_PEERS"):
-        os.environ[PROFILES] = _profile("fastdds_loopback.xml")
-        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
-    else:
-        os.environ[PROFILES] = _profile("fastdds.xml")
+        os.environ[PROFILES] = loopback
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"  # which the profile narrows, here and in processes started from here
 
 
 def _profile(name: str) -> str:
