@@ -146,8 +146,8 @@ def test_steps_of_tasks_with_several_adapters_are_as_narrow_as_the_most_common_a
 # ---- real-time tasks beside each other
 
 
-def kept(*jobs, latency=TEN_MS, limits=ALONE):
-    keep = keepable(jobs, NOW_S, latency, limits)
+def kept(*jobs, latency=TEN_MS, limits=ALONE, slip=0.0):
+    keep = keepable(jobs, NOW_S, latency, limits, slip)
     assert keep == [job for job in jobs if job in keep], "in the order in which they came"
     return [job in keep for job in jobs]
 
@@ -191,6 +191,17 @@ def test_answers_are_taken_to_be_as_long_as_is_likely_and_kv_tokens_take_time():
     assert kept(long, a_real_time_job(10, 0.51)) == [True, True]
     latency = LatencyModel("10 ms a token and 0.1 ms a KV token", (0.010,), kv_token_s=0.0001)
     assert kept(a_real_time_job(50, 0.54, kv_tokens=10), latency=latency) == [False]
+
+
+def test_where_promises_slip_each_is_left_time_for_the_others_in_its_steps():
+    two = {"latency": LatencyModel("two rows in 12 ms", (0.010, 0.012)), "limits": Limits(max_batch=2)}
+    jobs = [a_real_time_job(50, 0.61), a_real_time_job(50, 0.70)]  # 50 steps of 12 ms, of which 6 ms are the other's
+    assert kept(*jobs, **two) == [True, True]
+    assert kept(*jobs, **two, slip=0.32) == [True, True]
+    assert kept(*jobs, **two, slip=0.34) == [False, True]
+    assert kept(jobs[0], **two, slip=9.0) == [True], "there is nobody else"
+    dear = {"latency": LatencyModel("two rows in 18 ms", (0.010, 0.018)), "limits": Limits(max_batch=2)}
+    assert kept(a_real_time_job(50, 0.91), a_real_time_job(50, 0.91), **dear, slip=9.0) == [True, True], "steps of one row are wide enough"
 
 
 def test_a_task_without_due_time_is_kept():

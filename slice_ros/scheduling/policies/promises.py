@@ -18,6 +18,8 @@ from slice_ros.scheduling.residency import Room
 
 UNLIKELY = 0.5 * math.erfc(CAUTION / math.sqrt(2.0))
 """How likely it is that more comes than that, 0.067: while it is less likely that any goal arrives, none has to be left room for."""
+SPARING = 1.5
+"""Steps are wide enough where a token costs no more than so many times what it does in the best."""
 MOST_DUE_TIMES = 12
 """Deadlines that promises are checked against at most; beyond that the two closest count as the earlier of them."""
 
@@ -40,11 +42,14 @@ def select(
     return chosen
 
 
-def keepable(jobs: Sequence[Outlook], now: float, latency: LatencyModel, limits: Limits) -> list[Outlook]:
+def keepable(jobs: Sequence[Outlook], now: float, latency: LatencyModel, limits: Limits, slip: float = 0.0) -> list[Outlook]:
     """The real-time tasks whose SLO can be kept beside each other: all of them, or as many as can if they are too many.
 
     Moore and Hodgson's rule: by due time, and where one comes too late, the one with the most work per utility so far is left out. None is
     left out for what may come, nor for answers that may be long.
+
+    Args:
+        slip: what part of the others' share of wide steps each is left time for beyond the work that is due; see :mod:`.slip`.
     """
     promises = Promises(Traffic(), now, latency, limits)
     lumps = sorted((lump, i) for i, job in enumerate(jobs) for lump in promises.lumps(job))
@@ -52,7 +57,7 @@ def keepable(jobs: Sequence[Outlook], now: float, latency: LatencyModel, limits:
     left_out: set[int] = set()
     most_work: list[tuple[float, int]] = []
     due = Due(promises)
-    serial_s = 0.0
+    serial_s, wide = 0.0, sparing_rows(latency, limits, limits.max_batch)
     for lump, i in lumps:
         if i in left_out:
             continue
@@ -61,7 +66,8 @@ def keepable(jobs: Sequence[Outlook], now: float, latency: LatencyModel, limits:
         kept.setdefault(i, []).append(lump)
         due.add(lump)
         serial_s += lump.serial_s
-        while kept and due.seconds() + serial_s > lump.due_s:
+        beside_s = slip * lump.longest * promises.others_s(min(len(kept), wide))
+        while kept and due.seconds() + serial_s + beside_s > lump.due_s:
             worst = heappop(most_work)[1]  # of equals the one that came first: the others can be late for longer
             left_out.add(worst)
             gone = kept.pop(worst)
@@ -144,6 +150,10 @@ class Promises:
             yield Lump(max(job.due_s - self._now, job.token_s), 1.0, 1.0, serial_s, 0.0, job.task.adapter)
             left, serial_s = left - 1.0, 0.0
         yield Lump(max(job.end_s - self._now, job.token_s), left, needed, serial_s, 0.0, job.task.adapter)
+
+    def others_s(self, rows: int) -> float:
+        """What of a step of so many rows is not one's own."""
+        return self._row_s[rows] * (1.0 - 1.0 / rows)
 
     def seconds(self, tokens: float, longest: float) -> float:
         """Time of so many tokens, ``longest`` of them one task's: as that takes part in every step, of mean width tokens / longest.
@@ -239,3 +249,11 @@ def token_s_by_width(latency: LatencyModel, limits: Limits) -> tuple[float, ...]
     for rows in range(1, limits.max_batch + 1):
         costs.append(min(costs[-1], step_s[rows] / rows))
     return tuple(costs)
+
+
+@lru_cache(maxsize=64)  # the same in every plan
+def sparing_rows(latency: LatencyModel, limits: Limits, most: int) -> int:
+    """The fewest rows, up to so many, in whose steps a token costs hardly more than in the best of theirs."""
+    row_s, most = step_s_by_rows(latency, limits), min(most, limits.max_batch)
+    enough_s = SPARING * token_s_by_width(latency, limits)[most]
+    return next(rows for rows in range(1, most + 1) if row_s[rows] / rows <= enough_s)

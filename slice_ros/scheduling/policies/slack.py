@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
 from slice_ros.latency.model import LatencyModel
 from slice_ros.mask import Cell, Column, MaskMatrix
@@ -16,7 +15,8 @@ from slice_ros.scheduling.outlook import Outlook
 from slice_ros.scheduling.policies.base import Limits, narrowed
 from slice_ros.scheduling.policies.drafting import Row, draft_lengths
 from slice_ros.scheduling.policies.laxity import laxity_s, too_early
-from slice_ros.scheduling.policies.promises import keepable, select, step_s_by_rows, token_s_by_width
+from slice_ros.scheduling.policies.promises import keepable, select, sparing_rows, step_s_by_rows, token_s_by_width
+from slice_ros.scheduling.policies.slip import Slip
 from slice_ros.scheduling.residency import Room, held_back
 from slice_ros.scheduling.task import Task
 from slice_ros.slo import ServiceClass
@@ -39,8 +39,6 @@ SHARE = 0.5
 """Share of what a real-time task can wait that the prompt of a later one may take in one step."""
 TOGETHER = 1.25
 """Real-time tasks keep time for steps of as many rows as take so many times one row's, instead of for steps of their own."""
-SPARING = 1.5
-"""A best-effort task leaves room in its step for as many rows as make a token cost no more than so many times what it does in the best."""
 SHORTEST_CHUNK = 16
 """Prompts are not cut to pieces shorter than this, in tokens, ..."""
 WHOLE_TOKENS = 64
@@ -61,8 +59,8 @@ class Slack:
     """Real-time tasks first, by due time; of the best-effort ones those whose SLO can be kept beside them; the others in spare time.
 
     Where little real-time work is to be expected, real-time tasks wait for promised best-effort ones that could not wait for them, if
-    these are due before them. Its state is what it has learnt (answer lengths by kind, real-time traffic) and the time it owes to the
-    oldest spare tasks.
+    these are due before them. Its state is what it has learnt (answer lengths by kind, real-time traffic, how far promises slip) and the
+    time it owes to the oldest spare tasks.
     """
 
     name = "slack"
@@ -71,6 +69,7 @@ class Slack:
         self._experience = Experience()
         self._latest_order = 0
         self._lost: set[str] = set()
+        self._slip = Slip()
         self._debts = (_Debt(ServiceClass.REAL_TIME), _Debt(ServiceClass.BEST_EFFORT))
 
     def plan(self, tasks: Sequence[Task], now: float, latency: LatencyModel, limits: Limits) -> MaskMatrix:
@@ -100,6 +99,7 @@ class Slack:
 
     def ended(self, task: Task, *, completed: bool) -> None:
         self._lost.discard(task.goal_id)
+        self._slip.ended(task)
         self._experience.ended(task, completed=completed)
 
     def _learn_arrivals(self, tasks: Sequence[Task], latency: LatencyModel) -> None:
@@ -143,9 +143,11 @@ class Slack:
             else:
                 candidates.append(job)
         to_come = [Outlook.of(task, now, latency, self._experience.lengths) for task in waiting.values() if task.is_real_time]
-        kept = keepable([*real_time, *to_come], now, latency, limits)
+        slip = self._slip.share(traffic.share(token_s_by_width(latency, limits)[-1]))
+        kept = keepable([*real_time, *to_come], now, latency, limits, slip)
         to_come = [job for job in kept if job.task.goal_id in waiting]
         promised = [job for job in kept if job.task.goal_id not in waiting]
+        self._slip.promised(promised)
         for job in promised:
             if not job.task.is_open:
                 room.take(job.task)
@@ -326,7 +328,7 @@ def choose_rows(
     serial_s = step_s = real_time_s = others_prompts_s = hopeless_s = 0.0
     any_real_time = any(job.is_promised and job.is_real_time for job in jobs)
     slack_s, budget, alone_s = math.inf, limits.max_step_tokens, max(laxity_s, (row_s[1] + latency.chunk_s) / DEAREST_OVERHEAD)
-    together, sparing = _rows_together(row_s, len(jobs)) if any_real_time else 1, _sparing_rows(latency, limits, len(jobs))
+    together, sparing = _rows_together(row_s, len(jobs)) if any_real_time else 1, sparing_rows(latency, limits, len(jobs))
     for job in jobs:
         if (from_here := _worth_from_here(job)) < most_worth and not _may_pay(from_here, worth, best, len(rows), row_s):
             break
@@ -450,14 +452,6 @@ def _rows_together(row_s: Sequence[float], most: int) -> int:
     while rows < min(most, len(row_s) - 1) and row_s[rows + 1] <= TOGETHER * row_s[1]:
         rows += 1
     return rows
-
-
-@lru_cache(maxsize=64)  # the same in every plan
-def _sparing_rows(latency: LatencyModel, limits: Limits, most: int) -> int:
-    """The fewest rows, up to so many, in whose steps a token costs hardly more than in the best of theirs."""
-    row_s, most = step_s_by_rows(latency, limits), min(most, limits.max_batch)
-    enough_s = SPARING * token_s_by_width(latency, limits)[most]
-    return next(rows for rows in range(1, most + 1) if row_s[rows] / rows <= enough_s)
 
 
 def _slack_s(job: Outlook, now: float, row_s: Sequence[float], together: int, sparing: int) -> float:
