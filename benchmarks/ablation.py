@@ -18,6 +18,7 @@ from slice_ros.scheduling.load import Traffic
 from slice_ros.scheduling.outlook import Outlook
 from slice_ros.scheduling.policies import laxity, promises, slack
 from slice_ros.scheduling.policies.base import Limits
+from slice_ros.scheduling.policies.slip import Slip
 from slice_ros.scheduling.residency import Room
 from slice_ros.scheduling.task import Task
 
@@ -66,6 +67,7 @@ VARIANTS: dict[str, Sequence[Any]] = {
     "as it is": (),
     "everything is promised": (patch.object(slack, "select", _everybody),),
     "all real-time goals are promised": (patch.object(slack, "keepable", _everybody),),
+    "no time for wide steps": (patch.object(Slip, "share", lambda *_: 0.0),),
     "no room for arrivals": (patch.object(slack, "select", _expecting_none),),
     "no caution": (patch.object(promises, "CAUTION", 0.0),),
     "promises first come, first served": (patch.object(slack, "select", _first_come),),
