@@ -57,7 +57,7 @@ def keepable(jobs: Sequence[Outlook], now: float, latency: LatencyModel, limits:
     left_out: set[int] = set()
     most_work: list[tuple[float, int]] = []
     due = Due(promises)
-    serial_s, wide = 0.0, sparing_rows(latency, limits, limits.max_batch)
+    serial_s, wide = 0.0, sparing_rows(latency, limits, limits.max_batch) if slip else 1
     for lump, i in lumps:
         if i in left_out:
             continue
