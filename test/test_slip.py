@@ -72,7 +72,7 @@ def test_while_real_time_goals_alone_ask_for_more_than_all_the_time_it_has_a_lea
     assert slip.share(1.01) == slip.share(0.5) == pytest.approx(40 * RAISE)
 
 
-@pytest.mark.parametrize("on_miss", [OnMiss.CONTINUE, OnMiss.ABORT], ids=str)
+@pytest.mark.parametrize("on_miss", [OnMiss.CONTINUE, OnMiss.ABORT], ids=lambda on_miss: on_miss.name)
 def test_of_more_real_time_goals_than_a_gpu_can_serve_most_are_kept(on_miss):
     """What is begun too late needs narrow steps, in which everybody is late: without what was learnt 0.77 of these are kept, now 0.89."""
     classes = (

@@ -10,7 +10,7 @@ from slice_ros.scheduling.task import Task
 RAISE = 0.05
 """What a task adds that was begun under a promise and is not promised its SLO any more, ..."""
 LOWER = 0.002
-"""... and what one takes off that ends with its promise kept: in the long run, one of so many as the first is times the second is lost."""
+"""... and what one takes off that ends while it is promised: in the long run, one in RAISE / LOWER is lost."""
 MOST = 3.0
 """No more than that is added up."""
 OVERLOADED = 1.0
